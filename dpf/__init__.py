@@ -1,0 +1,1 @@
+"""DPF: provisions BlueField DPUs from Kubernetes and runs services on them."""

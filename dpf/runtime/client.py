@@ -1,0 +1,294 @@
+"""The typed client of one API server.
+
+Reading and writing are typed by kind: ``await client.get(Pod, "name", "namespace")``. What is written is what was set on the
+model (see :func:`dpf.runtime.meta.to_wire`), so that fields owned by others are left alone. Whoever keeps a cache of the same
+server registers in :attr:`Client.written` and :attr:`Client.deleted` and so sees this client's writes before the watch tells
+of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Generic
+
+import orjson
+from pydantic import ValidationError
+
+from dpf.runtime import wire
+from dpf.runtime.errors import DpfError, NotFound, api_error
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.meta import Model, Object, T, to_wire
+from dpf.runtime.transport import REQUEST_TIMEOUT, RequestObserver, Transport
+
+PAGE = 500
+"""Objects per page of a list, as client-go's pager has it."""
+
+SILENCE = 90.0
+"""Seconds of silence that end a watch. A server sends a bookmark about every minute."""
+
+_List = list  # the class below has a method of that name
+
+MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+
+class UnreadableObject(DpfError):
+    """An object in the API that does not fit the model of its kind."""
+
+    def __init__(self, kind: str, name: str, message: str) -> None:
+        super().__init__(f"{kind} {name} cannot be read: {message}")
+
+
+class Client:
+    """Talks to one API server as one user. Use as an async context manager.
+
+    :param field_owner: the field manager that writes are made under.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Kubeconfig,
+        *,
+        field_owner: str,
+        user_agent: str = "",
+        observer: RequestObserver | None = None,
+    ) -> None:
+        self.transport = Transport(kubeconfig, user_agent=user_agent or f"dpf/{field_owner}", observer=observer)
+        self.field_owner = field_owner
+        self.written: _List[Callable[[type[Object], bytes, Object], None]] = []
+        """Called with kind, bytes and model of each object that a write of this client returned."""
+        self.deleted: _List[Callable[[type[Object], Object], None]] = []
+        """Called when a delete of this client removed an object for good."""
+        self.skipped_writes = 0
+        """Writes that were not sent because they would have changed nothing."""
+
+    async def __aenter__(self) -> Client:
+        await self.transport.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.transport.__aexit__(kind, error, trace)
+
+    # Reading
+
+    async def get(self, kind: type[T], name: str, namespace: str = "") -> T:
+        """The object as the server has it now.
+
+        :raises NotFound: if there is none.
+        :raises UnreadableObject: if it does not fit the model.
+        """
+        return decode(kind, await self.transport.request("GET", kind.RESOURCE.path(namespace, name)))
+
+    async def list(self, kind: type[T], namespace: str = "", *, labels: str = "", fields: str = "") -> _List[T]:
+        """All objects of a kind, read in pages; label and field selectors as kubectl writes them."""
+        params = {"limit": str(PAGE)} | _selectors(labels, fields)
+        found: _List[T] = []
+        while True:
+            body = await self.transport.request("GET", kind.RESOURCE.path(namespace), params=params)
+            items, _, more = wire.split_list(body)
+            found += [decode(kind, wire.slim(item)) for item in items]
+            if not more:
+                return found
+            params["continue"] = more
+
+    async def watch(
+        self, kind: type[T], namespace: str = "", *, name: str = "", labels: str = "", resource_version: str = ""
+    ) -> AsyncIterator[tuple[str, T]]:
+        """Events of one stream, starting with an ``ADDED`` for each object there is if no version is given.
+
+        For tests and simple tools: it ends when the server ends it. Controllers read informers.
+
+        :raises ApiError: if it is refused, or the version is too old (:class:`Gone`).
+        """
+        params = {"watch": "true"} | _selectors(labels, f"metadata.name={name}" if name else "")
+        if resource_version:
+            params["resourceVersion"] = resource_version
+        async with self.transport.stream(kind.RESOURCE.path(namespace), params, silence=SILENCE) as lines:
+            async for line in lines:
+                event = wire.watch_event(line)
+                if event.type == "ERROR":
+                    status = wire.status(event.object)
+                    raise api_error(status.code, status.reason, status.message)
+                if event.type != "BOOKMARK":
+                    yield event.type, decode(kind, wire.slim(event.object))
+
+    async def server_version(self, *, timeout: float = REQUEST_TIMEOUT) -> dict[str, str]:
+        """The server's ``/version``."""
+        version: dict[str, str] = orjson.loads(await self.transport.request("GET", "/version", timeout=timeout))
+        return version
+
+    # Writing
+
+    async def create(self, obj: T) -> T:
+        """Creates the object and returns it as stored.
+
+        :raises AlreadyExists: if one of that name is there.
+        :raises Invalid: if it breaks a rule of its schema.
+        """
+        path = obj.RESOURCE.path(obj.namespace)
+        return self._stored(type(obj), await self._write("POST", path, to_wire(obj)))
+
+    async def replace(self, obj: T) -> T:
+        """Replaces the object by this one; locked if it carries a resourceVersion.
+
+        Only fields that the model knows are sent: for kinds of others use a patch.
+        """
+        path = obj.RESOURCE.path(obj.namespace, obj.name)
+        return self._stored(type(obj), await self._write("PUT", path, to_wire(obj)))
+
+    async def merge_patch(
+        self, obj: T, patch: Mapping[str, Any], *, subresource: str = "", resource_version: str = ""
+    ) -> T:
+        """Sends a merge patch (RFC 7386). With a ``resource_version`` it is refused if the object has another by now.
+
+        :raises Conflict: if the lock does not hold.
+        """
+        body = dict(patch)
+        if resource_version:
+            body["metadata"] = {**body.get("metadata", {}), "resourceVersion": resource_version}
+        path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
+        return self._stored(type(obj), await self._write("PATCH", path, body, MERGE_PATCH))
+
+    async def json_patch(self, obj: T, operations: Sequence[Mapping[str, Any]], *, subresource: str = "") -> T:
+        """Sends a JSON patch (RFC 6902); its ``test`` operations are preconditions.
+
+        :raises Invalid: if a ``test`` does not hold.
+        """
+        path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
+        return self._stored(type(obj), await self._write("PATCH", path, list(operations), JSON_PATCH))
+
+    async def apply(self, obj: T, *, subresource: str = "", force: bool = True) -> T:
+        """Server-side apply of what is set on the model, under this client's field owner."""
+        path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
+        params = {"force": "true"} if force else {}
+        return self._stored(type(obj), await self._write("PATCH", path, to_wire(obj), APPLY_PATCH, params))
+
+    def status(self, obj: T) -> StatusWriter[T]:
+        """The status of an object, to be set: ``await client.status(obj).set(status)``."""
+        return StatusWriter(self, obj)
+
+    async def create_subresource(self, obj: Object, subresource: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Posts to a subresource (``binding``, ``eviction``, ``token``) and returns the answer."""
+        path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
+        answer: dict[str, Any] = orjson.loads(await self._write("POST", path, dict(body)))
+        return answer
+
+    async def delete(self, obj: Object, *, propagation: str = "Background", grace_period: int | None = None) -> None:
+        """Asks for deletion. That it is gone already is success; with a uid on the model, a namesake is spared.
+
+        :param grace_period: seconds, or None for the kind's default.
+        :raises Conflict: if the object of that name is another one by now.
+        """
+        options: dict[str, Any] = {"propagationPolicy": propagation}
+        if obj.uid:
+            options["preconditions"] = {"uid": obj.uid}
+        if grace_period is not None:
+            options["gracePeriodSeconds"] = grace_period
+        path = obj.RESOURCE.path(obj.namespace, obj.name)
+        try:
+            answer = await self.request("DELETE", path, body=options)
+        except NotFound:
+            self._gone(obj)
+            return
+        if wire.kind_of_answer(answer) == "Status":
+            self._gone(obj)
+        else:
+            self._stored(type(obj), answer)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        """A request as it is, for what the typed methods don't cover. ``body`` is sent as JSON."""
+        data = None if body is None else orjson.dumps(body)
+        return await self.transport.request(method, path, params=params, body=data, content_type=content_type)
+
+    async def _write(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        content_type: str = "application/json",
+        params: Mapping[str, str] | None = None,
+    ) -> bytes:
+        params = {"fieldManager": self.field_owner, **(params or {})}
+        return await self.request(method, path, params=params, body=body, content_type=content_type)
+
+    def _stored(self, kind: type[T], answer: bytes) -> T:
+        raw = wire.slim(answer)
+        obj = decode(kind, raw)
+        for observe in self.written:
+            observe(kind, raw, obj)
+        return obj
+
+    def _gone(self, obj: Object) -> None:
+        for observe in self.deleted:
+            observe(type(obj), obj)
+
+
+class StatusWriter(Generic[T]):
+    """Writes the status of one object, made by :meth:`Client.status`."""
+
+    def __init__(self, client: Client, obj: T) -> None:
+        self._client = client
+        self._obj = obj
+
+    async def set(self, status: Model) -> T:
+        """Makes the object's status this one; sends what differs, locked on the version it was derived from, or nothing.
+
+        :returns: the object with its new status.
+        :raises Conflict: if the object has changed since; read again and decide again.
+        """
+        old = getattr(self._obj, "status", None)
+        patch = merge_diff(_plain(old) if old is not None else {}, _plain(status))
+        if not patch:
+            self._client.skipped_writes += 1
+            return self._obj
+        version = self._obj.metadata.resource_version
+        return await self._client.merge_patch(
+            self._obj, {"status": patch}, subresource="status", resource_version=version
+        )
+
+
+def decode(kind: type[T], raw: bytes) -> T:
+    """The model of an object's bytes.
+
+    :raises UnreadableObject: if they do not fit it.
+    """
+    try:
+        return kind.model_validate_json(raw)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        name = str(wire.header(raw).key)
+        raise UnreadableObject(kind.RESOURCE.kind, name, f"{where}: {first['msg']}") from None
+
+
+def merge_diff(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch that makes ``old`` into ``new``: changed keys, None for those that go; lists change as a whole."""
+    patch: dict[str, Any] = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        before = old.get(key)
+        if isinstance(value, dict) and isinstance(before, dict):
+            if inner := merge_diff(before, value):
+                patch[key] = inner
+        elif key not in old or before != value:
+            patch[key] = value
+    return patch
+
+
+def _plain(model: Model) -> dict[str, Any]:
+    return model.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+
+
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    return {name: value for name, value in (("labelSelector", labels), ("fieldSelector", fields)) if value}

@@ -1,0 +1,361 @@
+"""A controller: watches say which objects need a look, workers look at them.
+
+    Controller("dpuset", reconciler, watches=[For(DPUSet), Owns(DPU, when=labels_changed)], workers=4)
+
+What it guarantees to a reconciler:
+
+* It is called with the object as the cache has it, never twice at once for the same object, and not before every watched kind
+  has been listed and told.
+* An object that is being deleted goes to ``finalize`` if the reconciler has a finalizer and the object carries it, else nowhere.
+  The library puts the finalizer on before the first ``reconcile`` and takes it off when ``finalize`` returns None.
+* An exception is a retry with back-off, whatever it is; a deadline that passes too. :class:`~dpf.runtime.errors.Terminal` is
+  reported and not retried until the object changes; :class:`~dpf.runtime.errors.Waiting` waits for a watch and counts no
+  failure; :class:`~dpf.runtime.errors.ClusterUnavailable` waits for the circuit of that cluster to close.
+* A success forgets earlier failures, one with ``requeue_after`` too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from dpf.runtime.metrics import ControllerMetrics, Metrics
+from structlog.contextvars import bound_contextvars
+
+from dpf.runtime import finalizers
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound, Terminal, Waiting
+from dpf.runtime.informer import Change, Informer
+from dpf.runtime.log import get_logger
+from dpf.runtime.meta import Key, Object
+from dpf.runtime.predicates import Predicate
+from dpf.runtime.queue import INITIAL_PRIORITY, ShutDown, WorkQueue
+from dpf.runtime.remote import RemoteClusters
+
+log = get_logger(__name__)
+
+O = TypeVar("O", bound=Object)  # noqa: E741
+R_contra = TypeVar("R_contra", bound=Object, contravariant=True)
+
+PARKED_RETRY = 60.0
+"""Seconds after which work for an unavailable cluster is tried even if its circuit said nothing."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a reconcile went well.
+
+    :param requeue_after: look again after so many seconds, if nothing wakes the object before.
+    :param priority: with which priority that look is queued.
+    """
+
+    requeue_after: float | None = None
+    priority: int = 0
+
+
+class Reconciler(Protocol[R_contra]):
+    """Makes the world as one object wants it. May also have ``finalizer`` and ``finalize``, see :class:`Finalizing`."""
+
+    async def reconcile(self, obj: R_contra, /) -> Result | None: ...
+
+
+class Finalizing(Protocol[R_contra]):
+    """What a reconciler has besides if something must be undone before its object may go."""
+
+    finalizer: str
+
+    async def finalize(self, obj: R_contra, /) -> Result | None:
+        """Undoes; None when all is undone, a result while still at it."""
+
+
+@dataclass(frozen=True)
+class For(Generic[O]):
+    """The kind that the controller is for: a change of an object wakes that object."""
+
+    kind: type[O]
+    when: Predicate | None = None
+
+
+@dataclass(frozen=True)
+class Owns:
+    """A kind that the controller's objects manage: a change wakes the managing owner."""
+
+    kind: type[Object]
+    when: Predicate | None = None
+
+
+@dataclass(frozen=True)
+class Watch(Generic[O]):
+    """Any other kind. ``to`` gives the keys to wake; it is asked for the object before and after the change, so that a
+    reference that moves wakes both sides."""
+
+    kind: type[O]
+    to: Callable[[O], Iterable[Key]]
+    when: Predicate | None = None
+
+
+@dataclass(frozen=True)
+class WatchRemote(Generic[O]):
+    """A kind in every remote cluster. ``to`` gets the cluster's key and the object."""
+
+    kind: type[O]
+    remotes: RemoteClusters
+    to: Callable[[Key, O], Iterable[Key]]
+    when: Predicate | None = None
+
+
+@dataclass(frozen=True)
+class WatchRemoteHealth:
+    """The health of remote clusters: wakes the object that has the cluster's key."""
+
+    remotes: RemoteClusters
+
+
+Source = For[Any] | Owns | Watch[Any] | WatchRemote[Any] | WatchRemoteHealth
+
+
+class Controller(Generic[O]):
+    """Runs one reconciler. Added to a manager, which starts it when it leads.
+
+    :param workers: objects reconciled at once.
+    :param timeout: seconds that one reconcile may take, or None.
+    :param min_interval: seconds between two reconciles of the same object at least: changes that come faster are taken
+        together. For objects that many others wake.
+    :param priority: gives the priority a woken object is queued with; higher is sooner.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        reconciler: Reconciler[O],
+        *,
+        watches: Sequence[Source],
+        workers: int = 1,
+        timeout: float | None = None,
+        min_interval: float = 0.0,
+        priority: Callable[[O], int] | None = None,
+    ) -> None:
+        kinds = [source.kind for source in watches if isinstance(source, For)]
+        if len(kinds) != 1:
+            raise ValueError(f"controller {name} must be For exactly one kind, not {len(kinds)}")
+        self.name = name
+        self.kind: type[O] = kinds[0]
+        self.workers = workers
+        self.reconciler = reconciler
+        self._finalizer: str = getattr(reconciler, "finalizer", "")
+        self._watches = watches
+        self._timeout = timeout
+        self._min_interval = min_interval
+        self._priority = priority
+        self._ran_at: dict[Key, float] = {}
+        self._parked: defaultdict[str, set[Key]] = defaultdict(set)
+        self._cluster: Cluster | None = None
+        self._queue: WorkQueue[Key] | None = None
+        self._metrics: ControllerMetrics = Metrics().controller(name, workers)
+
+    # Being woken
+
+    def enqueue(self, key: Key, *, priority: int = 0, after: float = 0.0) -> None:
+        """The object needs a look, now or after so many seconds. Before the controller runs this does nothing: the first
+        list wakes everything anyway."""
+        if self._queue is not None:
+            self._queue.add_after(key, after, priority)
+
+    def register(self, cluster: Cluster, metrics: Metrics) -> None:
+        """Names the kinds it watches to the cache, so that their lists begin; called before the caches are waited for."""
+        self._cluster = cluster
+        self._metrics = metrics.controller(self.name, self.workers)
+        for source in self._watches:
+            if isinstance(source, For | Owns | Watch):
+                cluster.cache[source.kind]
+            elif isinstance(source, WatchRemote):
+                source.remotes.add_kind(source.kind)
+
+    async def run(self) -> None:
+        """Reconciles until cancelled or :meth:`stop`."""
+        queue = self._queue = WorkQueue(metrics=self._metrics.queue)
+        self._metrics.watch(queue)
+        for source in self._watches:
+            self._attach(source)
+        await self._bound.cache.synced()
+        async with asyncio.TaskGroup() as group:
+            for number in range(self.workers):
+                group.create_task(self._work(queue), name=f"{self.name} worker {number}")
+
+    def stop(self) -> None:
+        """Takes no more work; :meth:`run` returns when the workers have finished what they have."""
+        if self._queue is not None:
+            self._queue.shut_down()
+
+    def _attach(self, source: Source) -> None:
+        cache = self._bound.cache
+        match source:
+            case For(kind=kind, when=when):
+                cache[kind].add_handler(self._handler(when, lambda change: (change.key,)))
+            case Owns(kind=kind, when=when):
+                cache[kind].add_handler(self._handler(when, self._owners))
+            case Watch(kind=kind, to=to, when=when):
+                cache[kind].add_handler(self._handler(when, lambda change: _mapped(change, to)))
+            case WatchRemote(kind=kind, remotes=remotes, to=to, when=when):
+                remotes.add_handler(
+                    kind,
+                    lambda key: self._handler(when, lambda change: _mapped(change, lambda obj: to(key, obj))),
+                )
+                remotes.on_health(self._unpark)
+            case WatchRemoteHealth(remotes=remotes):
+                remotes.on_health(lambda key, _: self.enqueue(key))
+                remotes.on_health(self._unpark)
+
+    def _handler(
+        self, when: Predicate | None, keys: Callable[[Change[Any]], Iterable[Key]]
+    ) -> Callable[[Change[Any]], None]:
+        def handle(change: Change[Any]) -> None:
+            if when is not None and not change.initial and not when(change):
+                return
+            for key in keys(change):
+                self._wake(key, initial=change.initial)
+
+        return handle
+
+    def _wake(self, key: Key, *, initial: bool) -> None:
+        priority = INITIAL_PRIORITY if initial else 0
+        if self._priority is not None and (obj := self._informer.get(key.name, key.namespace)) is not None:
+            priority += self._priority(obj)
+        self.enqueue(key, priority=priority)
+
+    def _owners(self, change: Change[Any]) -> Iterable[Key]:
+        resource = self.kind.RESOURCE
+        for header in (change.old_meta, change.new_meta):
+            for owner in header.owner_references if header is not None else ():
+                group = owner.api_version.rpartition("/")[0]
+                if owner.controller and owner.kind == resource.kind and group == resource.group:
+                    yield Key(change.key.namespace if resource.namespaced else "", owner.name)
+
+    def _unpark(self, cluster: Key, healthy: bool) -> None:
+        if healthy:
+            for key in self._parked.pop(str(cluster), ()):
+                self.enqueue(key)
+
+    @property
+    def _bound(self) -> Cluster:
+        if self._cluster is None:
+            raise RuntimeError(f"controller {self.name} belongs to no manager")
+        return self._cluster
+
+    @property
+    def _informer(self) -> Informer[O]:
+        return self._bound.cache[self.kind]
+
+    # Working
+
+    async def _work(self, queue: WorkQueue[Key]) -> None:
+        while True:
+            try:
+                key, priority = await queue.get()
+            except ShutDown:
+                return
+            try:
+                if not self._too_soon(queue, key, priority):
+                    await self._process(queue, key, priority)
+            finally:
+                queue.done(key)
+
+    def _too_soon(self, queue: WorkQueue[Key], key: Key, priority: int) -> bool:
+        if not self._min_interval:
+            return False
+        now = asyncio.get_running_loop().time()
+        wait = self._ran_at.get(key, float("-inf")) + self._min_interval - now
+        if wait > 0:
+            queue.add_after(key, wait, priority)
+            return True
+        self._ran_at[key] = now
+        return False
+
+    async def _process(self, queue: WorkQueue[Key], key: Key, priority: int) -> None:
+        obj = self._informer.get(key.name, key.namespace)
+        if obj is None:
+            queue.forget(key)
+            self._ran_at.pop(key, None)
+            return
+        metrics = self._metrics
+        started = asyncio.get_running_loop().time()
+        metrics.active += 1
+        with bound_contextvars(controller=self.name, object=str(key), reconcile=os.urandom(4).hex()):
+            try:
+                async with asyncio.timeout(self._timeout) as deadline:
+                    result = await self._dispatch(obj)
+            except Exception as error:  # noqa: BLE001  (a reconciler's mistake is a retry of its object, never the end of others)
+                if isinstance(error, TimeoutError) and deadline.expired():
+                    metrics.timeouts += 1
+                self._failed(queue, key, priority, error)
+            else:
+                self._succeeded(queue, key, result)
+            finally:
+                metrics.active -= 1
+                metrics.observe(asyncio.get_running_loop().time() - started)
+
+    async def _dispatch(self, obj: O) -> Result | None:
+        client, name = self._bound.client, self._finalizer
+        if obj.deleting:
+            if not name or name not in obj.metadata.finalizers:
+                return None
+            result: Result | None = await self.reconciler.finalize(obj)  # type: ignore[attr-defined]
+            if result is None:
+                await finalizers.remove(client, obj, name)
+            return result
+        if name and name not in obj.metadata.finalizers:
+            obj = await finalizers.add(client, obj, name)
+        return await self.reconciler.reconcile(obj)
+
+    def _succeeded(self, queue: WorkQueue[Key], key: Key, result: Result | None) -> None:
+        queue.forget(key)
+        if result is not None and result.requeue_after is not None:
+            self._metrics.results["requeue_after"] += 1
+            queue.add_after(key, result.requeue_after, result.priority)
+        else:
+            self._metrics.results["success"] += 1
+
+    def _failed(self, queue: WorkQueue[Key], key: Key, priority: int, error: Exception) -> None:
+        metrics = self._metrics
+        match error:
+            case Waiting():
+                metrics.results["success"] += 1
+                queue.forget(key)
+                log.debug("reconcile_waits", reason=error.reason, message=error.message)
+                if error.retry_after is not None:
+                    queue.add_after(key, error.retry_after, priority)
+                return
+            case ClusterUnavailable():
+                metrics.results["requeue_after"] += 1
+                self._parked[error.cluster].add(key)
+                log.debug("reconcile_parked", cluster=error.cluster, message=error.message)
+                queue.add_after(key, PARKED_RETRY, priority)
+                return
+            case Terminal():
+                metrics.results["error"] += 1
+                metrics.terminal += 1
+                queue.forget(key)
+                log.error("reconcile_ended", reason=error.reason, message=error.message)
+                return
+            case Conflict() | NotFound():
+                # Somebody was faster. The cache will have it in a moment.
+                log.debug("reconcile_overtaken", error=error.message)
+                metrics.results["requeue"] += 1
+            case ApiError():
+                metrics.results["error"] += 1
+                metrics.errors += 1
+                log.warning("reconcile_failed", error=str(error), status=error.status, reason=error.reason)
+            case _:
+                metrics.results["error"] += 1
+                metrics.errors += 1
+                metrics.panics += not isinstance(error, OSError | TimeoutError)
+                log.exception("reconcile_failed", exc_info=error)
+        queue.add_rate_limited(key, priority)
+
+
+def _mapped(change: Change[Any], to: Callable[[Any], Iterable[Key]]) -> set[Key]:
+    return {key for obj in (change.old, change.new) if obj is not None for key in to(obj)}

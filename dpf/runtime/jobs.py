@@ -1,0 +1,110 @@
+"""Work that takes longer than a reconcile should: downloads, transfers, calls to devices.
+
+A job runs beside the workers and wakes its object when it ends, so that the next reconcile finds the outcome. It is only a hand
+that does something: what has been done must be readable from the API or the device, because a job does not outlive its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, Generic, TypeVar
+
+from dpf.runtime.controller import Controller
+from dpf.runtime.meta import Key
+
+R = TypeVar("R")
+
+
+class Job(Generic[R]):
+    """One piece of work. ``progress`` is whatever the work puts there for the reconciler to read."""
+
+    def __init__(self, uid: str) -> None:
+        self.uid = uid
+        self.progress: Any = None
+        self.done = False
+        self._task: asyncio.Task[None] | None = None
+        self._value: R | None = None
+        self._error: Exception | None = None
+
+    def result(self) -> R:
+        """What the work returned.
+
+        :raises Exception: what the work raised.
+        :raises asyncio.InvalidStateError: if it is not done.
+        """
+        if not self.done:
+            raise asyncio.InvalidStateError("the job is not done")
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+    async def perform(self, slots: asyncio.Semaphore, work: Callable[[Job[R]], Awaitable[R]]) -> None:
+        """Does the work in its turn and keeps the outcome, error or value."""
+        async with slots:
+            try:
+                self._value = await work(self)
+            except Exception as error:  # noqa: BLE001  (handed to the reconciler by result())
+                self._error = error
+        self.done = True
+
+
+class Jobs(Generic[R]):
+    """The jobs of one controller, at most one per object, at most ``limit`` running at once. A runnable of the manager."""
+
+    def __init__(self, *, limit: int) -> None:
+        self._slots = asyncio.Semaphore(limit)
+        self._jobs: dict[Key, Job[R]] = {}
+        self._controller: Controller[Any] | None = None
+        self._group: asyncio.TaskGroup | None = None
+
+    def bind(self, controller: Controller[Any]) -> None:
+        """The controller to wake when a job ends."""
+        self._controller = controller
+
+    async def run(self) -> None:
+        """Holds the jobs; cancelling it cancels them."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._group = None
+
+    def get(self, key: Key, uid: str) -> Job[R] | None:
+        """The object's job, running or done; a job of an earlier namesake is not found."""
+        job = self._jobs.get(key)
+        return job if job is not None and job.uid == uid else None
+
+    def start(self, key: Key, uid: str, work: Callable[[Job[R]], Awaitable[R]]) -> Job[R]:
+        """Starts ``work`` for the object, unless it has a job.
+
+        :param uid: of the object; a job of an earlier namesake is cancelled.
+        :raises RuntimeError: if the jobs are not being run.
+        """
+        if (job := self.get(key, uid)) is not None:
+            return job
+        if self._group is None:
+            raise RuntimeError("jobs were started before their manager ran them")
+        self.cancel(key)
+        job = self._jobs[key] = Job(uid)
+        job._task = self._group.create_task(self._perform(key, job, work), name=f"job {key}")  # noqa: SLF001
+        return job
+
+    def take(self, key: Key, uid: str) -> Job[R] | None:
+        """As :meth:`get`, and forgets a job that is done: its outcome is being dealt with."""
+        job = self.get(key, uid)
+        if job is not None and job.done:
+            del self._jobs[key]
+        return job
+
+    def cancel(self, key: Key) -> None:
+        """Stops and forgets the object's job, if it has one."""
+        job = self._jobs.pop(key, None)
+        if job is not None and job._task is not None:  # noqa: SLF001
+            job._task.cancel()  # noqa: SLF001
+
+    async def _perform(self, key: Key, job: Job[R], work: Callable[[Job[R]], Awaitable[R]]) -> None:
+        await job.perform(self._slots, work)
+        if self._controller is not None:
+            self._controller.enqueue(key)

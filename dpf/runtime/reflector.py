@@ -1,0 +1,241 @@
+"""List and watch: keeps an :class:`~dpf.runtime.informer.Informer` like the server.
+
+What it guarantees:
+
+* The first list is a stream that goes on as the watch (``sendInitialEvents``, KEP-3157), so that a list of any length never
+  stands in memory as a whole. A server that refuses that is listed in pages and then watched.
+* Time does not run backwards: every later start names the last version seen. Only a 410 (that version is compacted away)
+  starts again from the server's newest state, at once.
+* Every event and every bookmark moves the version forward.
+* A refused, cut or silent stream is resumed from the last version after a back-off: 0.8 s doubling to 30 s, with as much
+  again at random, forgotten after two minutes of peace. 429 is waited out as the server asks. No relist for any of these.
+* A stream that ends within a second without an event counts as failed (a proxy that cuts it would else be asked in a loop).
+* What is not an object of the kind (a Status, a Table) is never stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from random import uniform
+from time import monotonic
+from typing import Generic
+
+from dpf.runtime import wire
+from dpf.runtime.client import PAGE, SILENCE, Client
+from dpf.runtime.errors import (
+    ApiError,
+    BadRequest,
+    ConfigError,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    TooManyRequests,
+    api_error,
+)
+from dpf.runtime.informer import Informer
+from dpf.runtime.log import get_logger
+from dpf.runtime.meta import T
+
+log = get_logger(__name__)
+
+BACKOFF_FIRST = 0.8
+BACKOFF_MAX = 30.0
+PEACE = 120.0
+"""Seconds without failure after which the back-off starts anew; the four figures are client-go's."""
+
+WATCH_TIMEOUT = (300.0, 600.0)
+"""Seconds after which the server is asked to end a watch: a random one of this range, so that not all end at once."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What of a kind is watched."""
+
+    namespace: str = ""
+    """One namespace, or all if empty."""
+    labels: str = ""
+    fields: str = ""
+
+
+@dataclass
+class ReflectorStats:
+    """Counts for metrics."""
+
+    lists: int = 0
+    watches: int = 0
+    failures: int = 0
+    expired: int = 0
+    silent: int = 0
+    dropped: int = 0
+
+
+class Reflector(Generic[T]):
+    """Feeds one informer until cancelled."""
+
+    def __init__(self, client: Client, informer: Informer[T], scope: Scope) -> None:
+        self.stats = ReflectorStats()
+        self.failing_since: float | None = None
+        """``time.monotonic`` of the first of the present failures in a row, or None."""
+        self._client = client
+        self._informer = informer
+        self._scope = scope
+        self._path = informer.kind.RESOURCE.path(scope.namespace)
+        self._version = ""
+        self._streams_lists = True
+        self._delay = BACKOFF_FIRST
+        self._failed_at = 0.0
+
+    async def run(self) -> None:
+        """Lists and watches for ever."""
+        while True:
+            try:
+                if self._version:
+                    await self._watch()
+                else:
+                    await self._list()
+                self._succeeded()
+            except Gone as error:
+                # From the newest state now; a second 410 in a row means trouble and is waited for.
+                self.stats.expired += 1
+                log.info("watch_expired", kind=self._kind, message=error.message)
+                again = not self._version
+                self._version = ""
+                if again:
+                    await self._back_off(error)
+            except (ApiError, ConfigError) as error:
+                await self._back_off(error)
+
+    @property
+    def _kind(self) -> str:
+        return self._informer.kind.RESOURCE.kind
+
+    def _params(self, **more: str) -> dict[str, str]:
+        params = dict(more)
+        if self._scope.labels:
+            params["labelSelector"] = self._scope.labels
+        if self._scope.fields:
+            params["fieldSelector"] = self._scope.fields
+        return params
+
+    def _watch_params(self, **more: str) -> dict[str, str]:
+        timeout = str(int(uniform(*WATCH_TIMEOUT)))  # noqa: S311
+        return self._params(watch="true", allowWatchBookmarks="true", timeoutSeconds=timeout, **more)
+
+    async def _list(self) -> None:
+        self.stats.lists += 1
+        if self._streams_lists:
+            try:
+                await self._streamed_list()
+            except (Invalid, BadRequest) as error:
+                # resourceVersionMatch is sent so that a server without streamed lists refuses instead of never ending one.
+                log.info("list_not_streamed", kind=self._kind, message=error.message)
+                self._streams_lists = False
+            else:
+                return
+        await self._paged_list()
+
+    async def _streamed_list(self) -> None:
+        params = self._watch_params(sendInitialEvents="true", resourceVersionMatch="NotOlderThan")
+        collected: dict[tuple[str, str], bytes] | None = {}
+        async with self._client.transport.stream(self._path, params, silence=SILENCE) as lines:
+            async for event in self._events(lines):
+                if collected is None:
+                    self._take(event)
+                elif event.type == "BOOKMARK":
+                    header = wire.header(bytes(event.object))
+                    if wire.INITIAL_EVENTS_END in header.annotations:
+                        self._fill(list(collected.values()), header.resource_version)
+                        collected = None
+                else:
+                    raw = wire.slim(event.object)
+                    identity = wire.identity(raw)
+                    if event.type == "DELETED":
+                        collected.pop((identity.namespace, identity.name), None)
+                    else:
+                        collected[identity.namespace, identity.name] = raw
+        if collected is not None:
+            raise api_error(503, "ListCut", f"the list of {self._kind} ended before it was complete")
+
+    async def _paged_list(self) -> None:
+        params = self._params(limit=str(PAGE))
+        raws: list[bytes] = []
+        while True:
+            body = await self._client.transport.request("GET", self._path, params=params)
+            items, version, more = wire.split_list(body)
+            raws += [wire.slim(item) for item in items]
+            if not more:
+                break
+            params["continue"] = more
+        self._fill(raws, version)
+
+    def _fill(self, raws: list[bytes], version: str) -> None:
+        self._informer.replace(raws, wire.version_of(version))
+        self._version = version
+        self._succeeded()
+        log.debug("cache_filled", kind=self._kind, objects=len(raws))
+
+    async def _watch(self) -> None:
+        self.stats.watches += 1
+        params = self._watch_params(resourceVersion=self._version)
+        started, seen = monotonic(), False
+        async with self._client.transport.stream(self._path, params, silence=SILENCE) as lines:
+            async for event in self._events(lines):
+                seen = True
+                self._take(event)
+        if not seen and monotonic() - started < 1.0:
+            raise api_error(503, "WatchCut", f"the watch of {self._kind} ended at once")
+
+    async def _events(self, lines: AsyncIterator[bytes]) -> AsyncIterator[wire.WatchEvent]:
+        async for line in lines:
+            try:
+                event = wire.watch_event(line)
+            except wire.DecodeError as error:
+                raise api_error(503, "NotAnEvent", f"the watch of {self._kind} sent what is no event") from error
+            if event.type == "ERROR":
+                status = wire.status(event.object)
+                raise api_error(status.code or 500, status.reason, status.message, status.details)
+            yield event
+
+    def _take(self, event: wire.WatchEvent) -> None:
+        try:
+            identity = wire.identity(event.object)
+            if event.type == "BOOKMARK":
+                self._informer.watched_version = max(
+                    self._informer.watched_version, wire.version_of(identity.resource_version)
+                )
+            elif not identity.name or event.type not in {"ADDED", "MODIFIED", "DELETED"}:
+                raise wire.DecodeError(f"{event.type} without an object")
+            else:
+                self._informer.apply(event.type, wire.slim(event.object))
+        except (wire.DecodeError, KeyError) as error:
+            self.stats.dropped += 1
+            log.warning("event_dropped", kind=self._kind, error=str(error))
+            return
+        self._version = identity.resource_version or self._version
+
+    def _succeeded(self) -> None:
+        self.failing_since = None
+        if monotonic() - self._failed_at > PEACE:
+            self._delay = BACKOFF_FIRST
+
+    async def _back_off(self, error: ApiError | ConfigError) -> None:
+        self.stats.failures += 1
+        self._failed_at = monotonic()
+        self.failing_since = self.failing_since or self._failed_at
+        if isinstance(error, ApiError) and error.status == 0 and isinstance(error.__cause__, TimeoutError):
+            self.stats.silent += 1
+        pause = uniform(self._delay, 2 * self._delay)  # noqa: S311
+        if isinstance(error, TooManyRequests):
+            pause = max(pause, error.retry_after)
+        self._delay = min(2 * self._delay, BACKOFF_MAX)
+        if isinstance(error, NotFound):
+            resource = str(self._informer.kind.RESOURCE)
+            log.warning("kind_not_served", resource=resource, hint="install the CRDs: kubectl apply -f config/crd")
+        elif isinstance(error, Forbidden):
+            log.warning("kind_forbidden", error=str(error), hint="give this account list and watch: config/rbac")
+        else:
+            log.info("watch_failed", kind=self._kind, error=str(error), retry_in=round(pause, 1))
+        await asyncio.sleep(pause)

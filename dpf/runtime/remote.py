@@ -1,0 +1,237 @@
+"""Remote clusters: they come and go, and one that is away delays nobody else.
+
+What it guarantees:
+
+* A cluster is connected by key, uid and kubeconfig. The same again changes nothing; another kubeconfig changes the credentials
+  under the running caches, which resume where they were; another uid is another cluster.
+* Every cluster has a circuit. It opens when a probe gets no answer; the probe runs once a minute, and at once when a request
+  got none. While it is open :meth:`RemoteClusters.get` refuses, so that no worker waits for a time-out; probing goes on with
+  a back-off of 1 to 30 seconds, and when the cluster answers again the watches have resumed by themselves.
+* Whoever registered by :meth:`RemoteClusters.on_health` is told of each opening and closing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import datetime
+
+from dpf.runtime.metrics import Metrics
+
+from dpf.runtime.client import Client
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError
+from dpf.runtime.informer import Handler
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.log import get_logger
+from dpf.runtime.meta import Key, Object, now
+from dpf.runtime.transport import Transport
+
+log = get_logger(__name__)
+
+PROBE_INTERVAL = 60.0
+PROBE_TIMEOUT = 5.0
+PROBE_RETRY = (1.0, 30.0)
+"""Seconds: first and longest wait between probes while the circuit is open."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What is known of a cluster. ``version`` is its server's, as last heard."""
+
+    ok: bool
+    message: str
+    version: str = ""
+    since: datetime | None = None
+
+
+class _Member:
+    """One connected cluster."""
+
+    def __init__(self, key: Key, uid: str, kubeconfig: Kubeconfig, field_owner: str, metrics: Metrics) -> None:
+        self.key = key
+        self.uid = uid
+        self.kubeconfig = kubeconfig
+        self.metrics = metrics
+        self.suspect = asyncio.Event()
+        self.health = Health(ok=False, message="no answer yet", since=now())
+        self.client = Client(kubeconfig, field_owner=field_owner, observer=self.observe)
+        self.cluster = Cluster(str(key), self.client)
+        self.task: asyncio.Task[None] | None = None
+
+    def observe(self, method: str, status: int, seconds: float) -> None:
+        self.metrics.rest(self.client.transport.host).count(method, status, seconds)
+        if status == 0:
+            self.suspect.set()
+
+    async def use(self, kubeconfig: Kubeconfig) -> None:
+        """Changes the credentials; the running watches end and resume with the new ones."""
+        fresh = Transport(kubeconfig, user_agent=f"dpf/{self.client.field_owner}", observer=self.observe)
+        await fresh.__aenter__()
+        stale, self.client.transport = self.client.transport, fresh
+        self.kubeconfig = kubeconfig
+        self.suspect.set()
+        await stale.__aexit__(None, None, None)
+
+    async def probe(self) -> str:
+        """The server's version.
+
+        :raises ApiError: if it does not answer, or does not let us in.
+        """
+        version = await self.client.server_version(timeout=PROBE_TIMEOUT)
+        return version.get("gitVersion", "")
+
+
+class RemoteClusters:
+    """The registry. A runnable of the manager; not bound to leadership."""
+
+    needs_leader = False
+
+    def __init__(self, *, field_owner: str, metrics: Metrics) -> None:
+        self._field_owner = field_owner
+        self._metrics = metrics
+        self._kinds: list[type[Object]] = []
+        self._handlers: defaultdict[type[Object], list[Callable[[Key], Handler]]] = defaultdict(list)
+        self._listeners: list[Callable[[Key, bool], None]] = []
+        self._members: dict[Key, _Member] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Keeps the clusters until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self._group = None
+
+    # Set-up
+
+    def add_kind(self, kind: type[Object]) -> None:
+        """A kind to cache in every cluster."""
+        if kind not in self._kinds:
+            self._kinds.append(kind)
+            for member in self._members.values():
+                member.cluster.cache[kind]
+
+    def add_handler(self, kind: type[Object], make: Callable[[Key], Handler]) -> None:
+        """Calls the handler that ``make`` gives for a cluster with every change of the kind there."""
+        self.add_kind(kind)
+        self._handlers[kind].append(make)
+        for member in self._members.values():
+            member.cluster.cache[kind].add_handler(make(member.key))
+
+    def on_health(self, listener: Callable[[Key, bool], None]) -> None:
+        """Tells the listener whenever a cluster's circuit opens (False) or closes (True)."""
+        if listener not in self._listeners:
+            self._listeners.append(listener)
+
+    # Clusters
+
+    async def connect(self, key: Key, uid: str, kubeconfig: Kubeconfig) -> None:
+        """Makes the cluster known, or changes how it is reached. Returns without waiting for an answer.
+
+        :raises ConfigError: if the credentials cannot be used.
+        :raises RuntimeError: if the registry is not being run.
+        """
+        member = self._members.get(key)
+        if member is not None and member.uid == uid:
+            if member.kubeconfig != kubeconfig:
+                await member.use(kubeconfig)
+                log.info("cluster_credentials_changed", cluster=str(key))
+            return
+        if self._group is None:
+            raise RuntimeError("clusters were connected before their manager ran them")
+        await self.disconnect(key)
+        member = _Member(key, uid, kubeconfig, self._field_owner, self._metrics)
+        await member.client.__aenter__()
+        for kind in self._kinds:
+            informer = member.cluster.cache[kind]
+            for make in self._handlers[kind]:
+                informer.add_handler(make(key))
+        self._members[key] = member
+        member.task = self._group.create_task(self._keep(member), name=f"cluster {key}")
+        log.info("cluster_connected", cluster=str(key), server=kubeconfig.server)
+
+    async def disconnect(self, key: Key) -> None:
+        """Forgets the cluster; that it is not known is fine."""
+        member = self._members.pop(key, None)
+        if member is None or member.task is None:
+            return
+        member.task.cancel()
+        await asyncio.wait([member.task])
+        log.info("cluster_disconnected", cluster=str(key))
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._members
+
+    def keys(self) -> list[Key]:
+        """The clusters that are connected, whatever their health."""
+        return sorted(self._members)
+
+    def get(self, key: Key) -> Cluster:
+        """The cluster, to be used now.
+
+        :raises ClusterUnavailable: if it is not connected, its circuit is open, or its caches are not filled yet.
+        """
+        member = self._members.get(key)
+        if member is None:
+            raise ClusterUnavailable(str(key), f"cluster {key} is not connected")
+        if not member.health.ok:
+            raise ClusterUnavailable(str(key), f"cluster {key}: {member.health.message}")
+        return member.cluster
+
+    def health(self, key: Key) -> Health:
+        """What is known of the cluster's health."""
+        member = self._members.get(key)
+        return member.health if member is not None else Health(ok=False, message="not connected")
+
+    # Keeping one
+
+    async def _keep(self, member: _Member) -> None:
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(lambda: member.client.__aexit__(None, None, None))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(member.cluster.cache.run())
+                await self._watch_health(member)
+
+    async def _watch_health(self, member: _Member) -> None:
+        wait = PROBE_RETRY[0]
+        while True:
+            member.suspect.clear()
+            try:
+                version = await member.probe()
+                await member.cluster.cache.synced(timeout=PROBE_TIMEOUT)
+            except (ApiError, ConfigError, TimeoutError) as error:
+                self._set(member, Health(ok=False, message=str(error), version=member.health.version))
+                pause, wait = wait, min(2 * wait, PROBE_RETRY[1])
+            else:
+                self._set(member, Health(ok=True, message="", version=version))
+                pause, wait = PROBE_INTERVAL, PROBE_RETRY[0]
+            if member.health.ok:
+                await _until(member.suspect, pause)
+            else:
+                # Requests that fail meanwhile are no news.
+                await asyncio.sleep(pause)
+
+    def _set(self, member: _Member, health: Health) -> None:
+        before = member.health
+        changed = before.ok != health.ok
+        since = now() if changed else before.since
+        member.health = Health(health.ok, health.message, health.version, since)
+        self._metrics.circuit(str(member.key), is_open=not health.ok)
+        if changed or before.message != health.message:
+            log.info("cluster_health", cluster=str(member.key), ok=health.ok, message=health.message)
+            for listener in self._listeners:
+                listener(member.key, health.ok)
+
+
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

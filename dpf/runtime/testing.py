@@ -1,0 +1,106 @@
+"""The library's test kit: time that passes when nobody has anything to do, and waiting for the API to become as expected."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from dpf.runtime.client import Client
+from dpf.runtime.errors import ApiError, Gone, Unavailable
+from dpf.runtime.meta import T
+
+R = TypeVar("R")
+
+
+class _Skipping(selectors.SelectSelector):
+    """Never waits: where the loop would, its clock is moved on by as much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout is None:
+            raise RuntimeError("everything waits for something that will never happen")
+        if not ready and timeout is not None:
+            self.now += timeout
+        return ready
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time passes at once. For code that waits for time and each other, not for sockets."""
+
+    def __init__(self) -> None:
+        self._skipping = _Skipping()
+        super().__init__(self._skipping)
+
+    def time(self) -> float:
+        return self._skipping.now
+
+
+def run_virtual(work: Callable[[], Coroutine[Any, Any, R]]) -> R:
+    """Runs ``work`` in virtual time and returns what it returns: an hour takes a millisecond."""
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        return runner.run(work())
+
+
+async def eventually(
+    client: Client,
+    kind: type[T],
+    name: str,
+    namespace: str = "",
+    *,
+    until: Callable[[T], bool] = lambda _: True,
+    timeout: float = 30.0,
+) -> T:
+    """The object once ``until`` holds for it, told by a watch.
+
+    :param timeout: seconds to wait.
+    :raises AssertionError: if it does not come to that; the message shows what was seen last.
+    """
+    last: T | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            while True:
+                try:
+                    async for event, obj in client.watch(kind, namespace, name=name):
+                        last = None if event == "DELETED" else obj
+                        if last is not None and until(last):
+                            return last
+                except (Gone, Unavailable):
+                    continue
+    except TimeoutError:
+        seen = last.model_dump_json(by_alias=True, exclude_unset=True, indent=1) if last is not None else "nothing"
+        raise AssertionError(
+            f"{kind.RESOURCE.kind} {name} not as expected after {timeout:g} s; seen last: {seen}"
+        ) from None
+
+
+async def eventually_gone(
+    client: Client, kind: type[T], name: str, namespace: str = "", *, timeout: float = 30.0
+) -> None:
+    """Returns once the object does not exist, told by a watch.
+
+    :raises AssertionError: if it is still there after ``timeout`` seconds.
+    """
+    try:
+        async with asyncio.timeout(timeout):
+            while await _exists(client, kind, name, namespace):
+                async for event, _ in client.watch(kind, namespace, name=name):
+                    if event == "DELETED":
+                        return
+    except TimeoutError:
+        raise AssertionError(f"{kind.RESOURCE.kind} {name} is still there after {timeout:g} s") from None
+
+
+async def _exists(client: Client, kind: type[T], name: str, namespace: str) -> bool:
+    try:
+        await client.get(kind, name, namespace)
+    except ApiError as error:
+        if error.status == 404:
+            return False
+        raise
+    return True

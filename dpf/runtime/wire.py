@@ -1,0 +1,177 @@
+"""Reading the wire without building models: the one module that knows msgspec.
+
+An object is kept as the JSON bytes that came, less ``managedFields`` (which no controller reads and which is a third of an
+object). What predicates and indexes need of the metadata is decoded on demand into a :class:`Header`: that costs about
+5 microseconds, less than keeping it costs in memory for an object that is seldom looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from dpf.runtime.meta import Key
+
+INITIAL_EVENTS_END = "k8s.io/initial-events-end"
+"""Annotation of the bookmark that ends the initial events of a streamed list (KEP-3157)."""
+
+
+class OwnerHeader(msgspec.Struct, gc=False, rename="camel"):
+    """What a :class:`Header` tells of an owner."""
+
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool = False
+
+
+class Header(msgspec.Struct, gc=False, rename="camel"):
+    """The metadata of an object, decoded cheaply; same names as :class:`dpf.runtime.meta.ObjectMeta`."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    owner_references: list[OwnerHeader] = []
+    finalizers: list[str] = []
+
+    @property
+    def key(self) -> Key:
+        return Key(self.namespace, self.name)
+
+    @property
+    def controller_uid(self) -> str:
+        """The uid of the managing owner, or an empty string."""
+        return next((owner.uid for owner in self.owner_references if owner.controller), "")
+
+
+class Identity(msgspec.Struct, gc=False, rename="camel"):
+    """The least that places an object: where it is and which version it is."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+
+class _WithHeader(msgspec.Struct, gc=False):
+    metadata: Header
+
+
+class _WithIdentity(msgspec.Struct, gc=False):
+    metadata: Identity
+
+
+class WatchEvent(msgspec.Struct, gc=False):
+    """A line of a watch stream; ``object`` is a view into the line."""
+
+    type: str
+    object: msgspec.Raw
+
+
+class Status(msgspec.Struct, gc=False, rename="camel"):
+    """metav1.Status: what the server says instead of an object."""
+
+    kind: str = ""
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+    details: dict[str, Any] | None = None
+
+
+class _ListMeta(msgspec.Struct, gc=False, rename={"resource_version": "resourceVersion", "more": "continue"}):
+    resource_version: str = ""
+    more: str = ""
+
+
+class _List(msgspec.Struct, gc=False):
+    metadata: _ListMeta
+    items: list[msgspec.Raw] = []
+
+
+_header = msgspec.json.Decoder(_WithHeader)
+_identity = msgspec.json.Decoder(_WithIdentity)
+_event = msgspec.json.Decoder(WatchEvent)
+_status = msgspec.json.Decoder(Status)
+_list = msgspec.json.Decoder(_List)
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_encode = msgspec.json.Encoder().encode
+
+DecodeError = msgspec.DecodeError
+
+
+def version_of(resource_version: str) -> int:
+    """A resourceVersion as a number: comparable within a resource type (KEP-5504); an empty one is 0."""
+    return int(resource_version) if resource_version else 0
+
+
+def header(raw: bytes) -> Header:
+    """The metadata of an object.
+
+    :raises DecodeError: if the bytes are not a Kubernetes object.
+    """
+    return _header.decode(raw).metadata
+
+
+def identity(raw: bytes | msgspec.Raw) -> Identity:
+    """Name, namespace, uid and version of an object."""
+    return _identity.decode(raw).metadata
+
+
+def kind_of_answer(raw: bytes) -> str:
+    """The ``kind`` of what a server answered: the object's, or ``Status``."""
+    return _status.decode(raw).kind
+
+
+def slim(raw: bytes | msgspec.Raw) -> bytes:
+    """A copy of an object's bytes without ``managedFields``; the rest is not parsed."""
+    fields = _fields.decode(raw)
+    metadata = _fields.decode(fields["metadata"])
+    if metadata.pop("managedFields", None) is None:
+        return bytes(raw)
+    fields["metadata"] = msgspec.Raw(_encode(metadata))
+    return _encode(fields)
+
+
+def watch_event(line: bytes) -> WatchEvent:
+    """A line of a watch stream."""
+    return _event.decode(line)
+
+
+def status(raw: bytes | msgspec.Raw) -> Status:
+    """A Status object; an empty one if the bytes are something else (a proxy's HTML page)."""
+    try:
+        return _status.decode(raw)
+    except DecodeError:
+        return Status(message=bytes(raw[:300]).decode(errors="replace"))
+
+
+def split_list(body: bytes) -> tuple[list[msgspec.Raw], str, str]:
+    """The items of a list as views into the body, its resourceVersion and the token of the next page (or empty)."""
+    page = _list.decode(body)
+    return page.items, page.metadata.resource_version, page.metadata.more
+
+
+class LineSplitter:
+    """Cuts a byte stream into lines, whatever the sizes of its chunks; a watch event may be longer than any limit of a reader."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """Yields each line that the chunk completes, without its newline; empty lines are left out."""
+        if b"\n" not in chunk:
+            self._parts.append(chunk)
+            return
+        first, *rest = chunk.split(b"\n")
+        self._parts.append(first)
+        yield from filter(None, [b"".join(self._parts), *rest[:-1]])
+        self._parts = [rest[-1]] if rest[-1] else []

@@ -1,0 +1,1 @@
+"""The whole system on one machine without a DPU: control planes, a fleet of simulated hosts and cards, a supervisor."""

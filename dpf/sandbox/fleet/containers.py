@@ -1,0 +1,176 @@
+"""What runs in a pod's containers: the image's name says which entry point.
+
+An entry point is a coroutine function: it runs the container until it ends by itself (and returns the exit code) or is
+cancelled (and then stops it). It calls ``run.ready()`` once when the container is. Three there are: a program as a local process,
+the ``dms`` server inside the fleet's own process (hundreds of cards), and a stand-in for ``hostnetwork``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpf.sandbox.fleet.cards import Card
+from dpf.sandbox.fleet.volumes import localised
+from dpf.sandbox.processes import die_with_parent
+
+GRACE = 5.0
+"""Seconds between SIGTERM and SIGKILL."""
+PROBE = 0.05
+"""Seconds between tries to connect to a container's port."""
+
+_VARIABLE = re.compile(r"\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
+
+
+@dataclass(frozen=True)
+class Container:
+    """One container of a pod, ready to be started."""
+
+    pod: dict[str, Any]
+    spec: dict[str, Any]
+    host_ip: str
+    card: Card | None
+    """The card that the pod is for."""
+    card_socket: Path
+    mounts: Mapping[str, Path]
+    log: Path
+
+    @property
+    def image(self) -> str:
+        """The image's name without registry, tag and digest."""
+        name: str = self.spec.get("image", "")
+        return name.rpartition("/")[2].partition("@")[0].partition(":")[0]
+
+    @property
+    def port(self) -> int | None:
+        """The first port that the container declares."""
+        ports = self.spec.get("ports") or []
+        return ports[0]["containerPort"] if ports else None
+
+    def environment(self) -> dict[str, str]:
+        """The variables of the container's spec; those from fields resolved, others that refer to objects left out."""
+        metadata = self.pod["metadata"]
+        fields = {
+            "status.podIP": self.host_ip,
+            "status.hostIP": self.host_ip,
+            "spec.nodeName": self.pod["spec"].get("nodeName", ""),
+            "metadata.name": metadata["name"],
+            "metadata.namespace": metadata["namespace"],
+            "metadata.uid": metadata["uid"],
+        }
+        found = {}
+        for variable in self.spec.get("env") or []:
+            path = variable.get("valueFrom", {}).get("fieldRef", {}).get("fieldPath")
+            found[variable["name"]] = fields.get(path, "") if path else variable.get("value", "")
+        return found
+
+    def arguments(self) -> list[str]:
+        """The container's arguments, made fit for this machine: variables, mounted folders, and the host's own address."""
+        env = self.environment()
+        words = [_VARIABLE.sub(lambda found: env.get(found[1], found[0]), word) for word in self.spec.get("args") or []]
+        return [localised(word, self.mounts).replace("0.0.0.0:", f"{self.host_ip}:") for word in words]
+
+
+@dataclass
+class Run:
+    """One run of a container, as its entry point tells of it."""
+
+    ready: Callable[[], None]
+    """To be called once, when the container is ready."""
+    pid: int | None = None
+    """Of the process, if it has one of its own."""
+
+
+EntryPoint = Callable[[Container, Run], Awaitable[int]]
+
+
+async def run_dms(container: Container, run: Run) -> int:
+    """The ``dms`` program as a process, with the simulated card behind it."""
+    if container.card is None:
+        return _fail(container, "no card of this fleet belongs to the pod")
+    card = ["--card", "simulated", "--card-socket", str(container.card_socket), "--card-name", container.card.name]
+    return await run_process(container, [sys.executable, "-m", "dpf_cmd.dms", *container.arguments(), *card], run)
+
+
+async def run_hostnetwork(container: Container, run: Run) -> int:
+    """Stands in for the host network script: the bridge is there, so the card's communication channel gets an address."""
+    if container.card is None:
+        return _fail(container, "no card of this fleet belongs to the pod")
+    container.card.link.set()
+    try:
+        run.ready()
+        await asyncio.Event().wait()
+    finally:
+        container.card.link.clear()
+    return 0
+
+
+ENTRY_POINTS: dict[str, EntryPoint] = {"dms": run_dms, "hostnetwork": run_hostnetwork}
+"""Entry points by image name."""
+
+
+async def run_process(container: Container, command: list[str], run: Run) -> int:
+    """Runs a command until it ends; cancelled, it is asked to end and killed if it does not.
+
+    It is ready when it accepts connections on its port, or at once if it declares none.
+    """
+    container.log.parent.mkdir(parents=True, exist_ok=True)
+    with container.log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=os.environ | container.environment(),
+            preexec_fn=die_with_parent,
+            start_new_session=True,
+        )
+    run.pid = process.pid
+    probe = asyncio.create_task(_probe(container, run))
+    try:
+        return await process.wait()
+    finally:
+        probe.cancel()
+        await stop(process)
+
+
+async def stop(process: asyncio.subprocess.Process) -> None:
+    """Ends a process within its grace period; returns when it is gone."""
+    if process.returncode is not None:
+        return
+    with suppress(ProcessLookupError):
+        process.send_signal(signal.SIGTERM)
+    try:
+        async with asyncio.timeout(GRACE):
+            await process.wait()
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _probe(container: Container, run: Run) -> None:
+    while container.port is not None:
+        try:
+            _, writer = await asyncio.open_connection(container.host_ip, container.port)
+        except OSError:
+            await asyncio.sleep(PROBE)
+            continue
+        writer.close()
+        break
+    run.ready()
+
+
+def _fail(container: Container, message: str) -> int:
+    container.log.parent.mkdir(parents=True, exist_ok=True)
+    with container.log.open("a") as output:
+        output.write(f"{message}\n")
+    return 1

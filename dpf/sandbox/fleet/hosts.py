@@ -1,0 +1,137 @@
+"""Simulated host nodes: a Node and a Lease in the host cluster, reboots with a new boot id.
+
+A host that is down runs no pods; who runs them waits for :attr:`Host.up`. That a host was rebooting is on its disk, so a
+fleet that is killed meanwhile finishes the reboot when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+import orjson
+
+from dpf.runtime.errors import AlreadyExists, ApiError, NotFound
+from dpf.runtime.log import get_logger
+from dpf.sandbox.api import Api, Json
+from dpf.sandbox.fleet.cards import Card
+from dpf.sandbox.fleet.disk import read_json, write_private
+from dpf.sandbox.fleet.faults import Fault
+from dpf.sandbox.fleet.kubelet import NODES, LeaseTimes
+from dpf.sandbox.fleet.nodes import host_labels, lease, lease_path, node, node_ready, timestamp
+
+log = get_logger(__name__)
+
+SHUTDOWN = 0.2
+"""Seconds between a request to reboot and the end of the host's pods: the asker's answer still gets out."""
+VISIBLE = 1.0
+"""Reboots of at least so many seconds are seen in the Node's Ready condition; shorter ones are over before it would be."""
+RETRY = 1.0
+
+
+class Host:
+    """One server with its cards."""
+
+    def __init__(self, name: str, address: str, cards: list[Card], folder: Path, reboot_time: float) -> None:
+        self.name = name
+        self.address = address
+        self.cards = cards
+        self.folder = folder
+        """The host's disk: what pods see of it as hostPath volumes lies here."""
+        self.up = asyncio.Event()
+        self.down = asyncio.Event()
+        stored = read_json(self._file) or {"boot_id": str(uuid4()), "rebooting": False}
+        self.boot_id: str = stored["boot_id"]
+        self._rebooting: bool = stored["rebooting"]
+        self._reboot_time = reboot_time
+        self._asked = asyncio.Event()
+
+    def reboot(self, card: Card, kind: str, id_: str) -> None:
+        """Reboots the host, as asked for through one of its cards; a request that was accepted before changes nothing.
+
+        :param kind: ``slr`` resets the card too, ``power`` all cards of the host.
+        """
+        if not card.accept_host_reboot(id_):
+            return
+        log.info("host_reboot", host=self.name, card=card.name, kind=kind)
+        for reset in [card] if kind == "slr" else self.cards:
+            reset.reset()
+        self._rebooting = True
+        self._save()
+        self._asked.set()
+
+    async def run(self, api: Api, times: LeaseTimes) -> None:
+        """Registers the node, reboots when asked to, until cancelled."""
+        await self._register(api, times)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._renew(api, times))
+            while True:
+                if self._rebooting:
+                    await self._reboot(api)
+                self._set_up(up=True)
+                await self._asked.wait()
+                self._asked.clear()
+
+    async def _register(self, api: Api, times: LeaseTimes) -> None:
+        try:
+            stored = await self._create(api)
+        except AlreadyExists:
+            # Labels may have been changed by a user, so they are not set again.
+            stored = await self._write_status(api, ready=True)
+        await api.ensure(lease_path(), lease(self.name, stored["metadata"]["uid"], times.duration))
+        self._save()
+
+    async def _create(self, api: Api) -> Json:
+        labels = host_labels([card.address for card in self.cards])
+        return await api.create(NODES, node(self.name, self.address, boot_id=self.boot_id, labels=labels))
+
+    async def _reboot(self, api: Api) -> None:
+        await asyncio.sleep(SHUTDOWN)
+        self._set_up(up=False)
+        stuck = any(card.fault is Fault.HOST_DOES_NOT_COME_BACK for card in self.cards)
+        if stuck or self._reboot_time >= VISIBLE:
+            await self._write_status(api, ready=False)
+        await asyncio.sleep(self._reboot_time)
+        for card in self.cards:
+            await card.wait_while(lambda card: card.fault is Fault.HOST_DOES_NOT_COME_BACK)
+        self.boot_id, self._rebooting = str(uuid4()), False
+        self._save()
+        await self._write_status(api, ready=True)
+        log.info("host_is_back", host=self.name)
+
+    async def _write_status(self, api: Api, *, ready: bool) -> Json:
+        patch = {"status": {"conditions": [node_ready(ready=ready)], "nodeInfo": {"bootID": self.boot_id}}}
+        while True:
+            try:
+                return await api.patch(f"{NODES}/{self.name}/status", patch)
+            except NotFound:
+                return await self._create(api)
+            except ApiError as error:
+                log.warning("host_status_not_written", host=self.name, error=str(error))
+                await asyncio.sleep(RETRY)
+
+    async def _renew(self, api: Api, times: LeaseTimes) -> None:
+        while True:
+            await asyncio.sleep(times.pause())
+            if not self.up.is_set():
+                continue
+            patch = {"spec": {"renewTime": timestamp().replace("Z", ".000000Z")}}
+            try:
+                await api.patch(lease_path(self.name), patch)
+            except ApiError as error:
+                log.warning("host_lease_not_renewed", host=self.name, error=str(error))
+
+    def _set_up(self, *, up: bool) -> None:
+        for event, value in ((self.up, up), (self.down, not up)):
+            if value:
+                event.set()
+            else:
+                event.clear()
+
+    def _save(self) -> None:
+        write_private(self._file, orjson.dumps({"boot_id": self.boot_id, "rebooting": self._rebooting}))
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / "host.json"

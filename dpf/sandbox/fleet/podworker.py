@@ -1,0 +1,226 @@
+"""One pod on its host: volumes, containers, restarts with back-off, and its status in the API.
+
+In the happy case a pod costs one status write: what settles within :data:`SETTLE` seconds is reported when it has. A host
+that goes down takes the containers with it; they start again when it is back, counted as a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dpf.runtime.errors import ApiError, NotFound
+from dpf.runtime.log import get_logger
+from dpf.sandbox.api import Api, Json, path_of
+from dpf.sandbox.fleet.cards import Card
+from dpf.sandbox.fleet.containers import Container, EntryPoint, Run
+from dpf.sandbox.fleet.faults import Fault
+from dpf.sandbox.fleet.hosts import Host
+from dpf.sandbox.fleet.nodes import timestamp
+from dpf.sandbox.fleet.podstatus import ContainerReport, Exit, pod_status
+from dpf.sandbox.fleet.volumes import Volumes
+
+log = get_logger(__name__)
+
+SETTLE = 1.0
+KILLED = 128 + signal.SIGKILL
+STEADY = 60.0
+"""Seconds of running after which a crash counts as a first one again."""
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Seconds before a container that ended is started again: doubled each time."""
+
+    first: float = 0.5
+    longest: float = 10.0
+
+    def after(self, crashes: int) -> float:
+        return min(self.longest, self.first * 2.0 ** min(crashes, 20))
+
+
+@dataclass
+class _Slot:
+    """A container of the pod and what it does now."""
+
+    container: Container
+    report: ContainerReport
+    run: Run | None = None
+    task: asyncio.Task[int] | None = None
+    crashes: int = 0
+
+
+@dataclass
+class PodWorker:
+    """Runs one pod until cancelled."""
+
+    api: Api
+    pod: Json
+    host: Host
+    card: Card | None
+    volumes: Volumes
+    card_socket: Path
+    logs: Path
+    entry_points: Mapping[str, EntryPoint]
+    backoff: Backoff = field(default_factory=Backoff)
+
+    def __post_init__(self) -> None:
+        self._since = timestamp()
+        self._dirty = asyncio.Event()
+        self._settled = asyncio.Event()
+        before = {c["name"]: c for c in (self.pod.get("status") or {}).get("containerStatuses") or []}
+        # A pod that ran before this process began has been restarted by it.
+        self.slots = [
+            self._slot(spec, before[spec["name"]]["restartCount"] + 1 if spec["name"] in before else 0)
+            for spec in self.pod["spec"]["containers"]
+        ]
+
+    def _slot(self, spec: dict[str, Any], restarts: int) -> _Slot:
+        name = self.pod["metadata"]["name"]
+        mounts = {
+            mount["mountPath"]: self.volumes.paths[mount["name"]]
+            for mount in spec.get("volumeMounts") or []
+            if mount["name"] in self.volumes.paths
+        }
+        container = Container(
+            pod=self.pod,
+            spec=spec,
+            host_ip=self.host.address,
+            card=self.card,
+            card_socket=self.card_socket,
+            mounts=mounts,
+            log=self.logs / f"{name}.log",
+        )
+        return _Slot(container, ContainerReport(spec["name"], spec.get("image", ""), restarts=restarts))
+
+    async def run(self) -> None:
+        """Binds the pod to its host if need be, and keeps it running until cancelled."""
+        if not await self._bind():
+            return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._report())
+            self._dirty.set()
+            await self.volumes.mount()
+            group.create_task(self.volumes.refresh())
+            for slot in self.slots:
+                group.create_task(self._keep(slot))
+
+    def kill(self) -> None:
+        """Kills the pod's containers, as the out-of-memory killer would."""
+        for slot in self.slots:
+            if slot.run is not None and slot.run.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(slot.run.pid, signal.SIGKILL)
+            elif slot.task is not None:
+                slot.task.cancel()
+
+    async def _bind(self) -> bool:
+        """Whether the pod is bound to its host now."""
+        if self.pod["spec"].get("nodeName"):
+            return True
+        metadata = self.pod["metadata"]
+        target = {"apiVersion": "v1", "kind": "Node", "name": self.host.name}
+        body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": metadata["name"]}, "target": target}
+        try:
+            await self.api.create(path_of(self.pod, "pods", subresource="binding"), body)
+        except ApiError as error:
+            log.info("pod_not_bound", pod=metadata["name"], host=self.host.name, error=str(error))
+            return False
+        self.pod["spec"]["nodeName"] = self.host.name
+        return True
+
+    async def _keep(self, slot: _Slot) -> None:
+        """Runs a container again and again."""
+        while True:
+            await self.host.up.wait()
+            started, clock = timestamp(), asyncio.get_running_loop().time()
+            self._tell(slot, started=started, ready=False, waiting="", message="")
+            code = await self._run_once(slot)
+            last = Exit(code, started, timestamp())
+            if not self.host.up.is_set():
+                slot.crashes = 0
+                self._tell(slot, started="", ready=False, last=last, restarts=slot.report.restarts + 1)
+                continue
+            if asyncio.get_running_loop().time() - clock > STEADY:
+                slot.crashes = 0
+            pause = self.backoff.after(slot.crashes)
+            slot.crashes += 1
+            message = f"back-off {pause:g}s restarting failed container={slot.report.name}"
+            self._tell(slot, started="", ready=False, waiting="CrashLoopBackOff", message=message, last=last)
+            await asyncio.sleep(pause)
+            slot.report = replace(slot.report, restarts=slot.report.restarts + 1)
+
+    async def _run_once(self, slot: _Slot) -> int:
+        """The exit code of one run, which ends by itself, with the host, or by a fault."""
+        entry = self.entry_points.get(slot.container.image)
+        if entry is None:
+            self._tell(slot, started="", waiting="ErrImagePull", message=f"no image {slot.container.image!r} here")
+            await asyncio.Event().wait()
+            return 1
+        if self.card is not None and self.card.fault is Fault.POD_CRASH_LOOPS:
+            return 1
+        slot.run = Run(lambda: self._tell(slot, ready=True))
+        slot.task = asyncio.ensure_future(entry(slot.container, slot.run))
+        enders = [asyncio.ensure_future(self.host.down.wait())]
+        if self.card is not None:
+            fine = asyncio.ensure_future(self.card.wait_while(lambda card: card.fault is not Fault.POD_CRASH_LOOPS))
+            enders.append(fine)
+        try:
+            await asyncio.wait([slot.task, *enders], return_when=asyncio.FIRST_COMPLETED)
+            return await _ended(slot.task)
+        finally:
+            for task in (slot.task, *enders):
+                task.cancel()
+            await asyncio.wait([slot.task])
+            slot.run = slot.task = None
+
+    def _tell(self, slot: _Slot, **changes: Any) -> None:
+        slot.report = replace(slot.report, **changes)
+        self._dirty.set()
+        if all(slot.report.ready for slot in self.slots):
+            self._settled.set()
+        else:
+            self._settled.clear()
+
+    async def _report(self) -> None:
+        """Writes the status when it has changed, until cancelled or the pod is gone."""
+        path = path_of(self.pod, "pods", subresource="status")
+        written: list[ContainerReport] = []
+        while True:
+            await self._dirty.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(SETTLE):
+                    await self._settled.wait()
+            self._dirty.clear()
+            reports = [slot.report for slot in self.slots]
+            if reports == written:
+                continue
+            status = pod_status(self.pod, self.host.address, reports, self._since)
+            try:
+                await self.api.patch(path, {"status": status})
+                written = reports
+            except NotFound:
+                return
+            except ApiError as error:
+                log.warning("pod_status_not_written", pod=self.pod["metadata"]["name"], error=str(error))
+                self._dirty.set()
+                await asyncio.sleep(SETTLE)
+
+
+async def _ended(task: asyncio.Task[int]) -> int:
+    """The exit code of an entry point's task, ended if it runs; one that was killed or raised has one too."""
+    if not task.done():
+        task.cancel()
+    await asyncio.wait([task])
+    if task.cancelled():
+        return KILLED
+    if error := task.exception():
+        log.error("container_failed", error=repr(error))
+        return 1
+    return task.result()

@@ -1,0 +1,162 @@
+"""The client on a bad day; what it does on good ones is tested on a real API server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpf.runtime.client import Client, UnreadableObject, merge_diff
+from dpf.runtime.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.meta import ObjectMeta
+from test.unit.runtime.scripted import ScriptedServer, answer, serving, status
+from test.unit.runtime.widgets import Widget, WidgetStatus, widget
+
+
+def ok(version: int = 1) -> web.Response:
+    return web.json_response(widget("a", version))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "error"),
+    [
+        (403, "Forbidden", Forbidden),
+        (404, "NotFound", NotFound),
+        (409, "Conflict", Conflict),
+        (409, "AlreadyExists", AlreadyExists),
+        (422, "Invalid", Invalid),
+        (500, "InternalError", Unavailable),
+    ],
+)
+async def test_a_refusal_is_the_error_of_its_kind(code: int, reason: str, error: type[Exception]) -> None:
+    async with serving(ScriptedServer(answer(lambda: status(code, reason, "because")))) as client:
+        with pytest.raises(error, match="because"):
+            await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
+
+
+async def test_429_is_waited_out_as_the_server_asks() -> None:
+    busy = answer(lambda: status(429, "TooManyRequests", **{"Retry-After": "0"}))
+    server = ScriptedServer(busy, busy, answer(ok))
+    async with serving(server) as client:
+        assert (await client.get(Widget, "a", "n")).name == "a"
+    assert len(server.seen) == 3
+
+
+async def test_a_server_that_stays_busy_is_left_alone_after_five_tries() -> None:
+    server = ScriptedServer(answer(lambda: status(429, "TooManyRequests", **{"Retry-After": "0"})))
+    async with serving(server) as client:
+        with pytest.raises(TooManyRequests):
+            await client.get(Widget, "a", "n")
+    assert len(server.seen) == 5
+
+
+async def test_a_write_without_an_answer_is_not_sent_again() -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    server = ScriptedServer(cut)
+    async with serving(server) as client:
+        with pytest.raises(Unavailable):
+            await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
+    assert len(server.seen) == 1
+
+
+async def test_nobody_listening_is_unavailable() -> None:
+    async with Client(Kubeconfig(server="http://127.0.0.1:1"), field_owner="test") as client:
+        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+            await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
+
+
+async def test_a_rotated_token_is_read_again_after_a_401(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+
+    async def check(request: web.Request) -> web.StreamResponse:
+        if request.headers["Authorization"] == "Bearer new":
+            return ok()
+        token.write_text("new")
+        return status(401, "Unauthorized")
+
+    server = ScriptedServer(check)
+    async with serving(server) as plain:
+        config = Kubeconfig(server=plain.transport.kubeconfig.server, token_file=token)
+        async with Client(config, field_owner="test") as client:
+            assert (await client.get(Widget, "a", "n")).name == "a"
+
+
+async def test_setting_the_status_that_is_there_sends_nothing() -> None:
+    server = ScriptedServer(answer(ok))
+    async with serving(server) as client:
+        obj = Widget(metadata=ObjectMeta(name="a"), status=WidgetStatus(size=1))
+        assert await client.status(obj).set(WidgetStatus(size=1)) is obj
+        assert client.skipped_writes == 1
+    assert server.seen == []
+
+
+async def test_setting_a_status_sends_what_differs_locked_on_the_version_it_was_derived_from() -> None:
+    server = ScriptedServer(answer(ok))
+    async with serving(server) as client:
+        obj = Widget(
+            metadata=ObjectMeta(name="a", namespace="n", resource_version="7"),
+            status=WidgetStatus(size=1, observed_generation=1),
+        )
+        await client.status(obj).set(WidgetStatus(size=2, observed_generation=1))
+    [request] = server.seen
+    assert request.path == "/apis/bench.dpf.dev/v1/namespaces/n/widgets/a/status"
+    assert orjson.loads(await request.read()) == {"status": {"size": 2}, "metadata": {"resourceVersion": "7"}}
+
+
+async def test_a_delete_of_what_is_gone_is_success_and_spares_a_namesake() -> None:
+    server = ScriptedServer(answer(lambda: status(404, "NotFound")))
+    async with serving(server) as client:
+        await client.delete(Widget(metadata=ObjectMeta(name="a", namespace="n", uid="u")))
+    assert orjson.loads(await server.seen[0].read())["preconditions"] == {"uid": "u"}
+
+
+async def test_lists_are_read_in_pages() -> None:
+    def page(names: str, more: str) -> web.Response:
+        items = [widget(name, 1) for name in names]
+        return web.json_response({"metadata": {"resourceVersion": "1", "continue": more}, "items": items})
+
+    server = ScriptedServer(answer(lambda: page("ab", "token")), answer(lambda: page("c", "")))
+    async with serving(server) as client:
+        assert [w.name for w in await client.list(Widget, "n", labels="x=1")] == ["a", "b", "c"]
+    assert [r.query.get("continue") for r in server.seen] == [None, "token"]
+    assert server.seen[1].query["labelSelector"] == "x=1"
+
+
+async def test_an_object_that_does_not_fit_its_model_says_where() -> None:
+    async with serving(ScriptedServer(answer(lambda: web.json_response(widget("a", 1, size="big"))))) as client:
+        with pytest.raises(UnreadableObject, match=r"Widget n/a cannot be read: spec\.size"):
+            await client.get(Widget, "a", "n")
+
+
+JSON = st.recursive(
+    st.integers() | st.booleans() | st.text(max_size=3), lambda inner: st.dictionaries(st.sampled_from("abc"), inner)
+)
+OBJECTS = st.dictionaries(st.sampled_from("abcd"), JSON | st.lists(JSON, max_size=2))
+
+
+@given(OBJECTS, OBJECTS)
+def test_a_merge_patch_makes_the_old_into_the_new(old: dict[str, object], new: dict[str, object]) -> None:
+    def apply(target: object, patch: object) -> object:  # RFC 7386, section 2
+        if not isinstance(patch, dict):
+            return patch
+        result = dict(target) if isinstance(target, dict) else {}
+        for key, value in patch.items():
+            if value is None:
+                result.pop(key, None)
+            else:
+                result[key] = apply(result.get(key), value)
+        return result
+
+    patch = merge_diff(old, new)
+    assert apply(old, patch) == new
+    assert (patch == {}) == (old == new)

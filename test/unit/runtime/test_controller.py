@@ -1,0 +1,375 @@
+"""What a controller guarantees to its reconciler, in virtual time with a cache that is fed by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from dpf.runtime.k8s import Node, Pod
+from dpf.runtime.metrics import Metrics
+
+from dpf.runtime.client import Client
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.controller import Controller, For, Owns, Result, Watch
+from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, Terminal, Waiting
+from dpf.runtime.informer import Informer
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.meta import Key
+from dpf.runtime.predicates import generation_changed
+from dpf.runtime.testing import run_virtual
+from test.unit.runtime.widgets import Widget, raw
+
+Act = Callable[[Widget], Awaitable[Result | None]]
+
+
+async def nothing(_: Widget) -> None:
+    return None
+
+
+class Recording:
+    """Records what it is called with, and when; then does as it is told."""
+
+    def __init__(self, act: Act = nothing) -> None:
+        self.calls: list[tuple[str, float]] = []
+        self.act = act
+
+    async def reconcile(self, obj: Widget) -> Result | None:
+        self.calls.append((obj.name, round(asyncio.get_running_loop().time(), 3)))
+        return await self.act(obj)
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+
+class Running:
+    """A controller at work on a cache without a server."""
+
+    def __init__(self, controller: Controller[Widget], metrics: Metrics) -> None:
+        self.controller = controller
+        self.metrics = metrics.controller(controller.name, controller.workers)
+        self.cluster = Cluster("test", Client(Kubeconfig(server="http://127.0.0.1:1"), field_owner="test"))
+        controller.register(self.cluster, metrics)
+        self.widgets: Informer[Widget] = self.cluster.cache[Widget]
+
+    async def __aenter__(self) -> Running:
+        self._task = asyncio.create_task(self.controller.run())
+        await asyncio.sleep(0)
+        for informer in self.cluster.cache.informers():
+            if not informer.synced.is_set():
+                informer.replace([], 1)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+
+def running(reconciler: Recording, *more: Owns | Watch[Node], **options: object) -> Running:
+    watches = [For(Widget), *more]
+    return Running(Controller("widget", reconciler, watches=watches, **options), Metrics())  # type: ignore[arg-type]
+
+
+def test_nothing_is_reconciled_before_every_watched_kind_is_listed() -> None:
+    async def body() -> None:
+        recording = Recording()
+        r = running(recording, Owns(Pod))
+        r.widgets.replace([raw("a", 1)], 1)
+        task = asyncio.create_task(r.controller.run())
+        await asyncio.sleep(5)
+        assert recording.calls == []
+        r.cluster.cache[Pod].replace([], 1)
+        await asyncio.sleep(1)
+        assert recording.names == ["a"]
+        task.cancel()
+
+    run_virtual(body)
+
+
+def test_an_object_is_never_with_two_workers_and_runs_again_if_it_changed_meanwhile() -> None:
+    async def body() -> None:
+        inside = 0
+
+        async def slow(_: Widget) -> None:
+            nonlocal inside
+            inside += 1
+            assert inside == 1
+            await asyncio.sleep(1)
+            inside -= 1
+
+        recording = Recording(slow)
+        async with running(recording, workers=4) as r:
+            for version in range(2, 7):
+                r.widgets.apply("MODIFIED", raw("a", version))
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(10)
+        assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
+def test_an_error_is_retried_with_growing_waits_and_a_success_forgets_it() -> None:
+    async def body() -> None:
+        async def fail(_: Widget) -> None:
+            if len(recording.calls) < 4:
+                raise RuntimeError("not yet")
+
+        recording = Recording(fail)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(10)
+            waits = [b[1] - a[1] for a, b in zip(recording.calls, recording.calls[1:], strict=False)]
+            assert waits == pytest.approx([0.005, 0.01, 0.02], abs=0.002)
+            assert r.metrics.results["error"] == 3
+            assert r.metrics.results["success"] == 1
+            assert r.controller._queue is not None
+            assert r.controller._queue.limiter.failures == {}
+
+    run_virtual(body)
+
+
+def test_requeue_after_forgets_failures_too() -> None:
+    async def body() -> None:
+        async def act(_: Widget) -> Result | None:
+            if len(recording.calls) == 1:
+                raise RuntimeError("once")
+            return Result(requeue_after=60) if len(recording.calls) == 2 else None
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(100)
+            assert r.controller._queue is not None
+            assert r.controller._queue.limiter.failures == {}
+        assert recording.calls[2][1] - recording.calls[1][1] == pytest.approx(60, abs=0.01)
+
+    run_virtual(body)
+
+
+def test_terminal_is_not_retried_until_the_object_changes() -> None:
+    async def body() -> None:
+        async def act(_: Widget) -> None:
+            raise Terminal("BadSpec", "size must be even")
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(10_000)
+            assert recording.names == ["a"]
+            r.widgets.apply("MODIFIED", raw("a", 3))
+            await asyncio.sleep(1)
+            assert recording.names == ["a", "a"]
+            assert r.metrics.terminal == 2
+
+    run_virtual(body)
+
+
+def test_waiting_counts_no_failure_and_looks_again_only_when_asked_to() -> None:
+    async def body() -> None:
+        async def act(obj: Widget) -> None:
+            raise Waiting("Other", "somebody else acts", retry_after=30 if obj.name == "timed" else None)
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("timed", 2))
+            r.widgets.apply("ADDED", raw("watching", 3))
+            await asyncio.sleep(70)
+            assert sorted(recording.names) == ["timed", "timed", "timed", "watching"]
+            assert r.metrics.errors == 0
+
+    run_virtual(body)
+
+
+def test_a_deadline_that_passes_is_a_retry_and_counted() -> None:
+    async def body() -> None:
+        async def hang(_: Widget) -> None:
+            if len(recording.calls) == 1:
+                await asyncio.sleep(1000)
+
+        recording = Recording(hang)
+        async with running(recording, timeout=5) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(20)
+            assert recording.names == ["a", "a"]
+            assert r.metrics.timeouts == 1
+
+    run_virtual(body)
+
+
+@pytest.mark.parametrize("error", [Conflict(409, "Conflict", "m"), ApiError(418, "Teapot", "m"), ValueError("a bug")])
+def test_whatever_is_raised_other_objects_go_on(error: Exception) -> None:
+    async def body() -> None:
+        async def act(obj: Widget) -> None:
+            if obj.name == "bad":
+                raise error
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("bad", 2))
+            r.widgets.apply("ADDED", raw("good", 3))
+            await asyncio.sleep(1)
+        assert "good" in recording.names
+        assert recording.names.count("bad") > 2
+
+    run_virtual(body)
+
+
+def test_work_for_an_unavailable_cluster_waits_for_its_circuit_to_close() -> None:
+    async def body() -> None:
+        async def act(_: Widget) -> None:
+            if len(recording.calls) == 1:
+                raise ClusterUnavailable("n/c", "away")
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(10)
+            assert recording.names == ["a"]
+            r.controller._unpark(Key("n", "c"), healthy=False)
+            r.controller._unpark(Key("n", "other"), healthy=True)
+            await asyncio.sleep(1)
+            assert recording.names == ["a"]
+            r.controller._unpark(Key("n", "c"), healthy=True)
+            await asyncio.sleep(1)
+            assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
+def test_an_owner_is_woken_by_what_it_manages() -> None:
+    async def body() -> None:
+        owner = {"apiVersion": "bench.dpf.dev/v1", "kind": "Widget", "name": "a", "uid": "uid-a", "controller": True}
+        stranger = {**owner, "apiVersion": "other.group/v1"}
+        recording = Recording()
+        async with running(recording, Owns(Pod)) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(1)
+            r.cluster.cache[Pod].apply("ADDED", raw("p", 3, ownerReferences=[owner]))
+            await asyncio.sleep(1)
+            r.cluster.cache[Pod].apply("ADDED", raw("q", 4, ownerReferences=[stranger]))
+            await asyncio.sleep(1)
+        assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
+def test_a_reference_that_moves_wakes_both_sides() -> None:
+    async def body() -> None:
+        recording = Recording()
+        to_label = Watch(Node, to=lambda node: [Key("n", node.labels["widget"])])
+        async with running(recording, to_label) as r:
+            for number, name in enumerate(("a", "b", "c"), start=2):
+                r.widgets.apply("ADDED", raw(name, number))
+            await asyncio.sleep(1)
+            recording.calls.clear()
+            nodes = r.cluster.cache[Node]
+            nodes.apply("ADDED", raw("node", 5, namespace="", labels={"widget": "a"}))
+            await asyncio.sleep(1)
+            nodes.apply("MODIFIED", raw("node", 6, namespace="", labels={"widget": "b"}))
+            await asyncio.sleep(1)
+        assert recording.names[0] == "a"
+        assert sorted(recording.names[1:]) == ["a", "b"]
+
+    run_virtual(body)
+
+
+def test_a_predicate_keeps_a_controller_asleep() -> None:
+    async def body() -> None:
+        recording = Recording()
+        controller = Controller("widget", recording, watches=[For(Widget, when=generation_changed)])
+        async with Running(controller, Metrics()) as r:
+            r.widgets.apply("ADDED", raw("a", 2, generation=1))
+            await asyncio.sleep(1)
+            r.widgets.apply("MODIFIED", raw("a", 3, generation=1))
+            await asyncio.sleep(1)
+            assert recording.names == ["a"]
+            r.widgets.apply("MODIFIED", raw("a", 4, generation=2))
+            await asyncio.sleep(1)
+        assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
+def test_changes_that_come_fast_are_taken_together() -> None:
+    async def body() -> None:
+        recording = Recording()
+        async with running(recording, min_interval=1.0) as r:
+            for version in range(2, 32):
+                r.widgets.apply("MODIFIED", raw("a", version))
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(5)
+        assert 3 <= len(recording.calls) <= 5
+
+    run_virtual(body)
+
+
+def test_what_happens_now_goes_before_what_was_listed() -> None:
+    async def body() -> None:
+        recording = Recording()
+        r = running(recording)
+        r.widgets.replace([raw(f"old{number}", number) for number in range(1, 6)], 6)
+        async with r:
+            r.widgets.apply("ADDED", raw("new", 7))
+            await asyncio.sleep(1)
+        assert recording.names[0] == "new"
+
+    run_virtual(body)
+
+
+def test_a_controller_may_say_what_is_urgent() -> None:
+    async def body() -> None:
+        async def slow(_: Widget) -> None:
+            await asyncio.sleep(1)
+
+        recording = Recording(slow)
+        async with running(recording, priority=lambda w: w.spec.size) as r:
+            for number, name in enumerate(("first", "dull", "urgent"), start=2):
+                r.widgets.apply("ADDED", raw(name, number, size={"urgent": 9}.get(name, 1)))
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(10)
+        assert recording.names == ["first", "urgent", "dull"]
+
+    run_virtual(body)
+
+
+def test_stopping_lets_what_runs_finish_and_takes_nothing_more() -> None:
+    async def body() -> None:
+        finished: list[str] = []
+
+        async def slow(obj: Widget) -> None:
+            await asyncio.sleep(5)
+            finished.append(obj.name)
+
+        recording = Recording(slow)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            r.widgets.apply("ADDED", raw("b", 3))
+            await asyncio.sleep(1)
+            r.controller.stop()
+            await r._task
+        assert finished == ["a"]
+
+    run_virtual(body)
+
+
+def test_a_gone_object_is_forgotten() -> None:
+    async def body() -> None:
+        async def fail(_: Widget) -> None:
+            raise RuntimeError("always")
+
+        recording = Recording(fail)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(1)
+            r.widgets.apply("DELETED", raw("a", 3))
+            await asyncio.sleep(1000)
+            assert r.controller._queue is not None
+            assert r.controller._queue.limiter.failures == {}
+
+    run_virtual(body)
+
+
+def test_a_controller_is_for_exactly_one_kind() -> None:
+    with pytest.raises(ValueError, match="exactly one kind"):
+        Controller("none", Recording(), watches=[])

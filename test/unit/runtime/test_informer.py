@@ -1,0 +1,224 @@
+"""The cache's guarantees, fed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpf.runtime.client import UnreadableObject, decode
+from dpf.runtime.informer import OWNER_UID, Change, Index, Informer
+from dpf.runtime.meta import Key, LabelSelector
+from test.unit.runtime.widgets import Widget, raw
+
+A = Key("n", "a")
+
+
+def told(informer: Informer[Widget]) -> list[tuple[str, str]]:
+    """Records type and name of each change from now on."""
+    changes: list[tuple[str, str]] = []
+    informer.add_handler(lambda change: changes.append((change.type, change.key.name)))
+    return changes
+
+
+async def test_a_relist_swaps_the_store_then_tells_adds_changes_and_what_vanished() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 1), raw("b", 2)], 2)
+    seen: list[tuple[str, str, int, bool]] = []
+
+    def handler(change: Change[Widget]) -> None:
+        seen.append((change.type, change.key.name, len(informer), change.final_state_unknown))
+
+    informer.add_handler(handler)
+    seen.clear()
+    informer.replace([raw("b", 5), raw("c", 6)], 6)
+    assert sorted(seen) == [("ADDED", "c", 2, False), ("DELETED", "a", 2, True), ("MODIFIED", "b", 2, False)]
+
+
+async def test_an_older_version_never_replaces_a_newer_one() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 5, size=5)], 5)
+    changes = told(informer)
+    changes.clear()
+    informer.apply("MODIFIED", raw("a", 4, size=4))
+    assert informer.get("a", "n").spec.size == 5  # type: ignore[union-attr]
+    assert changes == []
+
+
+async def test_a_write_is_readable_at_once_and_its_echo_is_told_to_nobody() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 5, size=5)], 5)
+    changes = told(informer)
+    changes.clear()
+    written = raw("a", 7, size=7)
+    informer.wrote(written, decode(Widget, written))
+    assert informer.get("a", "n").spec.size == 7  # type: ignore[union-attr]
+    informer.apply("MODIFIED", raw("a", 6, size=6))
+    informer.apply("MODIFIED", written)
+    assert informer.get("a", "n").spec.size == 7  # type: ignore[union-attr]
+    assert changes == [("MODIFIED", "a")]
+
+
+async def test_a_write_that_the_watch_has_overtaken_does_not_bring_the_object_back() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 5)], 5)
+    informer.apply("DELETED", raw("a", 9))
+    late = raw("a", 7)
+    informer.wrote(late, decode(Widget, late))
+    assert informer.get("a", "n") is None
+
+
+async def test_a_delete_of_ours_hides_the_object_though_older_events_still_come() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 5)], 5)
+    changes = told(informer)
+    changes.clear()
+    informer.removed(informer.get("a", "n"))  # type: ignore[arg-type]
+    informer.apply("MODIFIED", raw("a", 6))
+    assert A not in informer
+    informer.apply("DELETED", raw("a", 8))
+    informer.apply("ADDED", raw("a", 9, uid="another"))
+    assert changes == [("DELETED", "a"), ("ADDED", "a")]
+
+
+async def test_our_own_newer_write_survives_a_relist_that_does_not_know_it() -> None:
+    informer = Informer(Widget)
+    informer.replace([], 5)
+    written = raw("a", 8)
+    informer.wrote(written, decode(Widget, written))
+    informer.replace([], 7)
+    assert A in informer
+    informer.replace([], 9)
+    assert A not in informer
+
+
+async def test_made_again_under_the_same_name_is_a_deletion_and_an_addition() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 1, uid="first")], 1)
+    changes = told(informer)
+    changes.clear()
+    informer.apply("MODIFIED", raw("a", 2, uid="second"))
+    assert changes == [("DELETED", "a"), ("ADDED", "a")]
+
+
+async def test_an_object_the_model_cannot_read_is_reported_once_and_stops_nobody() -> None:
+    informer = Informer(Widget)
+    reported: list[tuple[Key, UnreadableObject]] = []
+    informer.on_unreadable = lambda key, _, error: reported.append((key, error))
+    informer.replace([raw("a", 1, size="not a number"), raw("b", 2)], 2)
+    assert [w.name for w in informer.list()] == ["b"]
+    assert informer.get("a", "n") is None
+    assert A in informer
+    [(key, error)] = reported
+    assert key == A
+    assert "spec.size" in str(error)
+    informer.apply("MODIFIED", raw("a", 3, size=3))
+    assert informer.get("a", "n") is not None
+
+
+async def test_a_handler_that_raises_does_not_keep_others_from_being_told() -> None:
+    informer = Informer(Widget)
+
+    def broken(_: Change[Any]) -> None:
+        raise RuntimeError("a controller's mistake")
+
+    informer.add_handler(broken)
+    changes = told(informer)
+    informer.apply("ADDED", raw("a", 1))
+    assert changes == [("ADDED", "a")]
+
+
+async def test_an_index_function_that_raises_does_not_stop_the_stream() -> None:
+    def broken(_: Widget) -> Iterable[str]:
+        raise RuntimeError("a controller's mistake")
+
+    informer = Informer(Widget)
+    informer.add_index(Index("broken", broken))
+    informer.apply("ADDED", raw("a", 1))
+    assert A in informer
+
+
+async def test_a_late_handler_first_gets_all_that_is_there() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 1), raw("b", 2)], 2)
+    assert sorted(told(informer)) == [("ADDED", "a"), ("ADDED", "b")]
+
+
+async def test_a_replay_tells_every_object_as_a_change_to_itself() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 1)], 1)
+    seen: list[Change[Widget]] = []
+    informer.add_handler(seen.append)
+    seen.clear()
+    informer.replay()
+    assert [(c.type, c.old, c.new) for c in seen] == [("MODIFIED", informer.get("a", "n"), informer.get("a", "n"))]
+
+
+async def test_a_model_is_made_once_per_version_while_somebody_holds_it() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 1)], 1)
+    held = informer.get("a", "n")
+    assert informer.get("a", "n") is held
+    informer.apply("MODIFIED", raw("a", 2))
+    assert informer.get("a", "n") is not held
+
+
+async def test_what_is_read_cannot_be_changed() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 1)], 1)
+    with pytest.raises(ValueError, match="frozen"):
+        informer.get("a", "n").spec = None  # type: ignore[union-attr, assignment]
+
+
+async def test_selectors_and_namespaces_narrow_what_is_read() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 1, labels={"x": "1"}), raw("b", 2, labels={"x": "2"}), raw("c", 3, namespace="m")], 3)
+    assert [w.name for w in informer.matching({"x": "1"})] == ["a"]
+    assert [
+        w.name
+        for w in informer.matching(
+            LabelSelector.model_validate({"matchExpressions": [{"key": "x", "operator": "Exists"}]})
+        )
+    ] == ["a", "b"]
+    assert [w.name for w in informer.matching(None, "m")] == ["c"]
+
+
+async def test_an_owner_finds_what_it_manages() -> None:
+    owner = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "xu", "controller": True}
+    informer = Informer(Widget)
+    informer.add_index(OWNER_UID)
+    informer.replace([raw("a", 1, ownerReferences=[owner]), raw("b", 2)], 2)
+    assert informer.keys_by(OWNER_UID, "xu") == [A]
+    informer.apply("MODIFIED", raw("a", 3))
+    assert informer.count_by(OWNER_UID, "xu") == 0
+    assert informer.values_of(OWNER_UID) == [], "a value without objects is forgotten"
+
+
+SIZE: Index[Widget] = Index("size", lambda w: [str(w.spec.size)] if w.spec.size else [])
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from(["ADDED", "MODIFIED", "DELETED", "WROTE", "RELIST"]), st.sampled_from("abc"), st.integers(0, 2)
+    ),
+    max_size=30,
+)
+
+
+@given(EVENTS)
+async def test_an_index_always_agrees_with_the_store(events: list[tuple[str, str, int]]) -> None:
+    informer = Informer(Widget)
+    informer.add_index(SIZE)
+    informer.replace([], 1)
+    for version, (event, name, size) in enumerate(events, start=2):
+        body = raw(name, version, size=size)
+        if event == "WROTE":
+            informer.wrote(body, decode(Widget, body))
+        elif event == "RELIST":
+            informer.replace([body], version)
+        else:
+            informer.apply(event, body)
+    for size in range(3):
+        expected = sorted(w.key for w in informer.list() if w.spec.size == size and size)
+        assert informer.keys_by(SIZE, str(size)) == expected

@@ -1,0 +1,146 @@
+"""List and watch against a server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from dpf.runtime import reflector as module
+from dpf.runtime.informer import Informer
+from dpf.runtime.reflector import Reflector, Scope
+from test.unit.runtime.scripted import Answer, ScriptedServer, answer, bookmark, event, gone, serving, status, stream
+from test.unit.runtime.widgets import Widget, widget
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST", 0.01)
+
+
+class Reflecting:
+    """A reflector at work, and waiting for what it makes of its informer."""
+
+    def __init__(self, server: ScriptedServer, informer: Informer[Widget], reflector: Reflector[Widget]) -> None:
+        self.server, self.informer, self.reflector = server, informer, reflector
+        self._changed = asyncio.Event()
+        informer.add_handler(lambda _: self._changed.set())
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():
+                self._changed.clear()
+                await self._changed.wait()
+
+    def sizes(self) -> dict[str, int]:
+        return {w.name: w.spec.size for w in self.informer.list()}
+
+
+@asynccontextmanager
+async def reflecting(*script: Answer) -> AsyncIterator[Reflecting]:
+    server = ScriptedServer(*script)
+    async with serving(server) as client:
+        informer = Informer(Widget)
+        reflector = Reflector(client, informer, Scope("n"))
+        task = asyncio.create_task(reflector.run())
+        try:
+            yield Reflecting(server, informer, reflector)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def listed(*names: str, version: int) -> list[bytes]:
+    return [*(event("ADDED", widget(name, version)) for name in names), bookmark(version, ends_list=True)]
+
+
+async def test_the_first_list_is_a_stream_that_goes_on_as_the_watch() -> None:
+    lines = [*listed("a", "b", version=5), event("MODIFIED", widget("a", 6, size=6))]
+    async with reflecting(stream(*lines)) as r:
+        await r.until(lambda: r.sizes() == {"a": 6, "b": 1})
+        [request] = r.server.seen
+        assert request.query["sendInitialEvents"] == "true"
+        assert request.query["resourceVersionMatch"] == "NotOlderThan"
+        assert request.query["allowWatchBookmarks"] == "true"
+        assert 300 <= int(request.query["timeoutSeconds"]) <= 600
+
+
+async def test_nothing_is_in_the_cache_before_the_list_is_complete() -> None:
+    cut = stream(event("ADDED", widget("a", 5)), hold=False)
+    async with reflecting(cut, stream(*listed("b", version=6))) as r:
+        await r.until(lambda: bool(r.sizes()))
+        assert r.sizes() == {"b": 1}
+
+
+async def test_a_server_that_refuses_streamed_lists_is_listed_in_pages_and_watched() -> None:
+    page = {"metadata": {"resourceVersion": "5"}, "items": [widget("a", 4)]}
+    refuse = answer(lambda: status(422, "Invalid", "resourceVersionMatch is forbidden for watch"))
+    watch = stream(event("MODIFIED", widget("a", 7, size=7)))
+    async with reflecting(refuse, answer(lambda: web.json_response(page)), watch) as r:
+        await r.until(lambda: r.sizes() == {"a": 7})
+        assert r.server.seen[1].query["limit"] == "500"
+        assert r.server.seen[2].query["resourceVersion"] == "5"
+
+
+async def test_a_watch_that_ends_is_resumed_from_the_last_version_bookmarks_included() -> None:
+    first = stream(*listed("a", version=5), event("MODIFIED", widget("a", 6)), bookmark(9), hold=False)
+    async with reflecting(first, stream(event("MODIFIED", widget("a", 10, size=10)))) as r:
+        await r.until(lambda: r.sizes() == {"a": 10})
+        assert r.server.seen[1].query["resourceVersion"] == "9"
+        assert "sendInitialEvents" not in r.server.seen[1].query
+        assert r.informer.watched_version == 10
+
+
+async def test_410_relists_at_once_and_tells_what_vanished() -> None:
+    second = stream(*listed("b", version=20))
+    async with reflecting(stream(*listed("a", "b", version=5), gone(), hold=False), second) as r:
+        await r.until(lambda: r.sizes() == {"b": 1} and len(r.server.seen) == 2)
+        assert "sendInitialEvents" in r.server.seen[1].query
+        assert "resourceVersion" not in r.server.seen[1].query
+        assert r.reflector.stats.expired == 1
+        assert r.reflector.stats.failures == 0
+
+
+@pytest.mark.parametrize("code", [429, 500, 503])
+async def test_a_refused_watch_is_resumed_without_a_relist(code: int) -> None:
+    first = stream(*listed("a", version=5), hold=False)
+    refuse = answer(lambda: status(code, "NotNow", **{"Retry-After": "0"}))
+    async with reflecting(first, refuse, refuse, stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
+        assert r.server.seen[-1].query["resourceVersion"] == "5"
+        assert r.reflector.stats.lists == 1
+
+
+async def test_a_silent_stream_is_cut_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE", 0.05)
+    async with reflecting(stream(*listed("a", version=5)), stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
+        assert r.reflector.stats.silent >= 1
+        assert r.server.seen[1].query["resourceVersion"] == "5"
+
+
+async def test_a_watch_that_ends_at_once_without_an_event_backs_off() -> None:
+    empty = stream(hold=False)
+    first = stream(*listed("a", version=5), hold=False)
+    async with reflecting(first, empty, stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
+        assert r.reflector.stats.failures == 1
+
+
+@pytest.mark.parametrize(
+    "line", [event("ADDED", {"kind": "Status", "metadata": {}}), event("ADDED", {"kind": "Table"})]
+)
+async def test_what_is_no_object_of_the_kind_is_dropped(line: bytes) -> None:
+    lines = [*listed("a", version=5), line, event("MODIFIED", widget("a", 6, size=6))]
+    async with reflecting(stream(*lines)) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
+        assert r.reflector.stats.dropped == 1
+
+
+async def test_a_stream_that_is_no_watch_is_left_and_tried_again() -> None:
+    html = stream(*listed("a", version=5), b"<html>proxy</html>\n", hold=False)
+    async with reflecting(html, stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
