@@ -8,7 +8,7 @@ of them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Generic
 
@@ -97,10 +97,11 @@ class Client:
 
     async def watch(
         self, kind: type[T], namespace: str = "", *, name: str = "", labels: str = "", resource_version: str = ""
-    ) -> AsyncIterator[tuple[str, T]]:
+    ) -> AsyncGenerator[tuple[str, T], None]:
         """Events of one stream, starting with an ``ADDED`` for each object there is if no version is given.
 
-        For tests and simple tools: it ends when the server ends it. Controllers read informers.
+        For tests and simple tools: it ends when the server ends it. Whoever leaves it early closes it
+        (``contextlib.aclosing``). Controllers read informers.
 
         :raises ApiError: if it is refused, or the version is too old (:class:`Gone`).
         """

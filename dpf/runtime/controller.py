@@ -21,17 +21,18 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from dpf.runtime.metrics import ControllerMetrics, Metrics
 from structlog.contextvars import bound_contextvars
 
 from dpf.runtime import finalizers
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound, Terminal, Waiting
-from dpf.runtime.informer import Change, Informer
+from dpf.runtime.informer import Change, Handler, Informer
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Key, Object
+from dpf.runtime.metrics import ControllerMetrics, Metrics
 from dpf.runtime.predicates import Predicate
 from dpf.runtime.queue import INITIAL_PRIORITY, ShutDown, WorkQueue
 from dpf.runtime.remote import RemoteClusters
@@ -193,26 +194,23 @@ class Controller(Generic[O]):
 
     def _attach(self, source: Source) -> None:
         cache = self._bound.cache
-        match source:
-            case For(kind=kind, when=when):
-                cache[kind].add_handler(self._handler(when, lambda change: (change.key,)))
-            case Owns(kind=kind, when=when):
-                cache[kind].add_handler(self._handler(when, self._owners))
-            case Watch(kind=kind, to=to, when=when):
-                cache[kind].add_handler(self._handler(when, lambda change: _mapped(change, to)))
-            case WatchRemote(kind=kind, remotes=remotes, to=to, when=when):
-                remotes.add_handler(
-                    kind,
-                    lambda key: self._handler(when, lambda change: _mapped(change, lambda obj: to(key, obj))),
-                )
-                remotes.on_health(self._unpark)
-            case WatchRemoteHealth(remotes=remotes):
-                remotes.on_health(lambda key, _: self.enqueue(key))
-                remotes.on_health(self._unpark)
+        if isinstance(source, For):
+            cache[source.kind].add_handler(self._handler(source.when, lambda change: (change.key,)))
+        elif isinstance(source, Owns):
+            cache[source.kind].add_handler(self._handler(source.when, self._owners))
+        elif isinstance(source, Watch):
+            cache[source.kind].add_handler(self._handler(source.when, partial(_mapped, source.to)))
+        elif isinstance(source, WatchRemote):
+            source.remotes.add_handler(source.kind, partial(self._remote_handler, source))
+            source.remotes.on_health(self._unpark)
+        else:
+            source.remotes.on_health(lambda key, _: self.enqueue(key))
+            source.remotes.on_health(self._unpark)
 
-    def _handler(
-        self, when: Predicate | None, keys: Callable[[Change[Any]], Iterable[Key]]
-    ) -> Callable[[Change[Any]], None]:
+    def _remote_handler(self, source: WatchRemote[Any], cluster: Key) -> Handler:
+        return self._handler(source.when, partial(_mapped, partial(source.to, cluster)))
+
+    def _handler(self, when: Predicate | None, keys: Callable[[Change[Any]], Iterable[Key]]) -> Handler:
         def handle(change: Change[Any]) -> None:
             if when is not None and not change.initial and not when(change):
                 return
@@ -357,5 +355,5 @@ class Controller(Generic[O]):
         queue.add_rate_limited(key, priority)
 
 
-def _mapped(change: Change[Any], to: Callable[[Any], Iterable[Key]]) -> set[Key]:
+def _mapped(to: Callable[[Any], Iterable[Key]], change: Change[Any]) -> set[Key]:
     return {key for obj in (change.old, change.new) if obj is not None for key in to(obj)}

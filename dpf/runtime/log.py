@@ -1,16 +1,76 @@
-"""Structured logs: one event name and fields."""
+"""Structured logs: one event name and fields, JSON for machines or aligned text for a person, on standard error.
+
+A field whose name says that it holds a secret is never written, nor is a private key wherever it stands: logs are read by more
+people than Secrets are.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
 
+import orjson
 import structlog
 
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["json", "console"]
 
-def configure(level: str = "info", format: str = "json") -> None:  # noqa: A002
+HIDDEN = "<hidden>"
+_SECRET_NAME = re.compile(
+    r"token|password|passwd|secret_value|private_key|kubeconfig_text|bf_?cfg_text|authorization", re.IGNORECASE
+)
+_SECRET_TEXT = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|\b[a-z0-9]{6}\.[a-z0-9]{16}\b"  # a bootstrap token
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+",  # a JSON web token
+    re.DOTALL,
+)
+
+
+def hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: takes secrets out of an event's fields."""
+    for name, value in event.items():
+        if _SECRET_NAME.search(name) and not isinstance(value, bool | int | float):
+            event[name] = HIDDEN
+        elif isinstance(value, str):
+            event[name] = hidden(value)
+    return event
+
+
+def hidden(text: str) -> str:
+    """The text without private keys, bootstrap tokens and JSON web tokens."""
+    return _SECRET_TEXT.sub(HIDDEN, text)
+
+
+def _to_json(event: MutableMapping[str, Any], **_: Any) -> str:
+    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def configure(level: Level = "info", format: Format = "json") -> None:  # noqa: A002
     """Sets up logging for the process."""
+    console = format == "console"
+    ending: list[Any] = (
+        [hide_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        if console
+        else [structlog.processors.format_exc_info, hide_secrets, structlog.processors.JSONRenderer(_to_json)]
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *ending,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
 
 
 def get_logger(name: str) -> Any:
-    """A logger that names its module."""
+    """A logger that says which module speaks."""
     return structlog.get_logger(module=name)

@@ -21,20 +21,20 @@ from time import monotonic
 from typing import Any, Protocol
 
 import uvloop
-from dpf.runtime.events import EventRecorder
-from dpf.runtime.http import Servers
-from dpf.runtime.leader import LeaderElector
-from dpf.runtime.metrics import Metrics
-from dpf.runtime.options import ManagerOptions
 
 from dpf.runtime import memory
 from dpf.runtime.client import Client, UnreadableObject
 from dpf.runtime.cluster import SYNC_TIMEOUT, Cluster
 from dpf.runtime.controller import Controller
 from dpf.runtime.errors import ConfigError, DpfError, Unavailable
+from dpf.runtime.events import EventRecorder
+from dpf.runtime.http import Servers
 from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.leader import LeaderElector
 from dpf.runtime.log import configure, get_logger
 from dpf.runtime.meta import Key, Object, ObjectMeta
+from dpf.runtime.metrics import Metrics
+from dpf.runtime.options import ManagerOptions
 
 log = get_logger(__name__)
 
@@ -60,12 +60,14 @@ class Manager:
         self.cluster = cluster
         self.options = options
         self.metrics = metrics
-        self.events = EventRecorder(cluster.client, name)
+        self.events = EventRecorder(cluster.client, name, metrics)
         self._controllers: list[Controller[Any]] = []
         self._followers: list[Runnable] = []
         self._leaders: list[Runnable] = []
         self._stopping = asyncio.Event()
-        self._servers = Servers(options, metrics)
+        self._servers = Servers(
+            health=options.health_probe_bind_address, metrics=options.metrics_bind_address, source=metrics
+        )
 
     def add(self, *parts: Controller[Any] | Runnable) -> None:
         """Adds controllers and other parts, before :meth:`run`."""
@@ -101,7 +103,7 @@ class Manager:
             informer.on_unreadable = self._report_unreadable(informer.kind)
         try:
             # Ended from the inside out: what acts, then caches and webhooks, then events, then health.
-            async with self._servers, _running(self.events), _running(cache, *self._followers):
+            async with self._servers, _running(self.metrics, self.events), _running(cache, *self._followers):
                 await self._unless_stopped(cache.synced(timeout=SYNC_TIMEOUT))
                 memory.settle()
                 log.info("caches_filled", objects=sum(len(informer) for informer in cache.informers()))

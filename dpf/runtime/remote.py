@@ -19,8 +19,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
 
-from dpf.runtime.metrics import Metrics
-
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError
@@ -28,6 +26,7 @@ from dpf.runtime.informer import Handler
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Key, Object, now
+from dpf.runtime.metrics import Metrics
 from dpf.runtime.transport import Transport
 
 log = get_logger(__name__)

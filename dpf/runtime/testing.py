@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from dpf.runtime.client import Client
@@ -66,10 +67,11 @@ async def eventually(
         async with asyncio.timeout(timeout):
             while True:
                 try:
-                    async for event, obj in client.watch(kind, namespace, name=name):
-                        last = None if event == "DELETED" else obj
-                        if last is not None and until(last):
-                            return last
+                    async with aclosing(client.watch(kind, namespace, name=name)) as events:
+                        async for event, obj in events:
+                            last = None if event == "DELETED" else obj
+                            if last is not None and until(last):
+                                return last
                 except (Gone, Unavailable):
                     continue
     except TimeoutError:
@@ -89,9 +91,10 @@ async def eventually_gone(
     try:
         async with asyncio.timeout(timeout):
             while await _exists(client, kind, name, namespace):
-                async for event, _ in client.watch(kind, namespace, name=name):
-                    if event == "DELETED":
-                        return
+                async with aclosing(client.watch(kind, namespace, name=name)) as events:
+                    async for event, _ in events:
+                        if event == "DELETED":
+                            return
     except TimeoutError:
         raise AssertionError(f"{kind.RESOURCE.kind} {name} is still there after {timeout:g} s") from None
 

@@ -1,0 +1,177 @@
+"""Events: what a person would want to know of an object, in ``kubectl describe``.
+
+What it guarantees:
+
+* Saying one costs the caller nothing but putting it in a queue of 1,000; what does not fit is dropped and counted.
+* The same (type, reason, action, object) within six minutes is one event that becomes a series: it is written once, repeats are
+  counted here and written at most every thirty seconds. What is said of an object is the newest note.
+* A write that fails is tried again with back-off, twelve times as client-go does, then given up: an event is no record.
+* When the process ends, what is queued and counted still goes out, for at most two seconds.
+* A note is at most 1,024 bytes (the API's limit) and carries no secret that :mod:`dpf.runtime.log` knows the shape of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+from typing import Literal
+
+from dpf.runtime.client import Client
+from dpf.runtime.errors import ApiError, DpfError, Unavailable
+from dpf.runtime.k8s import Event, EventSeries, ObjectReference
+from dpf.runtime.log import get_logger, hidden
+from dpf.runtime.meta import Object, ObjectMeta, now
+from dpf.runtime.metrics import Metrics
+
+log = get_logger(__name__)
+
+QUEUE = 1000
+SERIES_WINDOW = 360.0
+"""Seconds after which a repeat is a new event (events.k8s.io recorder)."""
+FLUSH_INTERVAL = 30.0
+TRIES = 12
+NOTE_LIMIT = 1024
+LAST_WORDS = 2.0
+
+Kind = Literal["Normal", "Warning"]
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What makes two events the same."""
+
+    type: Kind
+    reason: str
+    action: str
+    regarding: tuple[str, str, str, str, str]
+
+
+@dataclass
+class _Series:
+    event: Event | None
+    count: int
+    unsent: int
+    started: float
+    note: str
+
+
+class EventRecorder:
+    """Says events of one component. A runnable of the manager; not bound to leadership."""
+
+    needs_leader = False
+
+    def __init__(self, client: Client, component: str, metrics: Metrics | None = None) -> None:
+        self._client = client
+        self._component = component
+        self._metrics = metrics or Metrics()
+        self._instance = f"{component}-{socket.gethostname()}"[:128]
+        self._queue: asyncio.Queue[tuple[_Said, str]] = asyncio.Queue(QUEUE)
+        self._series: OrderedDict[_Said, _Series] = OrderedDict()
+
+    def normal(self, obj: Object, reason: str, note: str, *, action: str = "Reconcile") -> None:
+        """Says that something went as it should. ``reason`` is one CamelCase word."""
+        self._say("Normal", obj, reason, note, action)
+
+    def warning(self, obj: Object, reason: str, note: str, *, action: str = "Reconcile") -> None:
+        """Says that something needs a person's attention."""
+        self._say("Warning", obj, reason, note, action)
+
+    def _say(self, kind: Kind, obj: Object, reason: str, note: str, action: str) -> None:
+        resource = obj.RESOURCE
+        said = _Said(kind, reason, action, (resource.api_version, resource.kind, obj.namespace, obj.name, obj.uid))
+        try:
+            self._queue.put_nowait((said, _cut(hidden(note))))
+        except asyncio.QueueFull:
+            self._metrics.events_dropped += 1
+
+    async def run(self) -> None:
+        """Writes events until cancelled, then what is left."""
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(FLUSH_INTERVAL):
+                        said, note = await self._queue.get()
+                except TimeoutError:
+                    await self._flush()
+                    continue
+                await self._take(said, note)
+                if self._oldest_unsent() > FLUSH_INTERVAL:
+                    await self._flush()
+        finally:
+            await self._last_words()
+
+    async def _last_words(self) -> None:
+        try:
+            async with asyncio.timeout(LAST_WORDS):
+                while not self._queue.empty():
+                    await self._take(*self._queue.get_nowait(), tries=1)
+                await self._flush(tries=1)
+        except TimeoutError:
+            log.info("events_left_unsent", events=self._queue.qsize())
+
+    async def _take(self, said: _Said, note: str, *, tries: int = TRIES) -> None:
+        series = self._series.get(said)
+        if series is not None and monotonic() - series.started < SERIES_WINDOW:
+            series.count += 1
+            series.unsent += 1
+            series.note = note
+            return
+        self._forget_old()
+        event = await self._try(partial(self._client.create, self._event(said, note)), tries)
+        self._series[said] = _Series(event, count=1, unsent=0, started=monotonic(), note=note)
+
+    async def _flush(self, *, tries: int = TRIES) -> None:
+        for series in list(self._series.values()):
+            event = series.event
+            if not series.unsent or event is None:
+                continue
+            counted = EventSeries(count=series.count, last_observed_time=now())
+            patch = {"series": counted.model_dump(mode="json", by_alias=True), "note": series.note}
+            series.unsent = 0
+            await self._try(partial(self._client.merge_patch, event, patch), tries)
+
+    async def _try(self, send: Callable[[], Awaitable[Event]], tries: int) -> Event | None:
+        for attempt in range(1, tries + 1):
+            try:
+                return await send()
+            except Unavailable:
+                await asyncio.sleep(min(0.1 * 2**attempt, 10.0))
+            except (ApiError, DpfError) as error:
+                log.debug("event_refused", error=str(error))
+                return None
+        return None
+
+    def _event(self, said: _Said, note: str) -> Event:
+        api_version, kind, namespace, name, uid = said.regarding
+        return Event(
+            metadata=ObjectMeta(name=f"{name[:200]}.{os.urandom(8).hex()}", namespace=namespace or "default"),
+            event_time=now(),
+            reporting_controller=self._component,
+            reporting_instance=self._instance,
+            type=said.type,
+            reason=said.reason,
+            action=said.action,
+            note=note,
+            regarding=ObjectReference(api_version=api_version, kind=kind, namespace=namespace, name=name, uid=uid),
+        )
+
+    def _forget_old(self) -> None:
+        while self._series:
+            said, series = next(iter(self._series.items()))
+            if monotonic() - series.started < SERIES_WINDOW or series.unsent:
+                return
+            del self._series[said]
+
+    def _oldest_unsent(self) -> float:
+        return max((monotonic() - s.started for s in self._series.values() if s.unsent), default=0.0)
+
+
+def _cut(note: str) -> str:
+    encoded = note.encode()
+    return note if len(encoded) <= NOTE_LIMIT else encoded[: NOTE_LIMIT - 3].decode(errors="ignore") + "..."

@@ -1,0 +1,237 @@
+"""Leader election over a Lease: of several replicas one acts.
+
+What it guarantees:
+
+* Clocks of others are never compared with ours: a lease has run out when *we* have seen it unchanged for its duration.
+* A leader that cannot renew ends within the renew deadline, which is shorter than the lease, so it stops before another
+  starts. There is no fencing: a process that was paused may still send one write; writes therefore carry resourceVersions.
+* A leader renews from what it wrote last, one request each; only a conflict makes it read.
+* On the way out the lease is given back with a duration of one second, and whoever waits sees that by its watch at once.
+* A candidate costs a watch, not a poll.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from contextlib import aclosing, suppress
+from random import uniform
+
+from dpf.runtime.client import Client
+from dpf.runtime.errors import AlreadyExists, ApiError, ConfigError, Conflict, DpfError, Gone, NotFound, Unavailable
+from dpf.runtime.k8s import Lease, LeaseSpec
+from dpf.runtime.log import get_logger
+from dpf.runtime.meta import ObjectMeta, now
+from dpf.runtime.metrics import Metrics
+from dpf.runtime.options import ManagerOptions
+
+log = get_logger(__name__)
+
+JITTER = 1.2
+"""A retry waits up to this times its period; client-go's figure."""
+
+
+class LeadershipLost(DpfError):
+    """Another process holds the lease, or it could not be renewed in time. The process must end."""
+
+
+class LeaderElector:
+    """One candidate. Run it beside what needs leadership; :attr:`elected` is set when it leads.
+
+    :param duration: seconds that an unrenewed lease holds.
+    :param renew_deadline: seconds that renewing is tried before giving up.
+    :param retry_period: seconds between tries.
+    :raises ConfigError: unless duration > renew_deadline > 1.2 * retry_period.
+    """
+
+    needs_leader = False
+
+    def __init__(
+        self,
+        client: Client,
+        name: str,
+        namespace: str,
+        *,
+        identity: str = "",
+        duration: float = 15.0,
+        renew_deadline: float = 10.0,
+        retry_period: float = 5.0,
+        metrics: Metrics | None = None,
+    ) -> None:
+        if not duration > renew_deadline > JITTER * retry_period:
+            raise ConfigError(
+                f"leader election needs lease duration > renew deadline > {JITTER} * retry period; "
+                f"{duration:g} s, {renew_deadline:g} s and {retry_period:g} s do not fit"
+            )
+        self.elected = asyncio.Event()
+        self.identity = identity or f"{socket.gethostname()}_{os.urandom(8).hex()}"
+        self._client = client
+        self._key = (name, namespace)
+        self._duration = duration
+        self._renew_deadline = renew_deadline
+        self._retry_period = retry_period
+        self._metrics = metrics or Metrics()
+        self._metrics.leading[name] = False
+        self._seen: Lease | None = None
+        self._seen_at = 0.0
+
+    @classmethod
+    def from_options(cls, client: Client, name: str, options: ManagerOptions, metrics: Metrics) -> LeaderElector:
+        """The candidate of a manager; the lease bears the manager's name."""
+        return cls(
+            client,
+            name,
+            options.leader_elect_namespace or client.transport.kubeconfig.namespace,
+            duration=options.leader_elect_lease_duration,
+            renew_deadline=options.leader_elect_renew_deadline,
+            retry_period=options.leader_elect_retry_period,
+            metrics=metrics,
+        )
+
+    async def run(self) -> None:
+        """Stands for election, then leads until cancelled.
+
+        :raises LeadershipLost: if the lease is lost.
+        """
+        await self._acquire()
+        self.elected.set()
+        self._metrics.leading[self._key[0]] = True
+        log.info("leading", lease=self._key[0], identity=self.identity)
+        try:
+            await self._hold()
+        finally:
+            self._metrics.leading[self._key[0]] = False
+            with suppress(ApiError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await asyncio.shield(self._release())
+
+    # Standing for election
+
+    async def _acquire(self) -> None:
+        while True:
+            try:
+                if await self._try_once():
+                    return
+                await self._wait_for_change()
+            except (ApiError, ConfigError) as error:
+                log.info("election_failed", error=str(error))
+                await asyncio.sleep(uniform(1, JITTER) * self._retry_period)  # noqa: S311
+
+    async def _try_once(self) -> bool:
+        """Takes the lease if it is free. True if we hold it now."""
+        try:
+            lease = await self._client.get(Lease, *self._key)
+        except NotFound:
+            return await self._write(None)
+        self._notice(lease)
+        if self._held_by_other(lease):
+            return False
+        return await self._write(lease)
+
+    def _notice(self, lease: Lease) -> None:
+        if self._seen is None or self._seen.spec != lease.spec:
+            self._seen_at = _time()
+        self._seen = lease
+
+    def _held_by_other(self, lease: Lease) -> bool:
+        holder = lease.spec.holder_identity
+        return holder not in {"", self.identity} and self._remaining(lease) > 0
+
+    def _remaining(self, lease: Lease) -> float:
+        return self._seen_at + (lease.spec.lease_duration_seconds or 0) - _time()
+
+    async def _wait_for_change(self) -> None:
+        """Returns when the lease changed hands or ran out."""
+        lease = self._seen
+        if lease is None:
+            return
+        name, namespace = self._key
+        version = lease.metadata.resource_version
+        with suppress(TimeoutError, Gone, Unavailable):
+            async with (
+                asyncio.timeout(self._remaining(lease) + 0.05) as deadline,
+                aclosing(self._client.watch(Lease, namespace, name=name, resource_version=version)) as changes,
+            ):
+                async for event, changed in changes:
+                    if event == "DELETED":
+                        return
+                    self._notice(changed)
+                    if not self._held_by_other(changed):
+                        return
+                    deadline.reschedule(_time() + self._remaining(changed) + 0.05)
+
+    # Leading
+
+    async def _hold(self) -> None:
+        renewed = _time()
+        while True:
+            await asyncio.sleep(self._retry_period)
+            while not await self._renew():
+                if _time() - renewed > self._renew_deadline:
+                    raise LeadershipLost(f"lease {self._key[0]} could not be renewed for {self._renew_deadline:g} s")
+                await asyncio.sleep(min(1.0, self._retry_period))
+            renewed = _time()
+
+    async def _renew(self) -> bool:
+        """Writes the lease again. False if that failed in a way worth another try.
+
+        :raises LeadershipLost: if somebody else holds it.
+        """
+        try:
+            async with asyncio.timeout(self._renew_deadline / 2):
+                return await self._write(self._seen)
+        except Conflict:
+            lease = await self._client.get(Lease, *self._key)
+            if lease.spec.holder_identity != self.identity:
+                raise LeadershipLost(
+                    f"lease {self._key[0]} is held by {lease.spec.holder_identity or 'nobody'}"
+                ) from None
+            self._seen = lease
+            return False
+        except (ApiError, TimeoutError) as error:
+            log.warning("lease_not_renewed", lease=self._key[0], error=str(error) or "no answer in time")
+            return False
+
+    async def _write(self, lease: Lease | None) -> bool:
+        """Makes the lease ours as of now. False if another was faster while standing for election.
+
+        :raises Conflict: if it changed while we hold it.
+        """
+        moment = now()
+        name, namespace = self._key
+        old = lease.spec if lease is not None else LeaseSpec()
+        taking = old.holder_identity != self.identity
+        spec = LeaseSpec(
+            holder_identity=self.identity,
+            lease_duration_seconds=int(self._duration),
+            acquire_time=moment if taking else old.acquire_time,
+            renew_time=moment,
+            lease_transitions=old.lease_transitions + (taking and lease is not None),
+        )
+        meta = ObjectMeta(name=name, namespace=namespace)
+        try:
+            if lease is None:
+                written = await self._client.create(Lease(metadata=meta, spec=spec))
+            else:
+                written = await self._client.replace(Lease(metadata=lease.metadata, spec=spec))
+        except AlreadyExists:
+            return False
+        except Conflict:
+            if not taking:
+                raise
+            return False
+        self._seen, self._seen_at = written, _time()
+        return True
+
+    async def _release(self) -> None:
+        lease = self._seen
+        if lease is None or lease.spec.holder_identity != self.identity:
+            return
+        spec = lease.spec.model_copy(update={"holder_identity": "", "lease_duration_seconds": 1, "renew_time": now()})
+        await self._client.replace(Lease(metadata=lease.metadata, spec=spec))
+        log.info("lease_released", lease=self._key[0])
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()
