@@ -124,10 +124,8 @@ def signing_request(node: str, key: ec.EllipticCurvePrivateKey) -> dict[str, Any
 
 
 def session(tls: ssl.SSLContext | bool, *, keep: float = 75.0) -> aiohttp.ClientSession:
-    """An HTTP session of a card; connections are kept for ``keep`` seconds, or closed at once if that is 0."""
-    connector = aiohttp.TCPConnector(
-        ssl=tls, limit=64, force_close=keep == 0, keepalive_timeout=keep if keep else aiohttp.helpers.sentinel
-    )
+    """An HTTP session of a card; idle connections are kept for ``keep`` seconds."""
+    connector = aiohttp.TCPConnector(ssl=tls, limit=64, keepalive_timeout=keep)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),

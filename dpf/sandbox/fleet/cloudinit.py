@@ -124,7 +124,9 @@ def _hostname(commands: list[list[str]]) -> str:
 
 def _reboots(commands: list[list[str]], files: dict[str, str]) -> bool:
     runs = any(RESTART_SCRIPT in words for words in commands)
-    return runs and any(line.split("#")[0].strip().endswith("reboot") for line in files.get(RESTART_SCRIPT, "").splitlines())
+    return runs and any(
+        line.split("#")[0].strip().endswith("reboot") for line in files.get(RESTART_SCRIPT, "").splitlines()
+    )
 
 
 def _joined(script: str) -> list[str]:

@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpf.sandbox.fleet.cards import Card
 from dpf.sandbox.fleet.volumes import localised
-from dpf.sandbox.processes import die_with_parent
+from dpf.sandbox.processes import die_with_parent, end
 
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -139,22 +137,7 @@ async def run_process(container: Container, command: list[str], run: Run) -> int
         return await process.wait()
     finally:
         probe.cancel()
-        await stop(process)
-
-
-async def stop(process: asyncio.subprocess.Process) -> None:
-    """Ends a process within its grace period; returns when it is gone."""
-    if process.returncode is not None:
-        return
-    with suppress(ProcessLookupError):
-        process.send_signal(signal.SIGTERM)
-    try:
-        async with asyncio.timeout(GRACE):
-            await process.wait()
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+        await end(process, GRACE)
 
 
 async def _probe(container: Container, run: Run) -> None:

@@ -49,7 +49,7 @@ class LeaseTimes:
 
     def pause(self) -> float:
         """Seconds to the next renewal; jittered, so that a fleet that was started at once does not renew at once."""
-        return self.renew * (0.8 + 0.4 * random())
+        return self.renew * (0.8 + 0.4 * random())  # noqa: S311  (spreads load, guards nothing)
 
 
 class Kubelet:
@@ -117,7 +117,9 @@ class Kubelet:
                 known = response.status == 409
             if known:
                 patch = {"status": {"conditions": [node_ready(ready=True)], "nodeInfo": {"bootID": boot_id}}}
-                async with answer(http, "PATCH", f"{server}{NODES}/{name}/status", data=orjson.dumps(patch)) as response:
+                async with answer(
+                    http, "PATCH", f"{server}{NODES}/{name}/status", data=orjson.dumps(patch)
+                ) as response:
                     stored = orjson.loads(await response.read())
             body = lease(name, stored["metadata"]["uid"], self._times.duration)
             url = f"{server}{lease_path()}"

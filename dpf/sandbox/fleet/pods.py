@@ -14,7 +14,6 @@ from typing import Any
 from dpf.runtime.errors import ApiError
 from dpf.runtime.log import get_logger
 from dpf.sandbox.api import Api, Json, path_of
-from dpf.sandbox.fleet.cards import Card
 from dpf.sandbox.fleet.containers import EntryPoint
 from dpf.sandbox.fleet.hosts import Host
 from dpf.sandbox.fleet.podworker import Backoff, PodWorker
@@ -125,7 +124,7 @@ class Pods:
             entry_points=self._entry_points,
             backoff=self._backoff,
         )
-        self._entries[uid] = _Entry(worker, group.create_task(worker.run()))
+        self._entries[uid] = _Entry(worker, group.create_task(_guarded(worker)))
 
     async def _stop(self, uid: str, entry: _Entry, *, delete: bool) -> None:
         entry.task.cancel()
@@ -137,6 +136,14 @@ class Pods:
                 await self._api.delete(path_of(entry.worker.pod, "pods"), uid=uid)
             except ApiError as error:
                 log.warning("pod_not_removed", pod=entry.worker.pod["metadata"]["name"], error=str(error))
+
+
+async def _guarded(worker: PodWorker) -> None:
+    """Runs a pod such that its failure is its own: the other pods go on."""
+    try:
+        await worker.run()
+    except (OSError, ExceptionGroup) as error:
+        log.error("pod_worker_failed", pod=worker.pod["metadata"]["name"], error=repr(error))
 
 
 def target(pod: Json) -> str:

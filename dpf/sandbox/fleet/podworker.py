@@ -167,7 +167,7 @@ class PodWorker:
             return 1
         slot.run = Run(lambda: self._tell(slot, ready=True))
         slot.task = asyncio.ensure_future(entry(slot.container, slot.run))
-        enders = [asyncio.ensure_future(self.host.down.wait())]
+        enders: list[asyncio.Future[Any]] = [asyncio.ensure_future(self.host.down.wait())]
         if self.card is not None:
             fine = asyncio.ensure_future(self.card.wait_while(lambda card: card.fault is not Fault.POD_CRASH_LOOPS))
             enders.append(fine)

@@ -72,10 +72,10 @@ class Volumes:
         if "persistentVolumeClaim" in volume:
             return claims
         if "hostPath" in volume:
-            return host_folder / volume["hostPath"]["path"].lstrip("/")
+            return host_folder / str(volume["hostPath"]["path"]).lstrip("/")
         if "secret" in volume:
             self._mounted[volume["name"]] = f"{self._namespace}/{volume['secret']['secretName']}"
-        return self._folder / volume["name"]
+        return self._folder / str(volume["name"])
 
     async def mount(self) -> None:
         """Makes all folders; waits for Secrets that do not exist yet."""

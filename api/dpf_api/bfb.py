@@ -1,0 +1,100 @@
+"""BFB: an image for BlueField cards, and how far it is on the shared volume.
+
+The spec is frozen: a new image is a new BFB, so that a name always means the same bytes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from dpf.runtime.meta import Condition, Model, Object, Resource
+from dpf_api.names import GROUP, VERSION
+from dpf_api.schema import AGE, CONDITIONS, IMMUTABLE, PHASE, Column, Rule, Schema
+
+URL_PATTERN = r"^(http|https)://.+\.bfb$"
+FILE_NAME_PATTERN = r"^[A-Za-z0-9\_\-\.]+\.bfb$"
+
+
+class Phase(StrEnum):
+    """Where a BFB is between created and usable."""
+
+    INITIALIZING = "Initializing"
+    DOWNLOADING = "Downloading"
+    READY = "Ready"
+    DELETING = "Deleting"
+    ERROR = "Error"
+
+
+class ConditionType(StrEnum):
+    """Types of a BFB's conditions."""
+
+    DOWNLOADED = "Downloaded"
+    READY = "Ready"
+
+
+class BFBSpec(Model):
+    """Which image, and under which name it is kept."""
+
+    url: Annotated[str, Schema(required=True, pattern=URL_PATTERN)] = ""
+    """Where to download the image from: an http or https URL that ends in .bfb."""
+
+    file_name: Annotated[str, Schema(pattern=FILE_NAME_PATTERN)] = ""
+    """Name of the file on the shared volume; <namespace>-<name>.bfb if not given. DMS calls the image by this name."""
+
+    checksum: Annotated[str, Schema(pattern="^sha256:[0-9a-f]{64}$")] = ""
+    """SHA-256 that the image must have, as sha256:<64 hexadecimal digits>. A download that differs is thrown away."""
+
+
+class BFBStatus(Model):
+    """How far the download is."""
+
+    phase: Annotated[Phase, Schema(required=True, default=Phase.INITIALIZING)] = Phase.INITIALIZING
+    """Where the image is between created and usable."""
+
+    reason: str = ""
+    """One word on why the image is not usable yet; empty when it is."""
+
+    message: str = ""
+    """What is happening or what is wrong, for people."""
+
+    file_size: Annotated[int, Schema(minimum=0, extra={"format": "int64"})] = 0
+    """Size of the image in bytes, as the server announced it or as it was downloaded."""
+
+    downloaded_bytes: Annotated[int, Schema(minimum=0, extra={"format": "int64"})] = 0
+    """How much of the image is on the volume. A download that was broken off goes on from there."""
+
+    checksum: str = ""
+    """SHA-256 of the downloaded image, as sha256:<64 hexadecimal digits>."""
+
+    observed_generation: Annotated[int, Schema(minimum=0, extra={"format": "int64"})] = 0
+    """The generation of the spec that this status speaks of."""
+
+    conditions: Annotated[list[Condition], CONDITIONS] = Field(default_factory=list)
+    """What is true of the image: Downloaded, Ready."""
+
+
+class BFB(Object):
+    """An image for BlueField cards: downloaded once onto the shared volume, then installed on any number of DPUs."""
+
+    RESOURCE: ClassVar[Resource] = Resource(GROUP, VERSION, "bfbs", "BFB")
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule("has(self.spec)", "spec is required: a BFB needs spec.url", ".spec", "FieldValueRequired"),
+    )
+    COLUMNS: ClassVar[tuple[Column, ...]] = (
+        PHASE,
+        Column("File", ".spec.fileName"),
+        Column("Size", ".status.fileSize", "integer", wide=True),
+        Column("Reason", ".status.reason", description="why it is not ready"),
+        Column("URL", ".spec.url", wide=True),
+        Column("Message", ".status.message", wide=True),
+        AGE,
+    )
+
+    spec: Annotated[BFBSpec, Schema(rules=(IMMUTABLE,))] = Field(default_factory=BFBSpec)
+    """Which image, and under which name it is kept. Can't be changed."""
+
+    status: Annotated[BFBStatus, Schema(default={"phase": "Initializing"})] = Field(default_factory=BFBStatus)
+    """How far the download is."""

@@ -1,0 +1,210 @@
+"""``dpfctl sandbox demo``: the main job before your eyes, from nothing to Ready DPUs and back to nothing.
+
+What is shown is read by a watch of the DPUs, as ``kubectl get dpus -w`` would; with a terminal as a table that changes in
+place, else as one line per change. It fails if a DPU ends in Error, if not all are Ready in time, or if a card was flashed or
+joined other than once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from time import monotonic
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from dpf.ctl import sandbox
+from dpf.ctl.output import complain, say, table
+from dpf.ctl.samples import samples
+from dpf.runtime.errors import DpfError
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.sandbox import control
+from dpf.sandbox.api import Api, Json
+from dpf.sandbox.layout import Layout
+from dpf.sandbox.manifests import Applier
+from dpf.sandbox.settings import Settings
+
+DPUS = "/apis/provisioning.dpu.nvidia.com/v1alpha1/dpus"
+ROWS = 24
+"""Rows of the live table; a bigger fleet shows those that changed last."""
+
+_REQUESTS = re.compile(r'^apiserver_request_total\{.*verb="(?P<verb>[A-Z]+)".*\} (?P<count>[0-9.e+]+)$', re.MULTILINE)
+
+
+class DemoFailed(Exception):
+    """Something is not as it should be."""
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    """Runs the demo; 0 if everything was as it should be. Everything is taken down in any case."""
+    folder = arguments.data_dir or Path(tempfile.mkdtemp(prefix="dpf-demo-"))
+    layout = Layout(folder.expanduser().resolve())
+    started = monotonic()
+    if asyncio.run(control.answers(lambda: control.ask(layout.control_socket, "GET", "/processes"))):
+        complain(f"error: a sandbox runs already in {layout.data_dir}")
+        return 1
+    say(f"A sandbox with {arguments.dpus} simulated DPUs comes up.")
+    try:
+        if sandbox.bring_up(layout, arguments, lambda step: say(f"  {monotonic() - started:5.1f} s  {step}")):
+            return 1
+        asyncio.run(_provision(layout, arguments.dpus))
+    except (DemoFailed, DpfError, control.ControlError) as error:
+        complain(f"error: {error}")
+        return 1
+    finally:
+        sandbox.take_down(layout)
+        say(f"Everything is taken down again; it took {monotonic() - started:.0f} s in all.")
+    return 0
+
+
+async def _provision(layout: Layout, dpus: int) -> None:
+    settings = Settings.read(layout)
+    host, dpu = Kubeconfig.load(layout.host_kubeconfig), Kubeconfig.load(layout.dpu_kubeconfig)
+    async with Api(host, user_agent="dpfctl") as api, Api(dpu, user_agent="dpfctl") as dpu_api:
+        before = [await requests(server) for server in (api, dpu_api)]
+        say("\nBFB, DPUFlavor and DPUSet are applied:")
+        await Applier(api).apply(samples(settings))
+        journey = Journey()
+        limit = 60.0 + 1.0 * dpus
+        try:
+            async with asyncio.timeout(limit):
+                await _watch(api, journey, dpus)
+        except TimeoutError:
+            raise DemoFailed(f"after {limit:.0f} s not all DPUs are Ready:\n{table(journey.rows())}") from None
+        after = [await requests(server) for server in (api, dpu_api)]
+    cards = await control.ask(layout.fleet_socket, "GET", "/cards")
+    say(journey.summary())
+    for name, old, new in zip(("host", "DPU"), before, after, strict=True):
+        total = sum(new.values()) - sum(old.values())
+        writes = sum(new[verb] - old[verb] for verb in ("POST", "PUT", "PATCH", "DELETE", "APPLY"))
+        say(f"{name} cluster: {total / dpus:.1f} requests per DPU by everybody, {writes / dpus:.1f} of them writes")
+    _check_cards(cards)
+    say("Each card was flashed once, and joined the DPU cluster once.")
+    say(
+        '\nTry next:\n  dpfctl sandbox up && eval "$(dpfctl sandbox env)"\n  dpfctl sandbox samples | kubectl apply -f -'
+    )
+    say("  kubectl get dpus -A -w\n  dpfctl sandbox kill provisioning-manager\n")
+
+
+def _check_cards(cards: list[dict[str, Any]]) -> None:
+    wrong = [card for card in cards if (card["activates"], card["installs"], card["joins"]) != (1, 1, 1)]
+    if wrong:
+        raise DemoFailed(f"these cards were not flashed and joined exactly once:\n{table(wrong)}")
+
+
+async def _watch(api: Api, journey: Journey, dpus: int) -> None:
+    """Follows the DPUs until all are Ready."""
+    with _view(journey) as show:
+        async for event, obj in api.follow(DPUS):
+            if event != "DELETED" and journey.observe(obj):
+                show(obj)
+            if journey.errors:
+                raise DemoFailed(f"DPU {journey.errors[0]}")
+            if journey.ready == dpus:
+                return
+
+
+class Journey:
+    """What was seen of the DPUs: when each entered which phase."""
+
+    def __init__(self) -> None:
+        self._begun = monotonic()
+        self._phases: dict[str, list[tuple[str, float]]] = {}
+        self._nodes: dict[str, str] = {}
+        self._waits: dict[str, str] = {}
+        self.errors: list[str] = []
+
+    @property
+    def ready(self) -> int:
+        """How many DPUs are Ready."""
+        return sum(phases[-1][0] == "Ready" for phases in self._phases.values())
+
+    def observe(self, dpu: Json) -> bool:
+        """Takes note of a DPU; whether its phase is a new one."""
+        name, status = dpu["metadata"]["name"], dpu.get("status") or {}
+        phase = status.get("phase") or "Initializing"
+        self._nodes[name] = dpu["spec"].get("nodeName", "")
+        waiting = [c for c in status.get("conditions") or [] if c["status"] != "True" and c.get("message")]
+        self._waits[name] = waiting[-1]["message"] if waiting else ""
+        if phase == "Error":
+            self.errors.append(f"{name}: {self._waits[name] or 'phase Error'}")
+        seen = self._phases.setdefault(name, [])
+        if seen and seen[-1][0] == phase:
+            return False
+        seen.append((phase, monotonic() - self._begun))
+        return True
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Name, node, phase, since when, and what it waits for; the last changed last."""
+        latest = sorted(self._phases.items(), key=lambda item: item[1][-1][1])[-ROWS:]
+        return [
+            {
+                "dpu": name,
+                "node": self._nodes[name],
+                "phase": phases[-1][0],
+                "since": f"{phases[-1][1]:.1f} s",
+                "waits for": self._waits[name] if phases[-1][0] != "Ready" else "",
+            }
+            for name, phases in (sorted(latest) if len(self._phases) <= ROWS else latest)
+        ]
+
+    def summary(self) -> str:
+        """The median time that DPUs spent in each phase."""
+        spent: dict[str, list[float]] = defaultdict(list)
+        for phases in self._phases.values():
+            for (phase, begun), (_, ended) in pairwise(phases):
+                spent[phase].append(ended - begun)
+        rows = [
+            {"phase": phase, "median": f"{median(times):.2f} s", "longest": f"{max(times):.2f} s"}
+            for phase, times in spent.items()
+        ]
+        last = max(phases[-1][1] for phases in self._phases.values())
+        return f"\n{self.ready} DPUs are Ready {last:.1f} s after the DPUSet was applied.\n\n{table(rows)}\n"
+
+
+@contextmanager
+def _view(journey: Journey) -> Iterator[Any]:
+    """A function that shows a change: in a live table on a terminal, else as a line."""
+    if not sys.stdout.isatty():
+        yield lambda obj: say(_line(journey, obj))
+        return
+    with Live(console=Console(), refresh_per_second=8, get_renderable=lambda: _render(journey)):
+        yield lambda obj: None
+
+
+def _line(journey: Journey, obj: Json) -> str:
+    row: Mapping[str, Any] = next(
+        (row for row in journey.rows() if row["dpu"] == obj["metadata"]["name"]), {"since": "", "phase": "", "dpu": ""}
+    )
+    return f"  {row['since']:>8}  {row['dpu']}  {row['phase']}"
+
+
+def _render(journey: Journey) -> Table:
+    view = Table(title=f"{journey.ready} Ready", box=None, title_justify="left", pad_edge=True)
+    for head in ("DPU", "NODE", "PHASE", "SINCE", "WAITS FOR"):
+        view.add_column(head, no_wrap=True, overflow="ellipsis")
+    for row in journey.rows():
+        style = "green" if row["phase"] == "Ready" else ""
+        view.add_row(*(str(value) for value in row.values()), style=style)
+    return view
+
+
+async def requests(api: Api) -> dict[str, float]:
+    """How many requests a server has answered, by verb, as its metrics tell; streams are left out."""
+    counts: dict[str, float] = defaultdict(float)
+    for found in _REQUESTS.finditer(await api.text("/metrics")):
+        if found["verb"] not in ("WATCH", "CONNECT"):
+            counts[found["verb"]] += float(found["count"])
+    return counts

@@ -1,0 +1,32 @@
+"""The manifests of ``config/samples``, made fit for one sandbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpf.sandbox.layout import NAMESPACE, CardAddress
+from dpf.sandbox.manifests import CONFIG, documents
+from dpf.sandbox.settings import Settings
+
+_PREFIX = "feature.node.kubernetes.io"
+
+
+def samples(settings: Settings) -> list[dict[str, Any]]:
+    """BFB, DPUFlavor and a DPUSet of all cards, in the order to apply them."""
+    fit = [fitted(document, settings) for document in documents(CONFIG / "samples")]
+    order = {"BFB": 0, "DPUFlavor": 1, "DPUSet": 2}
+    return sorted((obj for obj in fit if obj["kind"] in order), key=lambda obj: order[obj["kind"]])
+
+
+def fitted(manifest: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """A sample with the sandbox's namespace, image and cards."""
+    obj = {**manifest, "metadata": {**manifest["metadata"], "namespace": NAMESPACE}}
+    spec = dict(manifest.get("spec") or {})
+    if obj["kind"] == "BFB":
+        spec["url"] = settings.bfb_url
+    if obj["kind"] == "DPUSet":
+        # Without a selector a DPUSet takes the first card of each host; so each slot is named.
+        slots = [CardAddress("", index) for index in range(settings.dpus_per_host)]
+        spec["nodeSelector"] = {"matchLabels": {f"{_PREFIX}/dpu-enabled": "true"}}
+        spec["dpuSelector"] = {f"{_PREFIX}/dpu-{slot.index}-pci-address": slot.pci for slot in slots}
+    return {**obj, "spec": spec}

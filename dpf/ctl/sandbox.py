@@ -1,0 +1,238 @@
+"""``dpfctl sandbox``: brings the whole system up on this machine, shows it, breaks it, takes it down."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dpf.ctl import output
+from dpf.ctl.output import complain, say
+from dpf.ctl.samples import samples
+from dpf.sandbox import control
+from dpf.sandbox.control import ControlError
+from dpf.sandbox.controlplane import binaries
+from dpf.sandbox.fleet.faults import Fault
+from dpf.sandbox.layout import Inventory, Layout, default_data_dir
+from dpf.sandbox.processes import tail
+from dpf.sandbox.settings import Settings
+
+GONE_WITHIN = 60.0
+"""Seconds that taking a sandbox down may take."""
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Adds the subcommands of ``dpfctl sandbox``."""
+    commands = parser.add_subparsers(dest="sandbox_command", required=True, metavar="COMMAND")
+    fleet = argparse.ArgumentParser(add_help=False)
+    fleet.add_argument("--dpus", type=int, default=4, metavar="N", help="simulated DPUs (default: %(default)s)")
+    fleet.add_argument("--dpus-per-host", type=int, default=1, metavar="M", help="cards in one host (default: 1)")
+    fleet.add_argument("--no-delays", action="store_true", help="cards install and boot at once; for measurements")
+    place = argparse.ArgumentParser(add_help=False)
+    place.add_argument("--data-dir", type=Path, default=None, metavar="DIR", help=f"default: {default_data_dir()}")
+    form = argparse.ArgumentParser(add_help=False)
+    form.add_argument("-o", "--output", choices=["table", "json"], default="table", help="default: table")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help_: str, *parents: argparse.ArgumentParser) -> Any:
+        command = commands.add_parser(name, help=help_, description=help_, parents=[*parents, place])
+        command.set_defaults(run=run)
+        return command
+
+    add("up", up, "bring a sandbox up and leave it running; the samples are not applied", fleet)
+    add("env", env, "print the variables that point kubectl at the sandbox, for eval")
+    add("samples", print_samples, "print the sample manifests made fit for the sandbox, for kubectl apply -f -")
+    add("ps", ps, "list the processes of the sandbox", form)
+    kill_ = add("kill", kill, "kill a process with SIGKILL; it comes back as under a kubelet")
+    kill_.add_argument("process", help="a name that `ps` lists")
+    add("cards", cards, "list the simulated cards and what was done to them", form)
+    fault_ = add("fault", fault, "make something go wrong with a card, or right again")
+    fault_.add_argument("card", help="a DPU that `cards` lists")
+    fault_.add_argument("kind", nargs="?", choices=[*Fault], help="the fault to set")
+    fault_.add_argument("--clear", action="store_true", help="clear the card's fault")
+    add("down", down, "end the sandbox and remove its data")
+    add("demo", demo, "bring a sandbox up, provision all its DPUs before your eyes, take it down", fleet)
+
+
+def layout_of(arguments: argparse.Namespace) -> Layout:
+    """The paths of the sandbox that a command is about."""
+    return Layout((arguments.data_dir or default_data_dir()).expanduser().resolve())
+
+
+def up(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox up``."""
+    layout = layout_of(arguments)
+    try:
+        Inventory(arguments.dpus, arguments.dpus_per_host, "127.16.0.0")
+    except ValueError as error:
+        complain(f"error: {error}")
+        return 2
+    if _answers(layout):
+        complain(f"error: a sandbox runs already in {layout.data_dir}; `dpfctl sandbox down` ends it")
+        return 1
+    return bring_up(layout, arguments, say)
+
+
+def bring_up(layout: Layout, arguments: argparse.Namespace, tell: Callable[[str], None]) -> int:
+    """Starts a supervisor and returns when the sandbox is ready (0) or cannot become so (1)."""
+    # Here and not in the supervisor, because the first time it builds for minutes and tells of it.
+    binaries.ensure()
+    _clear(layout)
+    layout.logs.mkdir(parents=True, mode=0o700)
+    log_file = layout.logs / "supervisor.log"
+    command = [sys.executable, "-m", "dpf.sandbox.supervisor", "--data-dir", str(layout.data_dir)]
+    command += ["--dpus", str(arguments.dpus), "--dpus-per-host", str(arguments.dpus_per_host)]
+    command += ["--no-delays"] if arguments.no_delays else []
+    with log_file.open("ab") as log:
+        supervisor = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+        )
+    failure = asyncio.run(_await_ready(layout, supervisor, tell))
+    if not failure:
+        return 0
+    complain(f"error: {failure}")
+    if supervisor.poll() is None:
+        with suppress(ControlError):
+            asyncio.run(_end(layout))
+    complain(f"The logs are in {layout.logs}")
+    return 1
+
+
+async def _await_ready(layout: Layout, supervisor: subprocess.Popen[bytes], tell: Callable[[str], None]) -> str:
+    """Tells of each step; returns what went wrong, or nothing."""
+    seen = 0
+    while True:
+        try:
+            news = await control.ask(layout.control_socket, "GET", f"/progress?after={seen}", timeout=3600.0)
+        except ControlError:
+            if supervisor.poll() is not None:
+                return f"the supervisor ended; the end of its log:\n{tail(layout.logs / 'supervisor.log')}"
+            await asyncio.sleep(0.05)
+            continue
+        for step in news["steps"]:
+            tell(step)
+        seen += len(news["steps"])
+        if news["ready"] or news["failure"]:
+            return str(news["failure"])
+
+
+def env(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox env``."""
+    layout = layout_of(arguments)
+    settings = _settings(layout)
+    for name, value in environment(layout, settings).items():
+        say(f"export {name}={shlex.quote(value)}")
+    return 0
+
+
+def environment(layout: Layout, settings: Settings) -> dict[str, str]:
+    """The variables that point programs at a sandbox."""
+    return {
+        "KUBECONFIG": str(layout.host_kubeconfig),
+        "DPF_DPU_KUBECONFIG": str(layout.dpu_kubeconfig),
+        "DPF_BFB_URL": settings.bfb_url,
+    }
+
+
+def print_samples(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox samples``."""
+    say(yaml.safe_dump_all(samples(_settings(layout_of(arguments))), sort_keys=False).rstrip())
+    return 0
+
+
+def ps(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox ps``."""
+    output.show(_ask(layout_of(arguments).control_socket, "GET", "/processes"), arguments.output)
+    return 0
+
+
+def kill(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox kill``."""
+    _ask(layout_of(arguments).control_socket, "POST", f"/processes/{arguments.process}/kill")
+    say(f"{arguments.process} killed")
+    return 0
+
+
+def cards(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox cards``."""
+    output.show(_ask(layout_of(arguments).fleet_socket, "GET", "/cards"), arguments.output)
+    return 0
+
+
+def fault(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox fault``."""
+    if bool(arguments.kind) == arguments.clear:
+        complain(f"error: name one of {', '.join(Fault)}, or give --clear")
+        return 2
+    body = {"fault": arguments.kind or ""}
+    _ask(layout_of(arguments).fleet_socket, "PUT", f"/cards/{arguments.card}/fault", body)
+    say(f"{arguments.card}: {arguments.kind or 'no fault'}")
+    return 0
+
+
+def down(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox down``. That there is none is no error."""
+    layout = layout_of(arguments)
+    take_down(layout)
+    return 0
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """``dpfctl sandbox demo``."""
+    # Only this command needs rich, which takes a tenth of a second to import.
+    from dpf.ctl.demo import run_demo
+
+    return run_demo(arguments)
+
+
+def take_down(layout: Layout) -> None:
+    """Ends the sandbox, if one runs, and removes its data."""
+    if _answers(layout):
+        asyncio.run(_end(layout))
+    _clear(layout)
+
+
+async def _end(layout: Layout) -> None:
+    """Asks the supervisor to end and returns when its process has."""
+    answer = await control.ask(layout.control_socket, "POST", "/down", timeout=GONE_WITHIN)
+    with suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(answer["pid"])
+        try:
+            await asyncio.to_thread(select.select, [descriptor], [], [], GONE_WITHIN)
+        finally:
+            os.close(descriptor)
+
+
+def _clear(layout: Layout) -> None:
+    """Removes what a sandbox made, and the folder if nothing else is in it."""
+    made = [layout.logs, layout.control_planes, layout.kubeconfigs, layout.bfb_dir, layout.fleet_dir, layout.run_dir]
+    for folder in [*made, layout.data_dir / "images"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    layout.settings.unlink(missing_ok=True)
+    with suppress(OSError):
+        layout.data_dir.rmdir()
+
+
+def _settings(layout: Layout) -> Settings:
+    try:
+        return Settings.read(layout)
+    except FileNotFoundError:
+        raise ControlError(f"no sandbox in {layout.data_dir}: `dpfctl sandbox up` makes one") from None
+
+
+def _answers(layout: Layout) -> bool:
+    return asyncio.run(control.answers(lambda: control.ask(layout.control_socket, "GET", "/processes")))
+
+
+def _ask(socket: Path, method: str, path: str, body: Any = None) -> Any:
+    return asyncio.run(control.ask(socket, method, path, body))

@@ -1,0 +1,1 @@
+"""DPUSet: one DPU per selected card of the selected host nodes, rolled out within a budget."""

@@ -1,0 +1,59 @@
+"""What a DPUSet does next: which DPUs to make, to delete and to relabel, in which order, within which budget.
+
+``Recreate`` changes no DPU that exists: a DPU that a user deletes is made anew from the template. ``RollingUpdate`` replaces
+DPUs whose BFB or flavor differs from the template, in order of name: those that are unavailable anyway at once, available
+ones while the budget of unavailable DPUs lasts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+MAX_UNAVAILABLE = 1
+"""Budget of a rolling update that names none."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A DPU of the set, as far as a rollout looks at it."""
+
+    name: str
+    available: bool
+    outdated: bool
+
+
+def budget(max_unavailable: int | str | None, total: int) -> int:
+    """How many of ``total`` DPUs may be unavailable: percentages are rounded up, and it is at least 1.
+
+    :raises ValueError: if the text is no percentage.
+    """
+    if isinstance(max_unavailable, str):
+        text = max_unavailable.strip()
+        if text.endswith("%"):
+            amount = math.ceil(int(text[:-1]) * total / 100)
+        else:
+            amount = int(text)
+    else:
+        amount = MAX_UNAVAILABLE if max_unavailable is None else max_unavailable
+    return max(1, min(amount, total))
+
+
+def replaceable(members: Iterable[Member], *, wanted: int, allowed: int) -> list[str]:
+    """Names of the DPUs that a rolling update deletes now, in order.
+
+    :param wanted: number of DPUs that the set should have.
+    :param allowed: how many of them may be unavailable.
+    """
+    members = sorted(members, key=lambda member: member.name)
+    unavailable = max(0, wanted - len(members)) + sum(not member.available for member in members)
+    outdated = [member for member in members if member.outdated]
+    broken = [member.name for member in outdated if not member.available]
+    room = max(0, allowed - unavailable)
+    return broken + [member.name for member in outdated if member.available][:room]
+
+
+def missing_labels(template: Mapping[str, str], have: Mapping[str, str]) -> dict[str, str]:
+    """The template's node labels that a DPU lacks or has with another value; labels are never taken away."""
+    return {key: value for key, value in template.items() if have.get(key) != value}

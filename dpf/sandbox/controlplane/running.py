@@ -1,0 +1,66 @@
+"""Runs control planes: starts their processes in order, waits until they are ready, restarts what dies, ends all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from dpf.runtime.client import Client
+from dpf.runtime.k8s import ServiceAccount
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.testing import eventually
+from dpf.sandbox.controlplane import bootstrap
+from dpf.sandbox.controlplane.planes import ClusterPlane, ControlPlanes, ProcessSpec
+from dpf.sandbox.processes import Supervised
+
+START_TIMEOUT = 60.0
+"""Seconds for each stage; about three are usual."""
+
+
+def supervised(spec: ProcessSpec) -> Supervised:
+    """The process, to be run and watched."""
+    context = spec.ssl_context()
+
+    async def ready() -> bool:
+        timeout = aiohttp.ClientTimeout(total=5)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as http,
+                http.get(spec.ready_url, ssl=context if context is not None else True) as response,
+            ):
+                return response.status == 200
+        except (aiohttp.ClientError, OSError):
+            return False
+
+    return Supervised(spec.name, list(spec.command), spec.log_file, ready)
+
+
+async def finish(plane: ClusterPlane) -> None:
+    """Installs what joining nodes need, and waits until the controller-manager has begun its work."""
+    async with Client(Kubeconfig.load(plane.admin_kubeconfig), field_owner="sandbox") as client:
+        await bootstrap.install(client, plane.url, plane.ca)
+        await eventually(client, ServiceAccount, "default", "default", timeout=START_TIMEOUT)
+
+
+@asynccontextmanager
+async def running(planes: ControlPlanes) -> AsyncIterator[None]:
+    """Both clusters are up inside the block, and gone after it.
+
+    :raises NotReady: if one does not come up; with the end of its log.
+    """
+    planes.prepare()
+    async with asyncio.TaskGroup() as group:
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for stage in planes.stages():
+                processes = [supervised(spec) for spec in stage]
+                tasks += [group.create_task(process.run()) for process in processes]
+                await asyncio.gather(*(process.wait_ready(START_TIMEOUT) for process in processes))
+            await asyncio.gather(finish(planes.host), finish(planes.dpu))
+            yield
+        finally:
+            for task in reversed(tasks):
+                task.cancel()

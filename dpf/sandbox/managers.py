@@ -1,0 +1,48 @@
+"""The managers as processes of the sandbox: their flags, each with its own ServiceAccount's kubeconfig."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import aiohttp
+
+from dpf.sandbox.control import answers
+from dpf.sandbox.layout import NAMESPACE, Layout
+from dpf.sandbox.objects import BFB_CLAIM
+from dpf.sandbox.processes import Supervised
+
+
+def provisioning_manager(layout: Layout) -> Supervised:
+    """``provisioning-manager`` with the sandbox's images and shared folder."""
+    flags = ["--bfb-dir", str(layout.bfb_dir), "--bfb-pvc", BFB_CLAIM]
+    flags += ["--dms-image", "dms", "--hostnetwork-image", "hostnetwork"]
+    flags += ["--webhook-bind-address", f"127.0.0.1:{free_port()}"]
+    return _manager(layout, "provisioning-manager", flags)
+
+
+def static_cluster_manager(layout: Layout) -> Supervised:
+    """``static-cluster-manager``."""
+    return _manager(layout, "static-cluster-manager", [])
+
+
+def _manager(layout: Layout, name: str, flags: list[str]) -> Supervised:
+    health, metrics = free_port(), free_port()
+    command = [sys.executable, "-m", f"dpf_cmd.{name.replace('-', '_')}"]
+    command += ["--kubeconfig", str(layout.kubeconfigs / f"{name}.conf"), "--namespace", NAMESPACE, "--leader-elect"]
+    command += ["--metrics-bind-address", f"127.0.0.1:{metrics}", "--health-probe-bind-address", f"127.0.0.1:{health}"]
+
+    async def get() -> None:
+        timeout = aiohttp.ClientTimeout(total=2.0)
+        async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as http:
+            await http.get(f"http://127.0.0.1:{health}/readyz")
+
+    return Supervised(name, [*command, *flags], layout.logs / f"{name}.log", lambda: answers(get))
+
+
+def free_port() -> int:
+    """A TCP port of the loopback address that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

@@ -1,0 +1,249 @@
+"""``python -m dpf.sandbox.supervisor``: the one process that owns a sandbox.
+
+It brings everything up in order (control planes, objects, managers, fleet), restarts what dies, and takes everything down in
+the opposite order. Its children are killed by the kernel should it be killed itself, so nothing of a sandbox outlives it.
+``dpfctl sandbox`` speaks to it over a unix socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import aiohttp
+
+from dpf.runtime import log as logging
+from dpf.runtime.errors import DpfError
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.log import get_logger
+from dpf.sandbox import accounts, control, manifests, objects, planes, signals
+from dpf.sandbox.api import Api
+from dpf.sandbox.control import ControlError
+from dpf.sandbox.fleet.cardapi import clear_socket
+from dpf.sandbox.fleet.cardstate import Durations
+from dpf.sandbox.imageserver import ImageServer, make_image
+from dpf.sandbox.layout import NAMESPACE, Layout, claim_block
+from dpf.sandbox.managers import provisioning_manager, static_cluster_manager
+from dpf.sandbox.processes import NotReady, Supervised
+from dpf.sandbox.settings import LARGEST_WITH_PROCESSES, VISIBLE_DELAYS, Settings
+
+log = get_logger(__name__)
+
+FAILURE_SHOWN_FOR = 10.0
+"""Seconds that a supervisor that failed to bring its sandbox up waits to be asked why."""
+
+
+class Supervisor:
+    """Brings a sandbox up, keeps it up, takes it down."""
+
+    def __init__(self, layout: Layout, settings: Settings) -> None:
+        self._layout = layout
+        self._settings = settings
+        self._steps: list[str] = []
+        self._stepped = asyncio.Event()
+        self._ready = False
+        self._failure = ""
+        self._down = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._stages: list[dict[str, tuple[Supervised, asyncio.Task[None]]]] = []
+
+    async def run(self) -> None:
+        """Runs the sandbox until it is told to end; everything it started has ended when it returns."""
+        async with self._control(), self._images(), asyncio.TaskGroup() as group:
+            up = group.create_task(self._bring_up(group))
+            try:
+                await self._down.wait()
+            finally:
+                up.cancel()
+                await asyncio.wait([up])
+                await self._end_stages()
+                self._ended.set()
+
+    async def progress(self, after: int) -> dict[str, Any]:
+        """See :class:`control.Controlled`."""
+        while len(self._steps) <= after and not self._ready and not self._failure:
+            await self._stepped.wait()
+        return {"steps": self._steps[after:], "ready": self._ready, "failure": self._failure}
+
+    async def processes(self) -> list[dict[str, Any]]:
+        """See :class:`control.Controlled`."""
+        own = [process for stage in self._stages for process, _ in stage.values()]
+        ready = await asyncio.gather(*(process.ready() for process in own))
+        found = [
+            {"name": process.name, "pid": process.pid, "ready": is_ready, "restarts": process.restarts}
+            for process, is_ready in zip(own, ready, strict=True)
+        ]
+        with suppress(ControlError):
+            found += await control.ask(self._layout.fleet_socket, "GET", "/pods", timeout=5.0)
+        return found
+
+    async def kill(self, name: str) -> None:
+        """See :class:`control.Controlled`. What is no process of the supervisor's is looked for among the fleet's pods."""
+        for stage in self._stages:
+            if name in stage and stage[name][0].kill():
+                return
+        try:
+            await control.ask(self._layout.fleet_socket, "POST", f"/pods/{name}/kill")
+        except ControlError as error:
+            raise KeyError(name) from error
+
+    async def shut_down(self) -> None:
+        """See :class:`control.Controlled`."""
+        self._down.set()
+        await self._ended.wait()
+
+    async def _bring_up(self, group: asyncio.TaskGroup) -> None:
+        started = monotonic()
+        try:
+            await self._bring_up_stages(group)
+        except (NotReady, DpfError, OSError, TimeoutError, ValueError) as error:
+            self._failure = str(error) or repr(error)
+            log.error("sandbox_failed", error=self._failure)
+            self._step("failed")
+            await asyncio.sleep(FAILURE_SHOWN_FOR)
+            self._down.set()
+        else:
+            self._ready = True
+            self._step(f"ready after {monotonic() - started:.1f} s")
+
+    async def _bring_up_stages(self, group: asyncio.TaskGroup) -> None:
+        layout = self._layout
+        control_planes = planes.prepare(layout, self._settings.dpus)
+        for stage in control_planes.stages():
+            await self._start_stage(group, [planes.supervised(spec) for spec in stage], timeout=60.0)
+        await planes.let_nodes_join(control_planes)
+        self._step("two clusters run: host and DPU")
+        admin = Kubeconfig.load(layout.host_kubeconfig)
+        async with Api(admin, user_agent="dpf-sandbox") as api:
+            await self._install(api)
+            await self._start_fleet(group)
+            for account in ("provisioning-manager", "static-cluster-manager"):
+                await accounts.write_kubeconfig(api, admin, account, layout.kubeconfigs / f"{account}.conf")
+        await self._start_stage(group, [provisioning_manager(layout), static_cluster_manager(layout)], timeout=60.0)
+        self._step("provisioning-manager and static-cluster-manager are ready")
+        async with Api(admin, user_agent="dpf-sandbox") as api:
+            version = (await api.get("/version"))["gitVersion"]
+            await manifests.Applier(api).apply(objects.dpu_cluster(read(layout.dpu_kubeconfig), version))
+            await _cluster_ready(api)
+        self._step(f"DPUCluster {objects.DPU_CLUSTER} is ready")
+
+    async def _install(self, api: Api) -> None:
+        applier, config = manifests.Applier(api), manifests.CONFIG
+        crds = [*manifests.documents(config / "crd"), *manifests.documents(config / "crd" / "external")]
+        await applier.install_crds(crds)
+        await applier.apply([objects.namespace()])
+        await applier.apply(manifests.documents(config / "rbac"))
+        await applier.apply([objects.operator_config()])
+        self._step(f"{len(crds)} CRDs, accounts and settings are in place")
+
+    async def _start_fleet(self, group: asyncio.TaskGroup) -> None:
+        async def probe() -> bool:
+            return await control.answers(lambda: control.ask(self._layout.fleet_socket, "GET", "/readyz", timeout=5.0))
+
+        self._settings.write(self._layout)
+        command = [sys.executable, "-m", "dpf.sandbox.fleet", "--data-dir", str(self._layout.data_dir)]
+        fleet = Supervised("fleet", command, self._layout.logs / "fleet.log", probe)
+        await self._start_stage(group, [fleet], timeout=120.0)
+        hosts = len(self._settings.inventory.hosts)
+        self._step(f"{self._settings.dpus} simulated DPUs in {hosts} host nodes are there")
+
+    async def _start_stage(self, group: asyncio.TaskGroup, processes: list[Supervised], *, timeout: float) -> None:
+        """Starts processes together and returns when all are ready."""
+        self._stages.append({process.name: (process, group.create_task(process.run())) for process in processes})
+        await asyncio.gather(*(process.wait_ready(timeout) for process in processes))
+
+    async def _end_stages(self) -> None:
+        for stage in reversed(self._stages):
+            tasks = [task for _, task in stage.values()]
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    def _step(self, text: str) -> None:
+        log.info("step", text=text)
+        self._steps.append(text)
+        stepped, self._stepped = self._stepped, asyncio.Event()
+        stepped.set()
+
+    @asynccontextmanager
+    async def _control(self) -> AsyncIterator[None]:
+        clear_socket(self._layout.control_socket)
+        runner = aiohttp.web.AppRunner(
+            control.application(self), access_log=None, handle_signals=False, shutdown_timeout=1.0
+        )
+        await runner.setup()
+        await aiohttp.web.UnixSite(runner, str(self._layout.control_socket)).start()
+        try:
+            yield
+        finally:
+            await runner.cleanup()
+            self._layout.control_socket.unlink(missing_ok=True)
+
+    @asynccontextmanager
+    async def _images(self) -> AsyncIterator[None]:
+        self._layout.bfb_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        server = ImageServer(make_image(self._layout.data_dir / "images"))
+        await server.start("127.0.0.1")
+        self._settings = replace(self._settings, bfb_url=server.url)
+        try:
+            yield
+        finally:
+            await server.stop()
+
+
+async def _cluster_ready(api: Api) -> None:
+    """Returns when the DPUCluster is Ready.
+
+    :raises NotReady: after 30 seconds, with what its conditions say.
+    """
+    path = f"/apis/provisioning.dpu.nvidia.com/v1alpha1/namespaces/{NAMESPACE}/dpuclusters"
+    phase = "unknown"
+    try:
+        async with asyncio.timeout(30.0):
+            async for _, cluster in api.follow(path):
+                phase = (cluster.get("status") or {}).get("phase", "")
+                if phase == "Ready":
+                    return
+    except TimeoutError:
+        raise NotReady(f"DPUCluster {objects.DPU_CLUSTER} stays in phase {phase!r}") from None
+
+
+def read(path: Path) -> bytes:
+    """The content of a small file."""
+    return path.read_bytes()
+
+
+def settings_from(arguments: argparse.Namespace, block: str) -> Settings:
+    """The settings that the command line asks for."""
+    return Settings(
+        dpus=arguments.dpus,
+        dpus_per_host=arguments.dpus_per_host,
+        block=block,
+        durations=Durations() if arguments.no_delays else VISIBLE_DELAYS,
+        in_process=arguments.dpus > LARGEST_WITH_PROCESSES,
+    )
+
+
+def main() -> None:
+    """Runs the sandbox in a data folder until it is told to end."""
+    parser = argparse.ArgumentParser(prog="python -m dpf.sandbox.supervisor", description=__doc__)
+    parser.add_argument("--data-dir", type=Path, required=True, help="folder of the sandbox")
+    parser.add_argument("--dpus", type=int, default=4, help="number of simulated DPUs")
+    parser.add_argument("--dpus-per-host", type=int, default=1, help="cards in one host")
+    parser.add_argument("--no-delays", action="store_true", help="cards and hosts do everything at once")
+    arguments = parser.parse_args()
+    logging.configure("info", "json")
+    block, claim = claim_block()
+    with claim:
+        signals.run(Supervisor(Layout(arguments.data_dir), settings_from(arguments, block)).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Real control planes for the tests: one pair per run, shared by all workers; a namespace of its own for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dpf.runtime.client import Client
+from dpf.runtime.k8s import Namespace
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.meta import ObjectMeta
+from dpf.sandbox import manifests
+from dpf.sandbox.api import Api
+
+
+@dataclass(frozen=True)
+class Planes:
+    """Where the run's clusters are."""
+
+    folder: Path
+
+    @property
+    def host(self) -> Path:
+        """Kubeconfig of an administrator of the host cluster."""
+        return self.folder / "host" / "admin.conf"
+
+    @property
+    def dpu(self) -> Path:
+        """Kubeconfig of an administrator of the DPU cluster."""
+        return self.folder / "dpu" / "admin.conf"
+
+
+@pytest.fixture(scope="session")
+def control_planes(tmp_path_factory: pytest.TempPathFactory) -> Planes:
+    """Started by the first worker that asks; they end with the run, however it ends."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if worker else base) / "control-planes"
+    owner = os.getppid() if worker else os.getpid()
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "ready").exists():
+            _start(folder, owner)
+            asyncio.run(_install_crds(Planes(folder).host))
+            (folder / "ready").touch()
+    return Planes(folder)
+
+
+def _start(folder: Path, owner: int) -> None:
+    command = [sys.executable, "-m", "dpf.sandbox.controlplane", "run", "--data-dir", str(folder), "--until-pid", str(owner)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stdout is not None
+    lines = list(iter(process.stdout.readline, "ready\n")) if process.poll() is None else []
+    assert process.poll() is None, f"the control planes did not start: {lines}"
+    process.stdout.close()
+    # It outlives this worker and ends with the whole run; nobody waits for it.
+    process.returncode = 0
+
+
+async def _install_crds(kubeconfig: Path) -> None:
+    async with Api(Kubeconfig.load(kubeconfig), user_agent="test") as api:
+        folders = (manifests.CONFIG / "crd", manifests.CONFIG / "crd" / "external")
+        await manifests.Applier(api).install_crds([crd for folder in folders for crd in manifests.documents(folder)])
+
+
+@pytest.fixture
+async def host_client(control_planes: Planes) -> AsyncIterator[Client]:
+    """An administrator of the host cluster."""
+    async with Client(Kubeconfig.load(control_planes.host), field_owner="test") as client:
+        yield client
+
+
+@pytest.fixture
+async def dpu_client(control_planes: Planes) -> AsyncIterator[Client]:
+    """An administrator of the DPU cluster."""
+    async with Client(Kubeconfig.load(control_planes.dpu), field_owner="test") as client:
+        yield client
+
+
+@pytest.fixture
+async def namespace(host_client: Client) -> AsyncIterator[str]:
+    """A namespace of the host cluster that is this test's own."""
+    created = await host_client.create(Namespace(metadata=ObjectMeta(name=f"test-{uuid.uuid4().hex[:10]}")))
+    yield created.name
+    await host_client.delete(created)

@@ -1,0 +1,78 @@
+"""Leader election on a real API server."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+
+import pytest
+
+from dpf.runtime.client import Client
+from dpf.runtime.errors import ConfigError
+from dpf.runtime.k8s import Lease
+from dpf.runtime.leader import LeaderElector, LeadershipLost
+
+
+def candidate(client: Client, namespace: str, identity: str, *, duration: float = 2.0) -> LeaderElector:
+    return LeaderElector(
+        client, "lease", namespace, identity=identity, duration=duration, renew_deadline=1.0, retry_period=0.3
+    )
+
+
+async def ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_of_two_candidates_one_leads_and_the_other_takes_a_released_lease_at_once(
+    host_client: Client, namespace: str
+) -> None:
+    first = candidate(host_client, namespace, "first", duration=60)
+    second = candidate(host_client, namespace, "second", duration=60)
+    leading = asyncio.create_task(first.run())
+    await asyncio.wait_for(first.elected.wait(), 10)
+    waiting = asyncio.create_task(second.run())
+    await ended(leading)
+    await asyncio.wait_for(second.elected.wait(), 10)
+    lease = await host_client.get(Lease, "lease", namespace)
+    assert lease.spec.holder_identity == "second"
+    assert lease.spec.lease_transitions >= 1
+    await ended(waiting)
+    assert (await host_client.get(Lease, "lease", namespace)).spec.holder_identity == ""
+
+
+async def test_a_leader_that_was_killed_is_followed_within_its_lease(
+    host_client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (candidate(host_client, namespace, name) for name in ("first", "second"))
+
+    async def nothing() -> None:
+        """A killed process releases nothing."""
+
+    monkeypatch.setattr(first, "_release", nothing)
+    leading = asyncio.create_task(first.run())
+    await asyncio.wait_for(first.elected.wait(), 10)
+    waiting = asyncio.create_task(second.run())
+    assert not second.elected.is_set()
+    started = asyncio.get_running_loop().time()
+    await ended(leading)
+    await asyncio.wait_for(second.elected.wait(), 10)
+    assert asyncio.get_running_loop().time() - started < 2.0 + 1.5
+    await ended(waiting)
+
+
+async def test_a_leader_whose_lease_was_taken_ends(host_client: Client, namespace: str) -> None:
+    leader = candidate(host_client, namespace, "first")
+    leading = asyncio.create_task(leader.run())
+    await asyncio.wait_for(leader.elected.wait(), 10)
+    lease = await host_client.get(Lease, "lease", namespace)
+    await host_client.merge_patch(lease, {"spec": {"holderIdentity": "usurper"}})
+    with pytest.raises(LeadershipLost, match="held by usurper"):
+        await asyncio.wait_for(leading, 10)
+    assert (await host_client.get(Lease, "lease", namespace)).spec.holder_identity == "usurper"
+
+
+async def test_times_that_do_not_fit_are_refused(host_client: Client) -> None:
+    with pytest.raises(ConfigError, match="lease duration > renew deadline"):
+        LeaderElector(host_client, "lease", "default", duration=10, renew_deadline=10, retry_period=2)
