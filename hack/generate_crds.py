@@ -206,7 +206,8 @@ def agree(model: type[Model], name: str, field: FieldInfo) -> None:
     for mark in marks_of(field):
         if mark.default is UNSET:
             continue
-        adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, mark])
+        declared: Any = field.annotation
+        adapter: TypeAdapter[Any] = TypeAdapter(declared)
         ours, servers = field.get_default(call_default_factory=True), adapter.validate_python(mark.default)
         if adapter.dump_python(ours) != adapter.dump_python(servers):
             raise ModelError(f"{model.__name__}.{name}: default is {ours!r} here but {servers!r} on the server")

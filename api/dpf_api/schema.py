@@ -63,7 +63,7 @@ class Schema:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of ``kubectl get``; ``wide`` ones show with ``-o wide`` only. ``format`` as in OpenAPI."""
+    """A column of ``kubectl get``; ``wide`` ones show with ``-o wide`` only."""
 
     name: str
     path: str

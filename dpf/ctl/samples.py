@@ -12,10 +12,11 @@ _PREFIX = "feature.node.kubernetes.io"
 
 
 def samples(settings: Settings) -> list[dict[str, Any]]:
-    """BFB, DPUFlavor and a DPUSet of all cards, in the order to apply them."""
-    fit = [fitted(document, settings) for document in documents(CONFIG / "samples")]
-    order = {"BFB": 0, "DPUFlavor": 1, "DPUSet": 2}
-    return sorted((obj for obj in fit if obj["kind"] in order), key=lambda obj: order[obj["kind"]])
+    """A DPUSet of all cards after the BFB and the DPUFlavor that it names."""
+    found = {(obj["kind"], obj["metadata"]["name"]): fitted(obj, settings) for obj in documents(CONFIG / "samples")}
+    dpuset = next(obj for (kind, _), obj in found.items() if kind == "DPUSet")
+    template = dpuset["spec"]["dpuTemplate"]["spec"]
+    return [found["BFB", template["bfb"]["name"]], found["DPUFlavor", template["dpuFlavor"]], dpuset]
 
 
 def fitted(manifest: dict[str, Any], settings: Settings) -> dict[str, Any]:

@@ -4,7 +4,7 @@ What it guarantees:
 
 * Saying one costs the caller nothing but putting it in a queue of 1,000; what does not fit is dropped and counted.
 * The same (type, reason, action, object) within six minutes is one event that becomes a series: it is written once, repeats are
-  counted here and written at most every thirty seconds. What is said of an object is the newest note.
+  counted here and written at most every thirty seconds. The note stays the first one: the API lets nobody change it.
 * A write that fails is tried again with back-off, twelve times as client-go does, then given up: an event is no record.
 * When the process ends, what is queued and counted still goes out, for at most two seconds.
 * A note is at most 1,024 bytes (the API's limit) and carries no secret that :mod:`dpf.runtime.log` knows the shape of.
@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from time import monotonic
 from typing import Literal
 
@@ -58,7 +59,6 @@ class _Series:
     count: int
     unsent: int
     started: float
-    note: str
 
 
 class EventRecorder:
@@ -71,8 +71,11 @@ class EventRecorder:
         self._component = component
         self._metrics = metrics or Metrics()
         self._instance = f"{component}-{socket.gethostname()}"[:128]
-        self._queue: asyncio.Queue[tuple[_Said, str]] = asyncio.Queue(QUEUE)
+        self._names = (f"{os.urandom(6).hex()}{number:04x}" for number in count())
+        self._queue: asyncio.Queue[tuple[_Said, str, str]] = asyncio.Queue(QUEUE)
         self._series: OrderedDict[_Said, _Series] = OrderedDict()
+        self._taking: tuple[_Said, str, str] | None = None
+        """What was being written when the process was told to end: it is written again, under the same name."""
 
     def normal(self, obj: Object, reason: str, note: str, *, action: str = "Reconcile") -> None:
         """Says that something went as it should. ``reason`` is one CamelCase word."""
@@ -86,7 +89,7 @@ class EventRecorder:
         resource = obj.RESOURCE
         said = _Said(kind, reason, action, (resource.api_version, resource.kind, obj.namespace, obj.name, obj.uid))
         try:
-            self._queue.put_nowait((said, _cut(hidden(note))))
+            self._queue.put_nowait((said, _cut(hidden(note)), next(self._names)))
         except asyncio.QueueFull:
             self._metrics.events_dropped += 1
 
@@ -96,11 +99,12 @@ class EventRecorder:
             while True:
                 try:
                     async with asyncio.timeout(FLUSH_INTERVAL):
-                        said, note = await self._queue.get()
+                        self._taking = await self._queue.get()
                 except TimeoutError:
                     await self._flush()
                     continue
-                await self._take(said, note)
+                await self._take(*self._taking)
+                self._taking = None
                 if self._oldest_unsent() > FLUSH_INTERVAL:
                     await self._flush()
         finally:
@@ -109,22 +113,23 @@ class EventRecorder:
     async def _last_words(self) -> None:
         try:
             async with asyncio.timeout(LAST_WORDS):
+                if self._taking is not None:
+                    await self._take(*self._taking, tries=1)
                 while not self._queue.empty():
                     await self._take(*self._queue.get_nowait(), tries=1)
                 await self._flush(tries=1)
         except TimeoutError:
             log.info("events_left_unsent", events=self._queue.qsize())
 
-    async def _take(self, said: _Said, note: str, *, tries: int = TRIES) -> None:
+    async def _take(self, said: _Said, note: str, suffix: str, *, tries: int = TRIES) -> None:
         series = self._series.get(said)
         if series is not None and monotonic() - series.started < SERIES_WINDOW:
             series.count += 1
             series.unsent += 1
-            series.note = note
             return
         self._forget_old()
-        event = await self._try(partial(self._client.create, self._event(said, note)), tries)
-        self._series[said] = _Series(event, count=1, unsent=0, started=monotonic(), note=note)
+        event = await self._try(partial(self._client.create, self._event(said, note, suffix)), tries)
+        self._series[said] = _Series(event, count=1, unsent=0, started=monotonic())
 
     async def _flush(self, *, tries: int = TRIES) -> None:
         for series in list(self._series.values()):
@@ -132,7 +137,7 @@ class EventRecorder:
             if not series.unsent or event is None:
                 continue
             counted = EventSeries(count=series.count, last_observed_time=now())
-            patch = {"series": counted.model_dump(mode="json", by_alias=True), "note": series.note}
+            patch = {"series": counted.model_dump(mode="json", by_alias=True)}
             series.unsent = 0
             await self._try(partial(self._client.merge_patch, event, patch), tries)
 
@@ -147,10 +152,10 @@ class EventRecorder:
                 return None
         return None
 
-    def _event(self, said: _Said, note: str) -> Event:
+    def _event(self, said: _Said, note: str, suffix: str) -> Event:
         api_version, kind, namespace, name, uid = said.regarding
         return Event(
-            metadata=ObjectMeta(name=f"{name[:200]}.{os.urandom(8).hex()}", namespace=namespace or "default"),
+            metadata=ObjectMeta(name=f"{name[:200]}.{suffix}", namespace=namespace or "default"),
             event_time=now(),
             reporting_controller=self._component,
             reporting_instance=self._instance,

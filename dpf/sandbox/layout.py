@@ -124,11 +124,13 @@ class Inventory:
 
     :param dpus: number of cards; the last host may have fewer than the others.
     :param block: first address of the sandbox's block.
+    :param prefix: what the hosts are called, before their number.
     """
 
     dpus: int
     per_host: int
     block: str
+    prefix: str = "worker"
 
     def __post_init__(self) -> None:
         if self.dpus < 0 or not 1 <= self.per_host <= 16:
@@ -139,7 +141,7 @@ class Inventory:
     @cached_property
     def hosts(self) -> dict[str, list[CardAddress]]:
         """The cards of each host, by the name of its node."""
-        names = [f"worker{number + 1}" for number in range(-(-self.dpus // self.per_host))]
+        names = [f"{self.prefix}{number + 1}" for number in range(-(-self.dpus // self.per_host))]
         return {
             name: [CardAddress(name, i) for i in range(min(self.per_host, self.dpus - position * self.per_host))]
             for position, name in enumerate(names)
@@ -152,7 +154,7 @@ class Inventory:
 
     def address(self, host: str) -> str:
         """The address of a host: one of 127.0.0.0/8 that no other host has."""
-        return str(ipaddress.IPv4Address(self.block) + int(host.removeprefix("worker")))
+        return str(ipaddress.IPv4Address(self.block) + int(host.removeprefix(self.prefix)))
 
 
 def claim_block() -> tuple[str, socket.socket]:

@@ -20,6 +20,7 @@ from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api
+from dpf.sandbox.controlplane.planes import ControlPlanes
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,10 @@ class Planes:
     def dpu(self) -> Path:
         """Kubeconfig of an administrator of the DPU cluster."""
         return self.folder / "dpu" / "admin.conf"
+
+    def account(self, name: str, namespace: str) -> Path:
+        """Kubeconfig of a ServiceAccount of the host cluster."""
+        return ControlPlanes(self.folder, self.folder).host.account_kubeconfig(name, namespace)
 
 
 @pytest.fixture(scope="session")
@@ -56,7 +61,16 @@ def control_planes(tmp_path_factory: pytest.TempPathFactory) -> Planes:
 
 
 def _start(folder: Path, owner: int) -> None:
-    command = [sys.executable, "-m", "dpf.sandbox.controlplane", "run", "--data-dir", str(folder), "--until-pid", str(owner)]
+    command = [
+        sys.executable,
+        "-m",
+        "dpf.sandbox.controlplane",
+        "run",
+        "--data-dir",
+        str(folder),
+        "--until-pid",
+        str(owner),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
     lines = list(iter(process.stdout.readline, "ready\n")) if process.poll() is None else []
@@ -68,7 +82,7 @@ def _start(folder: Path, owner: int) -> None:
 
 async def _install_crds(kubeconfig: Path) -> None:
     async with Api(Kubeconfig.load(kubeconfig), user_agent="test") as api:
-        folders = (manifests.CONFIG / "crd", manifests.CONFIG / "crd" / "external")
+        folders = (manifests.CONFIG / "crd", manifests.CONFIG / "crd" / "external", Path(__file__).parent)
         await manifests.Applier(api).install_crds([crd for folder in folders for crd in manifests.documents(folder)])
 
 

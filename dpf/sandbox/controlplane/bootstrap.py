@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists
+from dpf.runtime.client import APPLY_PATCH, Client
 from dpf.sandbox.controlplane import pki
 
 TOKEN_GROUP = "system:bootstrappers:kubeadm:default-node-token"  # noqa: S105  (a group's name)
@@ -23,7 +22,7 @@ def _binding(name: str, group: str, role: str) -> dict[str, Any]:
 
 
 def objects(server: str, ca: bytes) -> list[tuple[str, dict[str, Any]]]:
-    """Collection path and body of each object.
+    """Path and body of each object.
 
     :param server: address of the API server as joining nodes see it.
     :param ca: the cluster's authority, PEM.
@@ -40,7 +39,9 @@ def objects(server: str, ca: bytes) -> list[tuple[str, dict[str, Any]]]:
         "apiVersion": _RBAC,
         "kind": "Role",
         "metadata": {"name": info, **public},
-        "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["get"]}],
+        "rules": [
+            {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["cluster-info"], "verbs": ["get"]}
+        ],
     }
     role_binding = {
         "apiVersion": _RBAC,
@@ -56,18 +57,18 @@ def objects(server: str, ca: bytes) -> list[tuple[str, dict[str, Any]]]:
         "data": {"kubeconfig": pki.public_kubeconfig(server, ca)},
     }
     rbac = "/apis/rbac.authorization.k8s.io/v1"
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-public"}}
     return [
-        *((f"{rbac}/clusterrolebindings", binding) for binding in bindings),
-        (f"{rbac}/namespaces/kube-public/roles", role),
-        (f"{rbac}/namespaces/kube-public/rolebindings", role_binding),
-        ("/api/v1/namespaces/kube-public/configmaps", cluster_info),
+        ("/api/v1/namespaces/kube-public", namespace),
+        *((f"{rbac}/clusterrolebindings/{binding['metadata']['name']}", binding) for binding in bindings),
+        (f"{rbac}/namespaces/kube-public/roles/{info}", role),
+        (f"{rbac}/namespaces/kube-public/rolebindings/{info}", role_binding),
+        ("/api/v1/namespaces/kube-public/configmaps/cluster-info", cluster_info),
     ]
 
 
 async def install(client: Client, server: str, ca: bytes) -> None:
-    """Creates the objects that are missing."""
+    """Applies the objects. The signatures that the cluster's own signer keeps in cluster-info stay."""
+    params = {"fieldManager": client.field_owner, "force": "true"}
     for path, body in objects(server, ca):
-        try:
-            await client.request("POST", path, body=body)
-        except AlreadyExists:
-            continue
+        await client.request("PATCH", path, params=params, body=body, content_type=APPLY_PATCH)

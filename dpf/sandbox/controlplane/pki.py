@@ -15,7 +15,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+AUTHORITY_LIFETIME = timedelta(days=3650)
 LIFETIME = timedelta(days=365)
+RENEWED_BEFORE = timedelta(days=7)
 _PEM = serialization.Encoding.PEM
 
 
@@ -46,7 +48,7 @@ class Pki:
             key = ec.generate_private_key(ec.SECP256R1())
             name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{self._cluster}-ca")])
             certificate = (
-                _builder(name, name, key.public_key())
+                _builder(name, name, key.public_key(), AUTHORITY_LIFETIME)
                 .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
                 .add_extension(_usage(sign_certificates=True), critical=True)
                 .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -59,26 +61,36 @@ class Pki:
             write_private(self.folder / "sa.key", _key_pem(key))
             public = key.public_key().public_bytes(_PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
             write_private(self.folder / "sa.pub", public)
-        if not (self.folder / "apiserver.crt").exists():
-            self._sign("apiserver", "kube-apiserver", (), addresses)
+        self.server("apiserver", "kube-apiserver", addresses)
+
+    def server(self, file: str, name: str, addresses: Sequence[str]) -> None:
+        """Makes a server's certificate, kept under the file's name, unless it is there and good for some days yet."""
+        if not self._is_good(file, _subject(name, ())):
+            self._sign(file, _subject(name, ()), addresses)
 
     def user(self, file: str, name: str, groups: Sequence[str] = ()) -> tuple[bytes, bytes]:
         """Certificate and key of a user, PEM; kept under the file's name."""
-        if not (self.folder / f"{file}.crt").exists():
-            self._sign(file, name, groups, ())
+        subject = _subject(name, groups)
+        if not self._is_good(file, subject):
+            self._sign(file, subject, ())
         return (self.folder / f"{file}.crt").read_bytes(), (self.folder / f"{file}.key").read_bytes()
 
-    def _sign(self, file: str, name: str, groups: Sequence[str], addresses: Sequence[str]) -> None:
+    def _is_good(self, file: str, subject: x509.Name) -> bool:
+        path = self.folder / f"{file}.crt"
+        if not path.exists():
+            return False
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        return certificate.subject == subject and certificate.not_valid_after_utc - RENEWED_BEFORE > datetime.now(UTC)
+
+    def _sign(self, file: str, subject: x509.Name, addresses: Sequence[str]) -> None:
         authority = x509.load_pem_x509_certificate(self.ca.read_bytes())
         authority_key = serialization.load_pem_private_key((self.folder / "ca.key").read_bytes(), password=None)
         if not isinstance(authority_key, ec.EllipticCurvePrivateKey):
             raise ValueError(f"{self.folder}/ca.key is no elliptic curve key")
         key = ec.generate_private_key(ec.SECP256R1())
-        attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
-        subject = x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, name)])
         purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, *([ExtendedKeyUsageOID.SERVER_AUTH] if addresses else [])]
         builder = (
-            _builder(subject, authority.subject, key.public_key())
+            _builder(subject, authority.subject, key.public_key(), LIFETIME)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
@@ -93,7 +105,9 @@ class Pki:
         write_private(self.folder / f"{file}.crt", certificate.public_bytes(_PEM))
 
 
-def kubeconfig(server: str, ca: bytes, *, cert: bytes = b"", key: bytes = b"", token: str = "", namespace: str = "default") -> str:
+def kubeconfig(
+    server: str, ca: bytes, *, cert: bytes = b"", key: bytes = b"", token: str = "", namespace: str = "default"
+) -> str:
     """The text of a kubeconfig with everything embedded."""
     user = {"token": token} if token else {"client-certificate-data": _b64(cert), "client-key-data": _b64(key)}
     cluster = {"server": server, "certificate-authority-data": _b64(ca)}
@@ -102,7 +116,9 @@ def kubeconfig(server: str, ca: bytes, *, cert: bytes = b"", key: bytes = b"", t
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "default",
-            "contexts": [{"name": "default", "context": {"cluster": "default", "user": "default", "namespace": namespace}}],
+            "contexts": [
+                {"name": "default", "context": {"cluster": "default", "user": "default", "namespace": namespace}}
+            ],
             "clusters": [{"name": "default", "cluster": cluster}],
             "users": [{"name": "default", "user": user}],
         },
@@ -113,7 +129,9 @@ def kubeconfig(server: str, ca: bytes, *, cert: bytes = b"", key: bytes = b"", t
 def public_kubeconfig(server: str, ca: bytes) -> str:
     """A kubeconfig that says where a cluster is and whom to trust, but nothing about the reader (cluster-info)."""
     cluster = {"name": "", "cluster": {"server": server, "certificate-authority-data": _b64(ca)}}
-    return json.dumps({"apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [], "users": []}, indent=1)
+    return json.dumps(
+        {"apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [], "users": []}, indent=1
+    )
 
 
 def _b64(data: bytes) -> str:
@@ -127,7 +145,14 @@ def _san(address: str) -> x509.GeneralName:
         return x509.DNSName(address)
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _subject(name: str, groups: Sequence[str]) -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, group) for group in groups]
+    return x509.Name([*attributes, x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, lifetime: timedelta
+) -> x509.CertificateBuilder:
     start = datetime.now(UTC) - timedelta(minutes=5)
     return (
         x509.CertificateBuilder()
@@ -136,7 +161,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(start)
-        .not_valid_after(start + LIFETIME)
+        .not_valid_after(start + lifetime)
     )
 
 

@@ -8,11 +8,13 @@ that a process that comes back is found where it was.
 from __future__ import annotations
 
 import json
+import random
 import socket
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from dpf.sandbox.controlplane import pki
 
@@ -28,6 +30,9 @@ KCM_CONTROLLERS = (
     "bootstrap-signer-controller",
     "token-cleaner-controller",
     "node-lifecycle-controller",
+    "taint-eviction-controller",
+    "pod-garbage-collector-controller",
+    "disruption-controller",
     "clusterrole-aggregation-controller",
 )
 """What the system leans on; the rest would only keep two cores busy."""
@@ -86,9 +91,11 @@ class ClusterPlane:
         """The kubeconfig of a cluster administrator."""
         return self._folder / "admin.conf"
 
-    def user_kubeconfig(self, name: str, groups: Sequence[str] = (), *, file: str = "", namespace: str = "default") -> Path:
+    def user_kubeconfig(
+        self, name: str, groups: Sequence[str] = (), *, file: str = "", namespace: str = "default"
+    ) -> Path:
         """The kubeconfig of any user or, by its full name, of a ServiceAccount; made on first use."""
-        file = file or name.replace(":", "_").replace("/", "_")
+        file = file or "user-" + quote(name, safe="")
         path = self._folder / f"{file}.conf"
         cert, key = self.pki.user(file, name, groups)
         pki.write_private(path, pki.kubeconfig(self.url, self.ca, cert=cert, key=key, namespace=namespace).encode())
@@ -96,24 +103,34 @@ class ClusterPlane:
 
     def account_kubeconfig(self, name: str, namespace: str) -> Path:
         """The kubeconfig of a ServiceAccount, by a certificate that names it as its token would."""
-        groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated")
+        groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
         user = f"system:serviceaccount:{namespace}:{name}"
-        return self.user_kubeconfig(user, groups, file=f"account-{name}", namespace=namespace)
+        return self.user_kubeconfig(user, groups, file=f"account-{namespace}-{name}", namespace=namespace)
 
     def prepare(self) -> None:
         """Writes certificates, kubeconfigs and the audit policy."""
-        names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "127.0.0.1", self._service_ip]
+        names = [
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "127.0.0.1",
+            self._service_ip,
+        ]
         self.pki.prepare(names)
         self.user_kubeconfig("admin", ("system:masters",), file="admin")
         self.user_kubeconfig("system:kube-controller-manager", file="kcm")
         (self._folder / "audit.json").write_text(json.dumps(AUDIT_POLICY))
 
-    def api_server(self, binary: Path, etcd_url: str, log: Path, *, audit: bool) -> ProcessSpec:
+    def api_server(self, binary: Path, etcd_url: str, etcd_keys: Path, log: Path, *, audit: bool) -> ProcessSpec:
         """The API server, with RBAC and the admission plugins of a production cluster."""
         folder = self.pki.folder
         flags = {
             "etcd-servers": etcd_url,
             "etcd-prefix": f"/{self.name}",
+            "etcd-cafile": etcd_keys / "ca.crt",
+            "etcd-certfile": etcd_keys / "client.crt",
+            "etcd-keyfile": etcd_keys / "client.key",
             "bind-address": "127.0.0.1",
             "advertise-address": "127.0.0.1",
             "secure-port": self._port,
@@ -180,23 +197,38 @@ class ControlPlanes:
         self._logs = logs or folder / "logs"
         self._audit = audit
         self._node_grace = node_grace
-        ports = _ports(folder / "ports.json", 6)
-        self._etcd_ports = ports[:2]
-        self.host = ClusterPlane("host", folder / "host", ports[2], ports[3], 96)
-        self.dpu = ClusterPlane("dpu", folder / "dpu", ports[4], ports[5], 97)
+        self._etcd_pki = pki.Pki(folder / "etcd-pki", "etcd")
+        self._ports_file = folder / "ports.json"
+        if self._ports_file.exists():
+            self._take(json.loads(self._ports_file.read_text()))
+        else:
+            self._pick_ports([0] * 6)
+
+    def _take(self, ports: list[int]) -> None:
+        self._ports = ports
+        self.host = ClusterPlane("host", self._folder / "host", ports[2], ports[3], 96)
+        self.dpu = ClusterPlane("dpu", self._folder / "dpu", ports[4], ports[5], 97)
+
+    def _pick_ports(self, ports: list[int]) -> None:
+        self._take(_free_ports(ports))
+        self._ports_file.write_text(json.dumps(self._ports))
 
     def prepare(self) -> None:
-        """Writes everything the processes read."""
+        """Writes everything the processes read. Nothing may run yet: a port that is in use is replaced by a free one."""
+        self._pick_ports(self._ports)
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._etcd_pki.prepare(["127.0.0.1"])
+        self._etcd_pki.user("client", "kube-apiserver")
         for plane in (self.host, self.dpu):
             plane.prepare()
 
     def stages(self) -> list[list[ProcessSpec]]:
         """The processes, those that may start together in one list; each list needs the one before it."""
-        client, peer = (f"http://127.0.0.1:{port}" for port in self._etcd_ports)
+        client, peer = (f"https://127.0.0.1:{port}" for port in self._ports[:2])
         data = self._folder / "etcd"
         data.mkdir(mode=0o700, exist_ok=True)
-        etcd = {
+        keys = self._etcd_pki.folder
+        etcd: dict[str, object] = {
             "data-dir": data,
             "unsafe-no-fsync": "true",
             "listen-client-urls": client,
@@ -208,11 +240,26 @@ class ControlPlanes:
             "auto-compaction-retention": "10m",
             "quota-backend-bytes": 4 << 30,
         }
+        for role in ("", "peer-"):
+            etcd |= {f"{role}trusted-ca-file": keys / "ca.crt", f"{role}client-cert-auth": "true"}
+            etcd |= {f"{role}cert-file": keys / "apiserver.crt", f"{role}key-file": keys / "apiserver.key"}
         planes = (self.host, self.dpu)
         api, manager = self._binaries / "kube-apiserver", self._binaries / "kube-controller-manager"
         return [
-            [ProcessSpec("etcd", _command(self._binaries / "etcd", etcd), self._logs / "etcd.log", f"{client}/health")],
-            [p.api_server(api, client, self._logs / f"{p.name}-apiserver.log", audit=self._audit) for p in planes],
+            [
+                ProcessSpec(
+                    "etcd",
+                    _command(self._binaries / "etcd", etcd),
+                    self._logs / "etcd.log",
+                    f"{client}/health",
+                    keys / "ca.crt",
+                    (keys / "client.crt", keys / "client.key"),
+                )
+            ],
+            [
+                p.api_server(api, client, keys, self._logs / f"{p.name}-apiserver.log", audit=self._audit)
+                for p in planes
+            ],
             [
                 p.controller_manager(manager, self._logs / f"{p.name}-kcm.log", node_grace=self._node_grace)
                 for p in planes
@@ -224,18 +271,25 @@ def _command(program: Path, flags: dict[str, object]) -> list[str]:
     return [str(program), *(f"--{name}={value}" for name, value in flags.items())]
 
 
-def _ports(path: Path, number: int) -> list[int]:
-    """Ports that were free when the folder was new."""
-    if path.exists():
-        ports: list[int] = json.loads(path.read_text())
-        return ports
-    sockets = [socket.socket() for _ in range(number)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        ports = [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
-    path.write_text(json.dumps(ports))
+def _free_ports(wanted: list[int]) -> list[int]:
+    """The wanted ports, but for those that are 0 or that somebody else holds.
+
+    They lie below the range that the kernel gives to outgoing connections: one of those could else take the port of a process
+    that is being restarted.
+    """
+    ports: list[int] = []
+    for port in wanted:
+        while not port or port in ports or not _is_free(port):
+            port = random.randint(20000, 32000)  # noqa: S311  (no secret)
+        ports.append(port)
     return ports
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

@@ -52,15 +52,17 @@ async def running(planes: ControlPlanes) -> AsyncIterator[None]:
     :raises NotReady: if one does not come up; with the end of its log.
     """
     planes.prepare()
-    async with asyncio.TaskGroup() as group:
-        tasks: list[asyncio.Task[None]] = []
-        try:
-            for stage in planes.stages():
-                processes = [supervised(spec) for spec in stage]
-                tasks += [group.create_task(process.run()) for process in processes]
-                await asyncio.gather(*(process.wait_ready(START_TIMEOUT) for process in processes))
-            await asyncio.gather(finish(planes.host), finish(planes.dpu))
-            yield
-        finally:
-            for task in reversed(tasks):
+    stages: list[list[asyncio.Task[None]]] = []
+    try:
+        for stage in planes.stages():
+            processes = [supervised(spec) for spec in stage]
+            stages.append([asyncio.create_task(process.run()) for process in processes])
+            await asyncio.gather(*(process.wait_ready(START_TIMEOUT) for process in processes))
+        await asyncio.gather(finish(planes.host), finish(planes.dpu))
+        yield
+    finally:
+        # An API server that has lost its etcd takes long to leave: what needs another ends before it.
+        for tasks in reversed(stages):
+            for task in tasks:
                 task.cancel()
+            await asyncio.wait(tasks)

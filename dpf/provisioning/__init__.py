@@ -1,0 +1,1 @@
+"""Provisioning: images, DPUs and the clusters that they join."""

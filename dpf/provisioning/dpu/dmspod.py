@@ -1,0 +1,130 @@
+"""The DMS pod: the server on the host through which the card is flashed and rebooted."""
+
+from __future__ import annotations
+
+from dpf.provisioning.dpu import podparts
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.settings import Settings
+from dpf.runtime.errors import Terminal
+from dpf.runtime.k8s import Container, ContainerPort, Pod
+from dpf_api import names
+from dpf_api.dpu import DPU
+
+CONTAINER = "dms"
+CERTIFICATES = "/etc/ssl/certs/server"
+IMAGES = "/bfb"
+
+PREFLIGHT = """
+for dev in /dev/rshim*; do
+  [ -e "$dev/misc" ] || continue
+  echo "DISPLAY_LEVEL 1" > "$dev/misc"
+  if grep -q "$PCI_ADDRESS" "$dev/misc"; then
+    echo "rshim of the host holds card $PCI_ADDRESS: remove the rshim package from the host" > /dev/termination-log
+    exit 1
+  fi
+done
+"""
+"""Fails while another rshim drives the card: two drivers on one device write over each other."""
+
+GRACE = """
+for device in "0000:$PCI_ADDRESS.0" "0000:$PCI_ADDRESS.1" /sys/bus/pci/devices/0000:"$PCI_ADDRESS".[01]/virtfn*; do
+  if [ -L "$device" ]; then device=$(basename "$(readlink "$device")"); fi
+  [ -e "/sys/bus/pci/devices/$device" ] || continue
+  devlink health set "pci/$device" reporter fw_fatal grace_period 0
+  devlink health recover "pci/$device" reporter fw_fatal
+done
+"""
+"""The host's driver would stop recovering the firmware of a card that is reset twice in a short time."""
+
+
+def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
+    """The pod for a DPU.
+
+    :param port: of the server on the host; cards of one host have one each.
+    :raises Terminal: if the DPU does not say where its card is.
+    """
+    address = pci_address(dpu)
+    pci = [{"name": "PCI_ADDRESS", "value": address}]
+    return podparts.on_host(
+        dpu,
+        names.dms_pod(dpu.name),
+        settings,
+        init_containers=[
+            _init("rshim-preflight", PREFLIGHT, settings, pci),
+            _init("devlink-grace-period", GRACE, settings, pci),
+        ],
+        containers=[
+            Container(
+                name=CONTAINER,
+                image=settings.dms_image,
+                image_pull_policy="IfNotPresent",
+                command=["dms"],
+                args=arguments(address, settings, port),
+                ports=[ContainerPort(container_port=port)],
+                readiness_probe={"tcpSocket": {"port": port}, "periodSeconds": 5},
+                security_context=podparts.PRIVILEGED,
+                volume_mounts=[
+                    {"name": "server-volume", "mountPath": CERTIFICATES, "readOnly": True},
+                    {"name": "bfb", "mountPath": IMAGES},
+                    podparts.DEV_MOUNT,
+                ],
+            )
+        ],
+        volumes=[
+            {"name": "server-volume", "secret": {"secretName": names.dms_secret(dpu.name)}},
+            {"name": "bfb", "persistentVolumeClaim": {"claimName": settings.bfb_pvc}},
+            podparts.DEV,
+        ],
+    )
+
+
+def arguments(address: str, settings: Settings, port: int) -> list[str]:
+    """The flags of ``dms``."""
+    flags = {
+        "--bind-address": f"0.0.0.0:{port}",
+        "--ca": f"{CERTIFICATES}/ca.crt",
+        "--tls-cert-file": f"{CERTIFICATES}/tls.crt",
+        "--tls-key-file": f"{CERTIFICATES}/tls.key",
+        "--image-folder": IMAGES,
+        "--target-pci": address,
+        "--exec-timeout": str(settings.dms_timeout),
+    }
+    return [word for flag, value in flags.items() for word in (flag, value)]
+
+
+def pci_address(dpu: DPU) -> str:
+    """The card's PCI address without its domain, such as ``04:00``.
+
+    :raises Terminal: if the DPU does not say it.
+    """
+    label = dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
+    if not label:
+        message = f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
+        raise Terminal("PCIAddressMissing", message)
+    return label.partition("-")[2].replace("-", ":")
+
+
+def address(seen: Seen) -> str:
+    """``HOST:PORT`` of the DPU's DMS; empty while it can't be reached."""
+    pod = seen.dms_pod
+    return address_of(pod) if pod is not None else ""
+
+
+def address_of(pod: Pod) -> str:
+    """``HOST:PORT`` of a DMS pod; empty while it has no address."""
+    container = next((c for c in pod.spec.containers if c.name == CONTAINER), None)
+    if not pod.ready or not pod.status.pod_ip or container is None or not container.ports:
+        return ""
+    ip = pod.status.pod_ip
+    return f"[{ip}]:{container.ports[0].container_port}" if ":" in ip else f"{ip}:{container.ports[0].container_port}"
+
+
+def _init(name: str, script: str, settings: Settings, env: list[dict[str, str]]) -> Container:
+    return Container(
+        name=name,
+        image=settings.dms_image,
+        image_pull_policy="IfNotPresent",
+        command=["/bin/bash", "-c", script],
+        env=env,
+        security_context=podparts.PRIVILEGED,
+    )

@@ -1,0 +1,66 @@
+"""Actions on the host around provisioning; what they do is decided in :mod:`dpf.provisioning.dpu.nodeeffect`."""
+
+from __future__ import annotations
+
+from dpf.provisioning.dpu import nodeeffect
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.steps import Changes
+from dpf.runtime.errors import NotFound
+from dpf_api.names import MAINTENANCE_OWNER, REQUESTOR
+from dpf_api.nodemaintenance import NodeMaintenance
+
+
+def to_undo(seen: Seen) -> bool:
+    """Whether the host still bears an effect on behalf of this DPU."""
+    if seen.node is not None and nodeeffect.held(seen.node, seen.dpu.uid):
+        return True
+    return _drain_to_undo(seen) is not None
+
+
+async def mark(hands: Hands, seen: Seen) -> Changes | None:
+    """Puts labels or taint on the host's Node."""
+    node, effect = seen.node, seen.dpu.spec.node_effect
+    if node is not None and (patch := nodeeffect.apply(node, seen.dpu.uid, effect)) is not None:
+        await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
+    return None
+
+
+async def ask_for_drain(hands: Hands, seen: Seen) -> Changes | None:
+    """Asks the maintenance operator for the host, by a request of our own or by joining the one that is there."""
+    if seen.maintenance is None:
+        await hands.client.create(nodeeffect.maintenance_for(seen.dpu))
+    elif REQUESTOR not in seen.maintenance.spec.additional_requestors:
+        await _set_requestors(hands, seen.maintenance, [*seen.maintenance.spec.additional_requestors, REQUESTOR])
+    return None
+
+
+async def undo(hands: Hands, seen: Seen) -> Changes | None:
+    """Takes from the host what this DPU holds of it. What is gone already is fine."""
+    node = seen.node
+    try:
+        if node is not None and (patch := nodeeffect.undo(node, seen.dpu.uid)) is not None:
+            await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
+        if (maintenance := _drain_to_undo(seen)) is not None:
+            others = [name for name in maintenance.spec.additional_requestors if name != REQUESTOR]
+            maintenance = await _set_requestors(hands, maintenance, others)
+            if maintenance.spec.requestor_id == MAINTENANCE_OWNER:
+                await hands.client.delete(maintenance)
+    except NotFound:
+        return None
+    return None
+
+
+def _drain_to_undo(seen: Seen) -> NodeMaintenance | None:
+    """The request for the host's drain, if it is there for DPUs that no longer need it."""
+    found = seen.maintenance
+    if found is None or found.deleting or not nodeeffect.drains(seen.dpu.spec.node_effect):
+        return None
+    ours = REQUESTOR in found.spec.additional_requestors
+    return found if ours and not nodeeffect.needed_by_others(seen.siblings) else None
+
+
+async def _set_requestors(hands: Hands, maintenance: NodeMaintenance, names: list[str]) -> NodeMaintenance:
+    """Locked on the version that was read: its API wants that of everybody who shares it."""
+    patch = {"spec": {"additionalRequestors": names}}
+    return await hands.client.merge_patch(maintenance, patch, resource_version=maintenance.metadata.resource_version)

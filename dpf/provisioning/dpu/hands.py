@@ -1,0 +1,71 @@
+"""What actions of a DPU's phases work with: the API, the DPU clusters, the allocator, certificates, and the card through DMS."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dpf.provisioning.dpu.certificates import Certificates
+from dpf.provisioning.settings import Settings
+from dpf.runtime.client import Client
+from dpf.runtime.jobs import Job, Jobs
+from dpf.runtime.remote import RemoteClusters
+from dpf_api.dpu import DPU
+from dpf_api.dpucluster import DPUCluster
+
+if TYPE_CHECKING:
+    from dpf.provisioning.dpu.install import Card
+    from dpf.provisioning.dpu.joining import Joining
+
+
+class Allocator(Protocol):
+    """Gives a DPU its cluster."""
+
+    def choose(self, dpu: DPU) -> DPUCluster:
+        """The cluster, whose place is held until :meth:`settle`.
+
+        :raises Waiting: if none has room.
+        """
+
+    def settle(self, dpu: DPU) -> None:
+        """The DPU names its cluster now, or was not given to it after all."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an installation that was begun stands: running, done, or failed with an error."""
+
+    done: bool = False
+    error: Exception | None = None
+    progress: str = ""
+    percent: int = 0
+
+    @classmethod
+    def of(cls, job: Job[None] | None) -> Outcome | None:
+        """Of a job, if there is one."""
+        if job is None:
+            return None
+        text, percent = job.progress or ("", 0)
+        if not job.done:
+            return cls(progress=text, percent=percent)
+        try:
+            job.result()
+        except Exception as error:  # noqa: BLE001  (what a job raised is what the phase decides on)
+            return cls(done=True, error=error, progress=text, percent=percent)
+        return cls(done=True, percent=100)
+
+
+@dataclass(frozen=True)
+class Hands:
+    """Handed to every action."""
+
+    client: Client
+    remotes: RemoteClusters
+    allocator: Allocator
+    certificates: Certificates
+    joining: Joining
+    card: Card
+    jobs: Jobs[None]
+    settings: Settings
+    cache: Any
+    """The host cluster's cache, for jobs that outlive the look they were started upon."""

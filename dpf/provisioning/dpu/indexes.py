@@ -1,0 +1,41 @@
+"""How DPUs are found by what they refer to, so that a change elsewhere wakes only those it concerns."""
+
+from __future__ import annotations
+
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.informer import Index
+from dpf_api.dpu import DPU
+
+HOST: Index[DPU] = Index("host", lambda dpu: (dpu.spec.node_name,) if dpu.spec.node_name else ())
+"""By name of the host's Node."""
+
+BFB_NAME: Index[DPU] = Index("bfb", lambda dpu: (f"{dpu.namespace}/{dpu.spec.bfb}",))
+"""By namespace and name of the BFB."""
+
+FLAVOR: Index[DPU] = Index("flavor", lambda dpu: (f"{dpu.namespace}/{dpu.spec.dpu_flavor}",))
+"""By namespace and name of the flavor."""
+
+UNASSIGNED = ""
+CLUSTER: Index[DPU] = Index("cluster", lambda dpu: () if dpu.deleting else (cluster_of(dpu),))
+"""By namespace and name of the DPU cluster that a DPU is given to, :data:`UNASSIGNED` if none. One that is being deleted is in
+none: its place is free."""
+
+CARD: Index[DPU] = Index("card", lambda dpu: (card_of(dpu.spec.node_name, dpu.spec.pci_address),))
+"""By host and PCI address, across namespaces."""
+
+
+def cluster_of(dpu: DPU) -> str:
+    """The value of :data:`CLUSTER` for a DPU."""
+    reference = dpu.spec.cluster
+    return f"{reference.namespace}/{reference.name}" if reference.name else UNASSIGNED
+
+
+def card_of(node: str, pci: str) -> str:
+    """The value of :data:`CARD` for a card."""
+    return f"{node}/{pci}"
+
+
+def add(cluster: Cluster) -> None:
+    """Makes the cluster's cache keep these indexes."""
+    for index in (HOST, BFB_NAME, FLAVOR, CLUSTER, CARD):
+        cluster.cache[DPU].add_index(index)

@@ -1,0 +1,155 @@
+"""What happens to a host while one of its cards is provisioned: nothing, a taint, labels, or a drain; and how it is undone.
+
+Taints and labels are remembered in an annotation of the Node itself, written in the same patch: who (DPU uid) holds what, and
+what was there before. So only what DPUs put there is ever taken away; a taint or label that was there already stays; and of
+several DPUs of one host the last one to let go undoes it.
+
+A drain is a NodeMaintenance named after the host. It is shared the same way: we are one of its requestors for as long as a DPU
+of the host needs it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dpf.runtime.conditions import is_true
+from dpf.runtime.k8s import Node, Taint
+from dpf.runtime.meta import ObjectMeta, owner_reference, to_wire
+from dpf_api.dpu import DPU, Phase
+from dpf_api.names import GROUP, MAINTENANCE_OWNER, REQUESTOR
+from dpf_api.nodeeffect import NodeEffect
+from dpf_api.nodemaintenance import DrainSpec, NodeMaintenance, NodeMaintenanceSpec
+
+ANNOTATION = f"{GROUP}/node-effects"
+"""Of a host Node: JSON, ``{"<kind>/<what>": {"holders": [uid, ...], "before": ...}}``; kind is ``taint`` or ``label``."""
+
+Ledger = dict[str, dict[str, Any]]
+
+HOLDS_UNTIL = frozenset({Phase.READY, Phase.ERROR, Phase.DELETING})
+"""Phases in which a DPU has let go of its host."""
+
+
+def none(effect: NodeEffect) -> bool:
+    """Whether nothing is to happen to the host."""
+    return effect.no_effect or not (effect.custom_label or effect.taint or effect.drain)
+
+
+def marks(effect: NodeEffect) -> bool:
+    """Whether the effect is a mark on the Node: labels or a taint."""
+    return not effect.no_effect and bool(effect.custom_label or effect.taint)
+
+
+def drains(effect: NodeEffect) -> bool:
+    """Whether the effect is a drain; labels and taint come first where several are set."""
+    return not none(effect) and not marks(effect)
+
+
+def held(node: Node, uid: str) -> bool:
+    """Whether the DPU holds anything on the Node."""
+    return any(uid in entry["holders"] for entry in ledger(node).values())
+
+
+def ledger(node: Node) -> Ledger:
+    """Who holds what on the Node; what can't be read counts as nothing."""
+    try:
+        found = json.loads(node.annotations.get(ANNOTATION, "{}"))
+        return {key: {"holders": list(entry["holders"]), "before": entry.get("before")} for key, entry in found.items()}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+def marked(node: Node, uid: str, effect: NodeEffect) -> bool:
+    """Whether the Node bears the effect on behalf of the DPU."""
+    return apply(node, uid, effect) is None
+
+
+def apply(node: Node, uid: str, effect: NodeEffect) -> dict[str, Any] | None:
+    """The merge patch that puts labels or taint on the Node for the DPU; None if they are there."""
+    book, labels, taints = ledger(node), dict(node.labels), list(node.spec.taints)
+    if effect.custom_label:
+        for key, value in effect.custom_label.items():
+            _take(book, f"label/{key}", uid, before=labels.get(key))
+            labels[key] = value
+    elif effect.taint is not None:
+        wanted = effect.taint
+        same = next((t for t in taints if (t.key, t.effect) == (wanted.key, wanted.effect)), None)
+        _take(book, f"taint/{wanted.key}:{wanted.effect}", uid, before="there" if same is not None else None)
+        if same is None:
+            taints.append(Taint(key=wanted.key, value=wanted.value, effect=wanted.effect))
+    return _patch(node, book, labels, taints)
+
+
+def undo(node: Node, uid: str) -> dict[str, Any] | None:
+    """The merge patch that takes from the Node what the DPU holds and nobody else does; None if it holds nothing."""
+    book, labels, taints = ledger(node), dict(node.labels), list(node.spec.taints)
+    for mark, entry in list(book.items()):
+        if uid not in entry["holders"]:
+            continue
+        entry["holders"].remove(uid)
+        if entry["holders"]:
+            continue
+        del book[mark]
+        kind, _, what = mark.partition("/")
+        if kind == "label":
+            labels.pop(what, None)
+            if entry["before"] is not None:
+                labels[what] = entry["before"]
+        elif entry["before"] is None:
+            key, _, effect = what.rpartition(":")
+            taints = [taint for taint in taints if (taint.key, taint.effect) != (key, effect)]
+    return _patch(node, book, labels, taints)
+
+
+def _take(book: Ledger, mark: str, uid: str, *, before: str | None) -> None:
+    entry = book.setdefault(mark, {"holders": [], "before": before})
+    if uid not in entry["holders"]:
+        entry["holders"].append(uid)
+
+
+def _patch(node: Node, book: Ledger, labels: Mapping[str, str], taints: list[Taint]) -> dict[str, Any] | None:
+    patch: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
+    if book != ledger(node):
+        metadata["annotations"] = {ANNOTATION: json.dumps(book, sort_keys=True) if book else None}
+    changed: dict[str, str | None] = {k: v for k, v in labels.items() if node.labels.get(k) != v}
+    changed |= {key: None for key in node.labels if key not in labels}
+    if changed:
+        metadata["labels"] = changed
+    if metadata:
+        patch["metadata"] = metadata
+    if taints != node.spec.taints:
+        patch["spec"] = {"taints": [to_wire(taint) for taint in taints] or None}
+    return patch or None
+
+
+def maintenance_for(dpu: DPU) -> NodeMaintenance:
+    """The request to drain the DPU's host."""
+    return NodeMaintenance(
+        metadata=ObjectMeta(
+            name=dpu.spec.node_name, namespace=dpu.namespace, owner_references=[owner_reference(dpu)]
+        ),
+        spec=NodeMaintenanceSpec(
+            requestor_id=MAINTENANCE_OWNER,
+            node_name=dpu.spec.node_name,
+            additional_requestors=[REQUESTOR],
+            drain_spec=DrainSpec(force=True, delete_empty_dir=True),
+        ),
+    )
+
+
+def drained(maintenance: NodeMaintenance) -> bool:
+    """Whether the host is empty, and kept so for us."""
+    return REQUESTOR in maintenance.spec.additional_requestors and is_true(maintenance.status.conditions, "Ready")
+
+
+def needed_by_others(siblings: Iterable[DPU]) -> bool:
+    """Whether another DPU of the same host and namespace still needs it drained."""
+    return any(
+        drains(other.spec.node_effect)
+        and not other.deleting
+        and other.status.phase not in HOLDS_UNTIL
+        and other.status.phase is not Phase.INITIALIZING
+        for other in siblings
+    )

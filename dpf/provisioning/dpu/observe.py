@@ -1,0 +1,140 @@
+"""What is seen of a DPU's world: one snapshot of the caches per look. Nothing here makes a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from dpf.provisioning.dpu import indexes
+from dpf.provisioning.dpu.hands import Outcome
+from dpf.provisioning.dpuset.select import index_of
+from dpf.runtime import conditions
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.errors import ClusterUnavailable
+from dpf.runtime.jobs import Jobs
+from dpf.runtime.k8s import Node, Pod
+from dpf.runtime.meta import Key, now
+from dpf.runtime.remote import RemoteClusters
+from dpf_api import names
+from dpf_api.bfb import BFB
+from dpf_api.dpu import DPU, ConditionType, Install, Reboot
+from dpf_api.dpucluster import DPUCluster
+from dpf_api.dpuflavor import DPUFlavor
+from dpf_api.nodemaintenance import NodeMaintenance
+from dpf_api.operatorconfig import DPFOperatorConfig
+
+from dpf.provisioning.settings import Settings
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A DPU and what it depends on. None stands for what does not exist.
+
+    :param node: the host's Node.
+    :param dpu_node: the card's Node in its DPU cluster.
+    :param away: why the DPU cluster can't be looked into; empty if it can.
+    :param siblings: the other DPUs of the same host.
+    """
+
+    dpu: DPU
+    settings: Settings = field(default_factory=Settings)
+    now: datetime = field(default_factory=now)
+    node: Node | None = None
+    bfb: BFB | None = None
+    flavor: DPUFlavor | None = None
+    cluster: DPUCluster | None = None
+    maintenance: NodeMaintenance | None = None
+    dms_pod: Pod | None = None
+    hostnetwork_pod: Pod | None = None
+    dpu_node: Node | None = None
+    away: str = ""
+    siblings: tuple[DPU, ...] = ()
+    config: DPFOperatorConfig | None = None
+    job: Outcome | None = None
+
+    @property
+    def boot_id(self) -> str:
+        """The host's boot id now; empty if it is not known."""
+        return self.node.status.node_info.boot_id if self.node is not None else ""
+
+    @property
+    def install(self) -> Install:
+        return self.dpu.status.install or Install()
+
+    @property
+    def reboot(self) -> Reboot:
+        return self.dpu.status.reboot or Reboot()
+
+    @property
+    def pci(self) -> str:
+        """Label form of the card's PCI address; empty if the DPU does not name it."""
+        return self.dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or self.dpu.spec.pci_address
+
+    @cached_property
+    def dms_port(self) -> int:
+        """Port of the card's DMS on its host."""
+        return names.DMS_PORT + index_of(self.node, self.pci)
+
+    def waited(self, kind: ConditionType) -> float:
+        """Seconds for which the condition has been False; 0 if it is not."""
+        condition = conditions.find(self.dpu.status.conditions, kind.value)
+        if condition is None or condition.status != "False" or condition.last_transition_time is None:
+            return 0.0
+        return max(0.0, (self.now - condition.last_transition_time).total_seconds())
+
+
+class Observer:
+    """Looks things up for a DPU."""
+
+    def __init__(
+        self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], settings: Settings
+    ) -> None:
+        self._cache = cluster.cache
+        self._remotes = remotes
+        self._jobs = jobs
+        self._settings = settings
+        indexes.add(cluster)
+
+    def current(self, key: Key) -> DPU | None:
+        """The DPU as the cache has it, our own last write included."""
+        return self._cache[DPU].get(key.name, key.namespace)
+
+    def look(self, dpu: DPU) -> Seen:
+        """The world around the DPU now."""
+        cache, spec, namespace = self._cache, dpu.spec, dpu.namespace
+        dpu_node, away = self._dpu_node(dpu)
+        return Seen(
+            dpu=dpu,
+            settings=self._settings,
+            node=cache[Node].get(spec.node_name) if spec.node_name else None,
+            bfb=cache[BFB].get(spec.bfb, namespace),
+            flavor=cache[DPUFlavor].get(spec.dpu_flavor, namespace),
+            cluster=cache[DPUCluster].get(spec.cluster.name, spec.cluster.namespace),
+            maintenance=cache[NodeMaintenance].get(spec.node_name, namespace),
+            dms_pod=self._pod(dpu, names.dms_pod(dpu.name)),
+            hostnetwork_pod=self._pod(dpu, names.hostnetwork_pod(dpu.name)),
+            dpu_node=dpu_node,
+            away=away,
+            siblings=tuple(
+                other for other in cache[DPU].by(indexes.HOST, spec.node_name) if spec.node_name and other.uid != dpu.uid
+            ),
+            config=next(iter(cache[DPFOperatorConfig].list()), None),
+            job=self._jobs.get(dpu.key, dpu.uid),
+        )
+
+    def _pod(self, dpu: DPU, name: str) -> Pod | None:
+        """The DPU's pod of that name; one left by an earlier DPU of the same name is none."""
+        pod = self._cache[Pod].get(name, dpu.namespace)
+        return pod if pod is not None and pod.owned_by(dpu) else None
+
+    def _dpu_node(self, dpu: DPU) -> tuple[Node | None, str]:
+        reference = dpu.spec.cluster
+        if not reference.name:
+            return None, ""
+        try:
+            remote = self._remotes.get(Key(reference.namespace, reference.name))
+        except ClusterUnavailable as error:
+            return None, error.message
+        return remote.cache[Node].get(dpu.name), ""

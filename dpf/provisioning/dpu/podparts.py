@@ -1,0 +1,104 @@
+"""What the two pods of a DPU share: where they run, what they tolerate, and how their trouble is put into words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from dpf.provisioning.settings import Settings
+from dpf.runtime.errors import Terminal
+from dpf.runtime.k8s import Container, ContainerStatus, Pod, PodSpec
+from dpf.runtime.meta import ObjectMeta, owner_reference
+from dpf_api.dpu import DPU
+
+PRIVILEGED = {"privileged": True}
+DEV = {"name": "dev", "hostPath": {"path": "/dev", "type": "Directory"}}
+DEV_MOUNT = {"name": "dev", "mountPath": "/dev"}
+
+_TOLERATIONS: list[dict[str, Any]] = [
+    {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"},
+    {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoSchedule"},
+    {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"},
+    {"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"},
+]
+
+STARTING = frozenset({"", "PodInitializing", "ContainerCreating"})
+"""Reasons of a waiting container that mean no trouble."""
+
+
+def on_host(
+    dpu: DPU,
+    name: str,
+    settings: Settings,
+    *,
+    containers: list[Container],
+    init_containers: list[Container] | None = None,
+    volumes: list[dict[str, Any]],
+) -> Pod:
+    """A pod of the DPU on its host, in the host's network, tied to the node by affinity so that the scheduler knows of it.
+
+    :raises Terminal: if the DPU names no host.
+    """
+    if not dpu.spec.node_name:
+        raise Terminal("NodeNameMissing", "the DPU names no host; set spec.nodeName when creating it")
+    spec: dict[str, Any] = {
+        "host_network": True,
+        "affinity": _pinned(dpu.spec.node_name),
+        "tolerations": _tolerations(dpu),
+        "volumes": volumes,
+        "containers": containers,
+        "automount_service_account_token": False,
+    }
+    if init_containers:
+        spec["init_containers"] = init_containers
+    if settings.image_pull_secrets:
+        spec["image_pull_secrets"] = [{"name": secret} for secret in settings.image_pull_secrets]
+    meta = ObjectMeta(name=name, namespace=dpu.namespace, owner_references=[owner_reference(dpu)])
+    return Pod(metadata=meta, spec=PodSpec(**spec))
+
+
+def _pinned(node: str) -> dict[str, Any]:
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
+
+
+def _tolerations(dpu: DPU) -> list[dict[str, Any]]:
+    taint = dpu.spec.node_effect.taint
+    if taint is None:
+        return _TOLERATIONS
+    own = {"key": taint.key, "operator": "Equal", "value": taint.value, "effect": taint.effect}
+    return [*_TOLERATIONS, own]
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What keeps a pod from being ready."""
+
+    container: str
+    reason: str
+    message: str
+
+
+def trouble(pod: Pod) -> Trouble | None:
+    """The first container of the pod that is in trouble: its image can't be pulled, it crashes, its init step fails."""
+    for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+        if (found := _trouble(status)) is not None:
+            return found
+    return None
+
+
+def _trouble(status: ContainerStatus) -> Trouble | None:
+    waiting, ended = status.state.waiting, status.state.terminated
+    last = status.last_state.terminated
+    if ended is not None and ended.exit_code != 0:
+        return Trouble(status.name, ended.reason or "Error", ended.message or f"exit code {ended.exit_code}")
+    if waiting is not None and waiting.reason not in STARTING:
+        said = last.message if last is not None and last.message else waiting.message
+        return Trouble(status.name, waiting.reason, said or f"{status.restart_count} restarts")
+    return None
+
+
+def unschedulable(pod: Pod) -> str:
+    """Why the scheduler finds no place for the pod; empty if it does."""
+    found = next((c for c in pod.status.conditions if c.type == "PodScheduled" and c.status == "False"), None)
+    return found.message or found.reason if found is not None else ""

@@ -1,0 +1,69 @@
+"""What a phase can decide: to act, to wait, or to go on. Whatever it is, a condition says it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dpf.runtime import conditions
+from dpf.runtime.meta import Condition
+from dpf_api.dpu import ConditionType, Phase
+
+if TYPE_CHECKING:
+    from dpf.provisioning.dpu.hands import Hands
+    from dpf.provisioning.dpu.observe import Seen
+
+Changes = Mapping[str, Any]
+"""Fields of a DPU's status to their new values."""
+
+Action = Callable[["Hands", "Seen"], Awaitable[Changes | None]]
+"""Does one thing to the world; returns what the status should remember of it."""
+
+
+@dataclass(frozen=True)
+class Act:
+    """Do something, then decide again. If it fails, the condition says why and the DPU is tried again.
+
+    :param remember: whether what the action returns is written before anything else is done.
+    """
+
+    do: Action
+    condition: ConditionType
+    reason: str = "ErrorOccured"
+    remember: bool = False
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Wait. What is waited for wakes the DPU; ``after`` (seconds) is for deadlines and for devices that can't call back."""
+
+    condition: Condition
+    after: float | None = None
+
+
+@dataclass(frozen=True)
+class Advance:
+    """Go on with a phase, in this same pass."""
+
+    phase: Phase
+    conditions: tuple[Condition, ...] = ()
+    changes: Changes = field(default_factory=dict)
+
+
+Step = Act | Hold | Advance
+
+
+def done(kind: ConditionType, message: str = "", *, reason: str = "") -> Condition:
+    """A condition that is True; its reason is its type, as the API has always had it, unless given."""
+    return conditions.new(kind.value, True, reason or kind.value, message)
+
+
+def waits(kind: ConditionType, reason: str, message: str) -> Condition:
+    """A condition that is False; the message says what comes next."""
+    return conditions.new(kind.value, False, reason, message)
+
+
+def fail(kind: ConditionType, reason: str, message: str) -> Advance:
+    """Give up: phase Error, and the condition says why."""
+    return Advance(Phase.ERROR, (waits(kind, reason, message),))

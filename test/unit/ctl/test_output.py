@@ -1,0 +1,26 @@
+"""What commands print."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dpf.ctl import output
+
+ROWS: list[dict[str, Any]] = [{"name": "etcd", "pid": 17, "ready": True}, {"name": "dms", "pid": None, "ready": False}]
+
+
+def test_table_has_a_head_and_lines_up() -> None:
+    assert output.table(ROWS).splitlines() == ["NAME   PID   READY", "etcd   17    yes", "dms    -     no"]
+
+
+def test_json_is_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    output.show(ROWS, "json")
+    assert json.loads(capsys.readouterr().out) == ROWS
+
+
+def test_nothing_is_an_empty_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    output.show([], "json")
+    assert json.loads(capsys.readouterr().out) == []

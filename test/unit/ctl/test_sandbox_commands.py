@@ -1,0 +1,49 @@
+"""``dpfctl sandbox`` where there is no sandbox, or the command line is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dpf_cmd.dpfctl import main
+
+
+def run(*argv: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["sandbox", *argv])
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+@pytest.mark.parametrize(
+    "argv", [("env",), ("samples",), ("ps",), ("cards", "-o", "json"), ("kill", "etcd"), ("fault", "c", "--clear")]
+)
+def test_commands_say_that_there_is_no_sandbox(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]
+) -> None:
+    assert run(*argv, "--data-dir", str(tmp_path)) == 1
+    assert "no sandbox" in capsys.readouterr().err
+
+
+def test_down_without_a_sandbox_is_fine(tmp_path: Path) -> None:
+    assert run("down", "--data-dir", str(tmp_path)) == 0
+
+
+def test_impossible_fleet_is_refused_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("up", "--dpus", "5000", "--data-dir", str(tmp_path)) == 2
+    assert "hosts at most" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fault_needs_a_kind_or_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fault", "card", "--data-dir", str(tmp_path)) == 2
+    assert "install-fails" in capsys.readouterr().err
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for command in ("up", "env", "samples", "ps", "kill", "cards", "fault", "down", "demo"):
+        assert command in text
