@@ -25,6 +25,7 @@ from dpf.sandbox.control import ControlError
 from dpf.sandbox.controlplane import binaries
 from dpf.sandbox.fleet.faults import Fault
 from dpf.sandbox.layout import Inventory, Layout, default_data_dir
+from dpf.sandbox.managers import MANAGERS
 from dpf.sandbox.processes import tail
 from dpf.sandbox.settings import Settings
 
@@ -39,6 +40,14 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     fleet.add_argument("--dpus", type=int, default=4, metavar="N", help="simulated DPUs (default: %(default)s)")
     fleet.add_argument("--dpus-per-host", type=int, default=1, metavar="M", help="cards in one host (default: 1)")
     fleet.add_argument("--no-delays", action="store_true", help="cards install and boot at once; for measurements")
+    for_debugging = argparse.ArgumentParser(add_help=False)
+    for_debugging.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=MANAGERS,
+        help="leave this manager out, to run it from a shell; its kubeconfig is DIR/kubeconfig/MANAGER.conf",
+    )
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("--data-dir", type=Path, default=None, metavar="DIR", help=f"default: {default_data_dir()}")
     form = argparse.ArgumentParser(add_help=False)
@@ -49,7 +58,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         command.set_defaults(run=run)
         return command
 
-    add("up", up, "bring a sandbox up and leave it running; the samples are not applied", fleet)
+    add("up", up, "bring a sandbox up and leave it running; the samples are not applied", fleet, for_debugging)
     add("env", env, "print the variables that point kubectl at the sandbox, for eval")
     add("samples", print_samples, "print the sample manifests made fit for the sandbox, for kubectl apply -f -")
     add("ps", ps, "list the processes of the sandbox", form)
@@ -61,7 +70,9 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     fault_.add_argument("kind", nargs="?", choices=[*Fault], help="the fault to set")
     fault_.add_argument("--clear", action="store_true", help="clear the card's fault")
     add("down", down, "end the sandbox and remove its data")
-    add("demo", demo, "bring a sandbox up, provision all its DPUs before your eyes, take it down", fleet)
+    add("demo", demo, "bring a sandbox up, provision all its DPUs before your eyes, take it down", fleet).set_defaults(
+        without=[]
+    )
 
 
 def layout_of(arguments: argparse.Namespace) -> Layout:
@@ -93,6 +104,7 @@ def bring_up(layout: Layout, arguments: argparse.Namespace, tell: Callable[[str]
     command = [sys.executable, "-m", "dpf.sandbox.supervisor", "--data-dir", str(layout.data_dir)]
     command += ["--dpus", str(arguments.dpus), "--dpus-per-host", str(arguments.dpus_per_host)]
     command += ["--no-delays"] if arguments.no_delays else []
+    command += [word for manager in arguments.without for word in ("--without", manager)]
     with log_file.open("ab") as log:
         supervisor = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
@@ -204,10 +216,13 @@ def take_down(layout: Layout) -> None:
 
 async def _end(layout: Layout) -> None:
     """Asks the supervisor to end and returns when its process has."""
-    answer = await control.ask(layout.control_socket, "POST", "/down", timeout=GONE_WITHIN)
+    answer = await control.ask(layout.control_socket, "GET", "/pid")
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(answer["pid"])
         try:
+            # It may be gone before it has answered.
+            with suppress(ControlError):
+                await control.ask(layout.control_socket, "POST", "/down")
             await asyncio.to_thread(select.select, [descriptor], [], [], GONE_WITHIN)
         finally:
             os.close(descriptor)

@@ -16,10 +16,7 @@ TOKEN_LIFE = 30 * 24 * 3600
 
 
 async def write_kubeconfig(api: Api, admin: Kubeconfig, account: str, path: Path) -> None:
-    """Asks for a token of a ServiceAccount of the operator's namespace and writes a kubeconfig with it (mode 0600).
-
-    :raises NotFound: if there is no such account.
-    """
+    """Asks for a token of a ServiceAccount of the operator's namespace and writes a kubeconfig with it (mode 0600)."""
     token_path = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/{account}/token"
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": TOKEN_LIFE}}
     answer = await api.create(token_path, body)

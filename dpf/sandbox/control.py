@@ -27,8 +27,8 @@ class Controlled(Protocol):
         :raises KeyError: if there is none of that name.
         """
 
-    async def shut_down(self) -> None:
-        """Ends everything; returns when all processes have ended."""
+    def shut_down(self) -> None:
+        """Begins to end everything; the supervisor's process ends when all others have."""
 
 
 class ControlError(Exception):
@@ -52,7 +52,10 @@ def application(supervisor: Controlled) -> web.Application:
         return _json({})
 
     async def down(_: web.Request) -> web.Response:
-        await supervisor.shut_down()
+        supervisor.shut_down()
+        return _json({})
+
+    async def pid(_: web.Request) -> web.Response:
         return _json({"pid": os.getpid()})
 
     app = web.Application()
@@ -61,6 +64,7 @@ def application(supervisor: Controlled) -> web.Application:
             web.get("/progress", progress),
             web.get("/processes", processes),
             web.post("/processes/{name}/kill", kill),
+            web.get("/pid", pid),
             web.post("/down", down),
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Sequence
 
 import aiohttp
 
@@ -11,6 +12,17 @@ from dpf.sandbox.control import answers
 from dpf.sandbox.layout import NAMESPACE, Layout
 from dpf.sandbox.objects import BFB_CLAIM
 from dpf.sandbox.processes import Supervised
+
+MANAGERS = ("provisioning-manager", "static-cluster-manager")
+
+
+def managers(layout: Layout, without: Sequence[str]) -> list[Supervised]:
+    """The managers of a sandbox but those that are left out."""
+    return [
+        process
+        for process in (provisioning_manager(layout), static_cluster_manager(layout))
+        if process.name not in without
+    ]
 
 
 def provisioning_manager(layout: Layout) -> Supervised:

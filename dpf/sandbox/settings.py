@@ -29,6 +29,8 @@ class Settings:
     durations: Durations
     in_process: bool
     """Whether ``dms`` runs inside the fleet's process."""
+    without: tuple[str, ...] = ()
+    """Managers that are left out, because their user runs them from a shell."""
     bfb_url: str = ""
     """Of the image that the sandbox serves."""
 

@@ -20,17 +20,18 @@ from typing import Any
 import aiohttp
 
 from dpf.runtime import log as logging
-from dpf.runtime.errors import DpfError
+from dpf.runtime.errors import DpfError, NotFound
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.log import get_logger
 from dpf.sandbox import accounts, control, manifests, objects, planes, signals
 from dpf.sandbox.api import Api
 from dpf.sandbox.control import ControlError
+from dpf.sandbox.controlplane.running import finish, supervised
 from dpf.sandbox.fleet.cardapi import clear_socket
 from dpf.sandbox.fleet.cardstate import Durations
 from dpf.sandbox.imageserver import ImageServer, make_image
 from dpf.sandbox.layout import NAMESPACE, Layout, claim_block
-from dpf.sandbox.managers import provisioning_manager, static_cluster_manager
+from dpf.sandbox.managers import MANAGERS, managers
 from dpf.sandbox.processes import NotReady, Supervised
 from dpf.sandbox.settings import LARGEST_WITH_PROCESSES, VISIBLE_DELAYS, Settings
 
@@ -51,7 +52,6 @@ class Supervisor:
         self._ready = False
         self._failure = ""
         self._down = asyncio.Event()
-        self._ended = asyncio.Event()
         self._stages: list[dict[str, tuple[Supervised, asyncio.Task[None]]]] = []
 
     async def run(self) -> None:
@@ -64,7 +64,6 @@ class Supervisor:
                 up.cancel()
                 await asyncio.wait([up])
                 await self._end_stages()
-                self._ended.set()
 
     async def progress(self, after: int) -> dict[str, Any]:
         """See :class:`control.Controlled`."""
@@ -94,10 +93,9 @@ class Supervisor:
         except ControlError as error:
             raise KeyError(name) from error
 
-    async def shut_down(self) -> None:
+    def shut_down(self) -> None:
         """See :class:`control.Controlled`."""
         self._down.set()
-        await self._ended.wait()
 
     async def _bring_up(self, group: asyncio.TaskGroup) -> None:
         started = monotonic()
@@ -117,22 +115,29 @@ class Supervisor:
         layout = self._layout
         control_planes = planes.prepare(layout, self._settings.dpus)
         for stage in control_planes.stages():
-            await self._start_stage(group, [planes.supervised(spec) for spec in stage], timeout=60.0)
-        await planes.let_nodes_join(control_planes)
+            await self._start_stage(group, [supervised(spec) for spec in stage], timeout=60.0)
+        await asyncio.gather(finish(control_planes.host), finish(control_planes.dpu))
         self._step("two clusters run: host and DPU")
         admin = Kubeconfig.load(layout.host_kubeconfig)
         async with Api(admin, user_agent="dpf-sandbox") as api:
             await self._install(api)
             await self._start_fleet(group)
-            for account in ("provisioning-manager", "static-cluster-manager"):
-                await accounts.write_kubeconfig(api, admin, account, layout.kubeconfigs / f"{account}.conf")
-        await self._start_stage(group, [provisioning_manager(layout), static_cluster_manager(layout)], timeout=60.0)
-        self._step("provisioning-manager and static-cluster-manager are ready")
+            for account in MANAGERS:
+                try:
+                    await accounts.write_kubeconfig(api, admin, account, layout.kubeconfigs / f"{account}.conf")
+                except NotFound:
+                    if account not in self._settings.without:
+                        raise
+        started = managers(layout, self._settings.without)
+        await self._start_stage(group, started, timeout=60.0)
+        if started:
+            self._step(f"ready: {', '.join(process.name for process in started)}")
         async with Api(admin, user_agent="dpf-sandbox") as api:
             version = (await api.get("/version"))["gitVersion"]
             await manifests.Applier(api).apply(objects.dpu_cluster(read(layout.dpu_kubeconfig), version))
-            await _cluster_ready(api)
-        self._step(f"DPUCluster {objects.DPU_CLUSTER} is ready")
+            if len(started) == len(MANAGERS):
+                await _cluster_ready(api)
+                self._step(f"DPUCluster {objects.DPU_CLUSTER} is ready")
 
     async def _install(self, api: Api) -> None:
         applier, config = manifests.Applier(api), manifests.CONFIG
@@ -227,6 +232,7 @@ def settings_from(arguments: argparse.Namespace, block: str) -> Settings:
         dpus_per_host=arguments.dpus_per_host,
         block=block,
         durations=Durations() if arguments.no_delays else VISIBLE_DELAYS,
+        without=tuple(arguments.without),
         in_process=arguments.dpus > LARGEST_WITH_PROCESSES,
     )
 
@@ -238,6 +244,7 @@ def main() -> None:
     parser.add_argument("--dpus", type=int, default=4, help="number of simulated DPUs")
     parser.add_argument("--dpus-per-host", type=int, default=1, help="cards in one host")
     parser.add_argument("--no-delays", action="store_true", help="cards and hosts do everything at once")
+    parser.add_argument("--without", action="append", default=[], choices=MANAGERS, help="a manager to leave out")
     arguments = parser.parse_args()
     logging.configure("info", "json")
     block, claim = claim_block()

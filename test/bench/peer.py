@@ -14,6 +14,7 @@ import os
 import signal
 import struct
 import time
+from pathlib import Path
 from typing import ClassVar
 
 import uvloop
@@ -78,10 +79,8 @@ def trim() -> None:
     memory.trim()
 
 
-async def main() -> None:
+async def main(stats: mmap.mmap) -> None:
     """Runs until SIGTERM."""
-    with open(os.environ["STATS"], "r+b") as file:
-        stats = mmap.mmap(file.fileno(), 16)
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -104,4 +103,5 @@ async def main() -> None:
 
 if __name__ == "__main__":
     memory.start()
-    uvloop.run(main())
+    with Path(os.environ["STATS"]).open("r+b") as file:
+        uvloop.run(main(mmap.mmap(file.fileno(), 16)))

@@ -82,7 +82,7 @@ def _start(folder: Path, owner: int) -> None:
 
 async def _install_crds(kubeconfig: Path) -> None:
     async with Api(Kubeconfig.load(kubeconfig), user_agent="test") as api:
-        folders = (manifests.CONFIG / "crd", manifests.CONFIG / "crd" / "external", Path(__file__).parent)
+        folders = (manifests.CONFIG / "crd", manifests.CONFIG / "crd" / "external", Path(__file__).parents[1])
         await manifests.Applier(api).install_crds([crd for folder in folders for crd in manifests.documents(folder)])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dpf.provisioning.dpu import podparts
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.settings import Settings
-from dpf.runtime.errors import Terminal
+from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Container, ContainerPort, Pod
 from dpf_api import names
 from dpf_api.dpu import DPU
@@ -41,7 +41,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
     """The pod for a DPU.
 
     :param port: of the server on the host; cards of one host have one each.
-    :raises Terminal: if the DPU does not say where its card is.
+    :raises Waiting: if the DPU does not say where its card is.
     """
     address = pci_address(dpu)
     pci = [{"name": "PCI_ADDRESS", "value": address}]
@@ -95,12 +95,12 @@ def arguments(address: str, settings: Settings, port: int) -> list[str]:
 def pci_address(dpu: DPU) -> str:
     """The card's PCI address without its domain, such as ``04:00``.
 
-    :raises Terminal: if the DPU does not say it.
+    :raises Waiting: if the DPU does not say it.
     """
     label = dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
     if not label:
         message = f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
-        raise Terminal("PCIAddressMissing", message)
+        raise Waiting("PCIAddressMissing", message)
     return label.partition("-")[2].replace("-", ":")
 
 

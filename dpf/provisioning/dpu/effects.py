@@ -6,7 +6,7 @@ from dpf.provisioning.dpu import nodeeffect
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Changes
-from dpf.runtime.errors import NotFound
+from dpf.runtime.errors import Forbidden, Invalid, NotFound, Terminal
 from dpf_api.names import MAINTENANCE_OWNER, REQUESTOR
 from dpf_api.nodemaintenance import NodeMaintenance
 
@@ -27,11 +27,17 @@ async def mark(hands: Hands, seen: Seen) -> Changes | None:
 
 
 async def ask_for_drain(hands: Hands, seen: Seen) -> Changes | None:
-    """Asks the maintenance operator for the host, by a request of our own or by joining the one that is there."""
-    if seen.maintenance is None:
-        await hands.client.create(nodeeffect.maintenance_for(seen.dpu))
-    elif REQUESTOR not in seen.maintenance.spec.additional_requestors:
-        await _set_requestors(hands, seen.maintenance, [*seen.maintenance.spec.additional_requestors, REQUESTOR])
+    """Asks the maintenance operator for the host, by a request of our own or by joining the one that is there.
+
+    :raises Terminal: if the API refuses the request: there is no maintenance operator, or it does not let us.
+    """
+    try:
+        if seen.maintenance is None:
+            await hands.client.create(nodeeffect.maintenance_for(seen.dpu))
+        elif REQUESTOR not in seen.maintenance.spec.additional_requestors:
+            await _set_requestors(hands, seen.maintenance, [*seen.maintenance.spec.additional_requestors, REQUESTOR])
+    except (NotFound, Forbidden, Invalid) as error:
+        raise Terminal("ErrorOccured", f"the host can't be drained: {error.message}") from error
     return None
 
 

@@ -6,7 +6,7 @@ import re
 
 from dpf.provisioning.dpu import podparts
 from dpf.provisioning.settings import Settings
-from dpf.runtime.errors import Terminal
+from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Container, Pod
 from dpf_api import names
 from dpf_api.dpu import DPU
@@ -21,12 +21,12 @@ _VFS = re.compile(r"^NUM_OF_VFS=([0-9]+)$")
 def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, settings: Settings) -> Pod:
     """The pod for a DPU. Without a DPFOperatorConfig its defaults hold.
 
-    :raises Terminal: if the DPU does not say where its card is.
+    :raises Waiting: if the DPU does not say where its card is.
     """
     label = dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
     if not label:
         message = f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
-        raise Terminal("PCIAddressMissing", message)
+        raise Waiting("PCIAddressMissing", message)
     env = {
         "device_pci_address": label.replace("-", ":"),
         "num_of_vfs": str(virtual_functions(flavor)),

@@ -32,7 +32,7 @@ def cluster_of(dpu: DPU) -> str:
 
 def card_of(node: str, pci: str) -> str:
     """The value of :data:`CARD` for a card."""
-    return f"{node}/{pci}"
+    return f"{node}/{pci.replace(":", "-")}"
 
 
 def add(cluster: Cluster) -> None:

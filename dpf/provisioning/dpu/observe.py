@@ -10,6 +10,7 @@ from typing import Any
 from dpf.provisioning.dpu import indexes
 from dpf.provisioning.dpu.hands import Outcome
 from dpf.provisioning.dpuset.select import index_of
+from dpf.provisioning.settings import Settings
 from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ClusterUnavailable
@@ -24,8 +25,6 @@ from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.nodemaintenance import NodeMaintenance
 from dpf_api.operatorconfig import DPFOperatorConfig
-
-from dpf.provisioning.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class Seen:
     @property
     def pci(self) -> str:
         """Label form of the card's PCI address; empty if the DPU does not name it."""
-        return self.dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or self.dpu.spec.pci_address
+        return self.dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or self.dpu.spec.pci_address.replace(":", "-")
 
     @cached_property
     def dms_port(self) -> int:
@@ -121,7 +120,7 @@ class Observer:
                 other for other in cache[DPU].by(indexes.HOST, spec.node_name) if spec.node_name and other.uid != dpu.uid
             ),
             config=next(iter(cache[DPFOperatorConfig].list()), None),
-            job=self._jobs.get(dpu.key, dpu.uid),
+            job=Outcome.of(self._jobs.get(dpu.key, dpu.uid)),
         )
 
     def _pod(self, dpu: DPU, name: str) -> Pod | None:

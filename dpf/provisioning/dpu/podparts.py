@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dpf.provisioning.settings import Settings
-from dpf.runtime.errors import Terminal
+from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Container, ContainerStatus, Pod, PodSpec
 from dpf.runtime.meta import ObjectMeta, owner_reference
 from dpf_api.dpu import DPU
@@ -37,10 +37,10 @@ def on_host(
 ) -> Pod:
     """A pod of the DPU on its host, in the host's network, tied to the node by affinity so that the scheduler knows of it.
 
-    :raises Terminal: if the DPU names no host.
+    :raises Waiting: if the DPU names no host.
     """
     if not dpu.spec.node_name:
-        raise Terminal("NodeNameMissing", "the DPU names no host; set spec.nodeName when creating it")
+        raise Waiting("NodeNameMissing", "the DPU names no host; set spec.nodeName when creating it")
     spec: dict[str, Any] = {
         "host_network": True,
         "affinity": _pinned(dpu.spec.node_name),

@@ -17,21 +17,32 @@ if TYPE_CHECKING:
 Changes = Mapping[str, Any]
 """Fields of a DPU's status to their new values."""
 
-Action = Callable[["Hands", "Seen"], Awaitable[Changes | None]]
-"""Does one thing to the world; returns what the status should remember of it."""
+def _nothing() -> None:
+    """What most actions do after the status was written."""
+
+
+@dataclass(frozen=True)
+class Remember:
+    """What an action wants written before anything else is done, so that it is never begun twice.
+
+    :param then: called once it is written.
+    """
+
+    changes: Changes
+    then: Callable[[], None] = _nothing
+
+
+Action = Callable[["Hands", "Seen"], Awaitable[Changes | Remember | None]]
+"""Does one thing to the world; returns what the status should keep of it."""
 
 
 @dataclass(frozen=True)
 class Act:
-    """Do something, then decide again. If it fails, the condition says why and the DPU is tried again.
-
-    :param remember: whether what the action returns is written before anything else is done.
-    """
+    """Do something, then decide again. If it fails, the condition says why (``reason``) and the DPU is tried again."""
 
     do: Action
     condition: ConditionType
     reason: str = "ErrorOccured"
-    remember: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,12 +23,19 @@ from dpf.sandbox.processes import NotReady
 
 async def run(planes: ControlPlanes, *, until: int | None) -> None:
     """Runs both clusters until cancelled, or until the process ``until`` is gone; says when they are ready."""
-    me = asyncio.current_task()
-    if until is not None and me is not None:
-        try:
-            asyncio.get_running_loop().add_reader(os.pidfd_open(until), me.cancel)
-        except ProcessLookupError:
-            return
+    try:
+        end = os.pidfd_open(until) if until is not None else None
+    except ProcessLookupError:
+        return
+    me, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def gone(descriptor: int) -> None:
+        loop.remove_reader(descriptor)  # it stays readable, and one cancel is enough
+        if me is not None:
+            me.cancel()
+
+    if end is not None:
+        loop.add_reader(end, gone, end)
     async with running(planes):
         sys.stdout.write(f"host: {planes.host.admin_kubeconfig}\ndpu: {planes.dpu.admin_kubeconfig}\nready\n")
         sys.stdout.flush()

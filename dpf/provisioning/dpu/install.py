@@ -1,0 +1,171 @@
+"""Flashing a card through DMS: the one long job of provisioning.
+
+The order of calls: wait until the card does nothing else; set its mode; hand over image and configuration (DMS says at once if
+it has them); activate; ask how far it is until it is done. Every call may be made again: a manager that takes over, or a
+connection that breaks, begins at the top, and DMS does nothing twice for the same image and configuration.
+
+An answer that the card failed is final (:class:`InstallFailed`); no answer is not: DMS restarts, hosts reboot, networks heal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.runtime.errors import DpfError
+from dpf.runtime.jobs import Job
+from dpf.runtime.log import get_logger
+from dpf_api.dpu import DPU
+
+log = get_logger(__name__)
+
+BUDGET = 1800.0
+"""Seconds from the first request until a card must be done."""
+POLL = (0.1, 3.0)
+"""Seconds between questions how far a card is: at first, and at most. A card can't call back."""
+RECONNECT = (0.2, 10.0)
+RETRIES = 3
+"""How often a failure that the card itself calls passing is tried again."""
+MODE = "DPU"
+
+
+class InstallFailed(DpfError):
+    """The card or DMS says that it can't be done."""
+
+
+class Unreachable(DpfError):
+    """DMS does not answer; it may in a moment."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What DMS says of its card: at work or not; if not, how the last work ended."""
+
+    active: bool
+    outcome: str
+    """``success``, ``failure``, ``retriable`` or ``unknown``."""
+    text: str
+    percent: int = 0
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a card is to be flashed with. The configuration is secret: it holds a join token."""
+
+    dpu: str
+    version: str
+    image: Path
+    config: bytes = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the configuration; with the version it is the identity of a flash."""
+        return hashlib.sha256(self.config).hexdigest()
+
+    @property
+    def config_name(self) -> str:
+        return f"{self.dpu}.cfg"
+
+
+class Dms(Protocol):
+    """A connection to one card's DMS. Every call raises :class:`Unreachable` or :class:`InstallFailed`."""
+
+    async def set_mode(self, mode: str) -> None: ...
+    async def install(self, version: str, content: Path | bytes) -> None: ...
+    async def activate(self, version: str) -> None: ...
+    async def report(self) -> Report: ...
+    async def reboot(self, policy: Policy, request: str) -> None: ...
+
+
+class Card(Protocol):
+    """The way to a DPU's card."""
+
+    async def prepare(self, seen: Seen, attempt: int) -> Order:
+        """Makes the order: renders the configuration, with a join command for the DPU's cluster."""
+
+    def start(self, dpu: DPU, order: Order, since: datetime) -> None:
+        """Begins the installation as a job; its budget runs since the card was first asked."""
+
+    async def reboot(self, seen: Seen, policy: Policy) -> None:
+        """Asks for the reboot that is on record."""
+
+
+class Connect(Protocol):
+    """Opens a connection to the DPU's DMS, wherever that is now."""
+
+    def __call__(self) -> AbstractAsyncContextManager[Dms]: ...
+
+
+async def perform(job: Job[None], order: Order, connect: Connect, *, seconds: float = BUDGET) -> None:
+    """Flashes the card.
+
+    :param seconds: how long it may take.
+    :raises InstallFailed: if the card can't be flashed, or not in time.
+    :raises OSError: if the image can't be read.
+    """
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            for pause in _pauses(RECONNECT):
+                try:
+                    async with connect() as dms:
+                        await _install(job, order, dms)
+                    return
+                except Unreachable as error:
+                    log.info("dms_unreachable", dpu=order.dpu, error=str(error))
+                    _tell(job, f"DMS does not answer, trying again: {error}")
+                await asyncio.sleep(pause)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        said, _ = job.progress or ("nothing was heard of it", 0)
+        raise InstallFailed(f"the card was not done within {BUDGET / 60:g} min: {said}") from None
+
+
+async def _install(job: Job[None], order: Order, dms: Dms) -> None:
+    if (before := await dms.report()).active:
+        await _settled(job, dms, before)
+    await dms.set_mode(MODE)
+    _tell(job, f"handing over {order.version}")
+    await dms.install(order.version, order.image)
+    await dms.install(order.config_name, order.config)
+    for _ in range(RETRIES):
+        log.info("card_activate", dpu=order.dpu, version=order.version, config_sha256=order.sha256)
+        await dms.activate(f"{order.version};{order.config_name}")
+        report = await _settled(job, dms, await dms.report())
+        if report.outcome == "success":
+            return
+        if report.outcome != "retriable":
+            raise InstallFailed(report.text or f"the card reports {report.outcome}")
+        _tell(job, f"trying again: {report.text}")
+    raise InstallFailed(f"the card failed {RETRIES} times: {report.text}")
+
+
+async def _settled(job: Job[None], dms: Dms, report: Report) -> Report:
+    """The first report in which the card is not at work."""
+    for pause in _pauses(POLL):
+        if not report.active:
+            break
+        _tell(job, report.text, report.percent)
+        await asyncio.sleep(pause)
+        report = await dms.report()
+    return report
+
+
+def _tell(job: Job[None], text: str, percent: int | None = None) -> None:
+    _, before = job.progress or ("", 0)
+    job.progress = (text, before if percent is None else percent)
+
+
+def _pauses(bounds: tuple[float, float]) -> Iterator[float]:
+    pause, longest = bounds
+    while True:
+        yield pause
+        pause = min(2 * pause, longest)

@@ -1,0 +1,138 @@
+"""Runs the phases of a DPU: looks, lets the phase decide, does what it decided, and again, until there is something to wait for.
+
+Phases that wait for nothing outside follow each other in one pass, and the pass writes the status once. It knows no phase:
+which module decides is a table's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.observe import Observer, Seen
+from dpf.provisioning.dpu.steps import Act, Action, Advance, Hold, Remember, Step, waits
+from dpf.runtime.conditions import find, set_condition
+from dpf.runtime.controller import Result
+from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, DpfError, NotFound, Terminal, Waiting
+from dpf.runtime.events import EventRecorder
+from dpf.runtime.log import get_logger
+from dpf.runtime.meta import Condition
+from dpf_api.dpu import DPU, ConditionType, DPUStatus, Phase
+
+log = get_logger(__name__)
+
+STEPS = 50
+"""Decisions in one pass at most. More means that two phases send the DPU to and fro."""
+
+Decide = Callable[[Seen], Step]
+
+
+class Pass:
+    """One pass over one DPU: the status as it will be, and when it is written."""
+
+    def __init__(self, dpu: DPU, observer: Observer, hands: Hands, events: EventRecorder) -> None:
+        self._dpu = dpu
+        self._observer = observer
+        self._hands = hands
+        self._events = events
+        self._status = dpu.status
+        self._did: set[Action] = set()
+
+    @property
+    def phase(self) -> Phase:
+        return self._status.phase
+
+    async def run(self, decide: Callable[[Phase], Decide]) -> Result | None:
+        """Goes as far as it can.
+
+        :raises DpfError: what an action failed with, after the status says so.
+        """
+        for _ in range(STEPS):
+            step = decide(self.phase)(self._look())
+            match step:
+                case Advance():
+                    self._advance(step)
+                case Act():
+                    await self._act(step)
+                case Hold(condition=condition, after=after):
+                    self._take(condition)
+                    await self.write()
+                    return Result(requeue_after=after) if after is not None else None
+        raise RuntimeError(f"phase {self.phase} comes to no end")
+
+    def enter(self, phase: Phase) -> None:
+        """Changes the phase."""
+        self._change({"phase": phase})
+
+    async def write(self) -> None:
+        """Writes the status, if it differs from what is stored.
+
+        :raises Conflict: if the DPU has changed; all is looked at again then.
+        """
+        dpu = self._current()
+        status = self._status
+        if status != dpu.status and status.observed_generation != dpu.metadata.generation:
+            status = status.model_copy(update={"observed_generation": dpu.metadata.generation})
+        stored = await self._hands.client.status(dpu).set(status)
+        self._dpu, self._status = stored, stored.status
+
+    def _current(self) -> DPU:
+        found = self._observer.current(self._dpu.key)
+        return found if found is not None and found.uid == self._dpu.uid else self._dpu
+
+    def _look(self) -> Seen:
+        return self._observer.look(self._current().model_copy(update={"status": self._status}))
+
+    def _advance(self, step: Advance) -> None:
+        if step.phase is not self.phase:
+            log.info("phase", dpu=self._dpu.name, phase=step.phase.value)
+            if step.phase is Phase.ERROR:
+                why = next((c for c in step.conditions if c.status == "False"), None)
+                if why is not None:
+                    self._events.warning(self._dpu, why.reason, why.message, action="Provision")
+        for condition in step.conditions:
+            self._take(condition)
+        self._change({**step.changes, "phase": step.phase})
+
+    async def _act(self, step: Act) -> None:
+        if step.do in self._did:
+            raise RuntimeError(f"{step.do.__name__} changed nothing in phase {self.phase}")
+        self._did.add(step.do)
+        seen = self._look()
+        try:
+            outcome = await step.do(self._hands, seen)
+        except Terminal as error:
+            self._advance(Advance(Phase.ERROR, (waits(step.condition, error.reason, error.message),)))
+            return
+        except (Conflict, NotFound):
+            raise  # Somebody was faster: nothing to report.
+        except (Waiting, ClusterUnavailable, DpfError, OSError) as error:
+            await self._report(step, error)
+            raise
+        if isinstance(outcome, Remember):
+            self._change(outcome.changes)
+            await self.write()
+            outcome.then()
+        elif outcome:
+            self._change(outcome)
+
+    async def _report(self, step: Act, error: Exception) -> None:
+        """Puts a failure into the condition, and into an event if it is not just a wait."""
+        reason = error.reason if isinstance(error, Waiting) else step.reason
+        message = str(error) or type(error).__name__
+        before = find(self._status.conditions, step.condition.value)
+        self._take(waits(ConditionType(step.condition), reason, message))
+        if isinstance(error, ApiError | OSError) and (before is None or before.message != message):
+            self._events.warning(self._dpu, reason, message, action="Provision")
+        await self.write()
+
+    def _take(self, condition: Condition) -> None:
+        condition = condition.model_copy(update={"observed_generation": self._dpu.metadata.generation})
+        changes: dict[str, Any] = {"conditions": set_condition(self._status.conditions, condition)}
+        waiting = condition.status != "True"
+        changes |= {"reason": condition.reason if waiting else "", "message": condition.message if waiting else ""}
+        self._change(changes)
+
+    def _change(self, changes: Mapping[str, Any]) -> None:
+        self._status: DPUStatus = self._status.model_copy(update=dict(changes))

@@ -1,0 +1,53 @@
+"""DPU Cluster Config: the card has joined its cluster, is healthy there and bears its labels."""
+
+from __future__ import annotations
+
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
+from dpf.runtime.meta import Key
+from dpf_api.dpu import ConditionType, Phase
+
+READY = ConditionType.READY
+
+
+def decide(seen: Seen) -> Step:
+    if (blocked := unreachable(seen)) is not None:
+        return blocked
+    name, node = seen.dpu.name, seen.dpu_node
+    if node is None or not node.ready:
+        message = (
+            f"waiting for the card to join cluster {seen.dpu.spec.cluster.name} as node {name} and be healthy; "
+            "if it does not, look at kubeadm-join.service and kubelet on the card's console"
+        )
+        return Hold(waits(READY, "DPUNodeNotReady", message))
+    if drift(seen):
+        return Act(label, READY)
+    return Advance(Phase.READY, (done(READY, f"node {name} has joined and is configured"),))
+
+
+def unreachable(seen: Seen) -> Hold | None:
+    """The wait for the DPU cluster, if it can't be looked into."""
+    reference = seen.dpu.spec.cluster
+    if seen.cluster is None:
+        message = f"DPUCluster {reference.namespace}/{reference.name} does not exist; create it, or delete the DPU"
+        return Hold(waits(READY, "DPUClusterNotFound", message))
+    if seen.away:
+        message = f"cluster {reference.name} can't be reached: {seen.away}; goes on when it answers"
+        return Hold(waits(READY, "DPUClusterClientGetError", message))
+    return None
+
+
+def drift(seen: Seen) -> dict[str, str]:
+    """Labels that the card's Node should have and does not."""
+    have = seen.dpu_node.labels if seen.dpu_node is not None else {}
+    return {key: value for key, value in seen.dpu.spec.cluster.node_labels.items() if have.get(key) != value}
+
+
+async def label(hands: Hands, seen: Seen) -> Changes | None:
+    """Puts the missing labels on the card's Node; none is ever taken away."""
+    reference = seen.dpu.spec.cluster
+    if seen.dpu_node is not None:
+        remote = hands.remotes.get(Key(reference.namespace, reference.name))
+        await remote.client.merge_patch(seen.dpu_node, {"metadata": {"labels": drift(seen)}})
+    return None

@@ -1,0 +1,73 @@
+"""OS Installing: the card is flashed with the image and its configuration, by a job beside the workers.
+
+What is asked of the card (version, digest of the configuration, attempt) is in the status before the card is asked. A manager
+that takes over renders the same bytes again and asks again; DMS knows the pair and goes on or answers that it is done.
+"""
+
+from __future__ import annotations
+
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.install import InstallFailed
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.phases import dms_deployment
+from dpf.provisioning.dpu.phases.initializing import missing_node_labels
+from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
+from dpf.runtime.meta import now
+from dpf_api.bfb import Phase as BFBPhase
+from dpf_api.dpu import ConditionType, Install, Phase
+
+INSTALLED = ConditionType.OS_INSTALLED
+LOOK = 10.0
+"""Seconds between looks at how far a running installation is."""
+
+
+def decide(seen: Seen) -> Step:
+    job = seen.job
+    if job is not None and job.done:
+        return _ended(seen)
+    if job is not None:
+        message = job.progress or f"BFB {seen.dpu.spec.bfb} is being installed on the card"
+        return Hold(waits(INSTALLED, "Installing", message), after=LOOK)
+    if seen.bfb is None or seen.bfb.status.phase is not BFBPhase.READY:
+        message = f"the image of BFB {seen.dpu.spec.bfb!r} is not on the volume any more; waiting for it to be Ready"
+        return Hold(waits(INSTALLED, "BFBNotReady", message))
+    if (step := dms_deployment.server(seen)) is not None:
+        return step
+    return Act(begin, INSTALLED, "InstallationFailed")
+
+
+def _ended(seen: Seen) -> Step:
+    error = seen.job.error if seen.job is not None else None
+    if error is None:
+        install = seen.install.model_copy(
+            update={"finished_at": seen.now.replace(microsecond=0), "boot_id": seen.boot_id, "percent": 100}
+        )
+        changes = {"install": install, "bfb_version": install.version}
+        return Advance(Phase.REBOOTING, (done(INSTALLED, f"{install.version} is installed"),), changes)
+    if isinstance(error, InstallFailed):
+        return fail(INSTALLED, "InstallationFailed", str(error))
+    return Act(try_again, INSTALLED, "InstallationFailed")
+
+
+async def begin(hands: Hands, seen: Seen) -> Remember:
+    """Makes the card's configuration, puts on record what the card will be asked for, and starts the job once that is written.
+
+    :raises Waiting: if something the configuration needs is missing.
+    """
+    if labels := missing_node_labels(seen.dpu, seen.bfb):
+        await hands.client.merge_patch(seen.dpu, {"spec": {"cluster": {"nodeLabels": labels}}})
+    before = seen.install
+    order = await hands.card.prepare(seen, before.attempt)
+    started = before.started_at or now().replace(microsecond=0)
+    install = Install(
+        attempt=before.attempt, version=order.version, config_sha256=order.sha256, started_at=started, percent=before.percent
+    )
+    return Remember({"install": install, "pci_device": seen.pci}, lambda: hands.card.start(seen.dpu, order, started))
+
+
+async def try_again(hands: Hands, seen: Seen) -> Changes | None:
+    """Forgets a job that something outside the card has ended, and reports its error; with back-off it is begun anew."""
+    hands.jobs.cancel(seen.dpu.key)
+    if seen.job is not None and seen.job.error is not None:
+        raise seen.job.error
+    return None

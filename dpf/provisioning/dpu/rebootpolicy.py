@@ -1,0 +1,77 @@
+"""How a host is rebooted after its card was flashed: the DPU's and its Node's annotations decide.
+
+| annotation ``host-power-cycle-required`` of the DPU | annotation of the Node, default | values |
+|---|---|---|
+| true | ``powercycle-command``, ``cycle`` | ``cycle``, ``reset``: by power; ``skip`` |
+| else | ``reboot-command``, ``reset`` | ``reset``, ``cycle``: card and host are reset together; ``skip`` |
+
+``skip`` leaves the host alone; the card reboots itself at the end of its first boot then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dpf.runtime.k8s import Node
+from dpf_api.dpu import DPU
+from dpf_api.names import (
+    ANNOTATION_HOST_POWER_CYCLE_REQUIRED,
+    ANNOTATION_POWERCYCLE_COMMAND,
+    ANNOTATION_REBOOT_COMMAND,
+    parse_bool,
+)
+
+WARM, COLD = "WARM", "COLD"
+
+
+class Power(StrEnum):
+    """What is done to the host's power, in ipmitool's words."""
+
+    CYCLE = "cycle"
+    RESET = "reset"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to reboot; ``power`` None means not at all."""
+
+    method: str
+    power: Power | None
+
+    @property
+    def skip(self) -> bool:
+        return self.power is None
+
+
+def policy(dpu: DPU, node: Node) -> Policy:
+    """How this host is to be rebooted for this DPU.
+
+    :raises ValueError: if the Node's annotation has no meaning; the message names it.
+    """
+    if power_cycle_required(dpu):
+        method, annotation, default = COLD, ANNOTATION_POWERCYCLE_COMMAND, "cycle"
+    else:
+        method, annotation, default = WARM, ANNOTATION_REBOOT_COMMAND, "reset"
+    command = node.annotations.get(annotation, default)
+    if command == "skip":
+        return Policy(method, None)
+    try:
+        return Policy(method, Power(command))
+    except ValueError:
+        message = f"annotation {annotation} of node {node.name} is {command!r}; write cycle, reset or skip"
+        raise ValueError(message) from None
+
+
+def power_cycle_required(dpu: DPU) -> bool:
+    """Whether the DPU asks for a power cycle; what is no boolean counts as false."""
+    try:
+        return parse_bool(dpu.annotations.get(ANNOTATION_HOST_POWER_CYCLE_REQUIRED, "false"))
+    except ValueError:
+        return False
+
+
+def authorised(dpu: DPU) -> bool:
+    """Whether the host may be rebooted without asking: either the drain or the DPU itself allows it. To forbid it, both must."""
+    drain = dpu.spec.node_effect.drain
+    return dpu.spec.automatic_node_reboot or (drain is not None and drain.automatic_node_reboot)

@@ -1,0 +1,33 @@
+"""``make bench`` (``ONLY=name`` for one): measures, and prints one JSON object per line; progress goes to standard error."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from dpf.runtime import log
+from test.bench import framework
+
+BENCHES = {
+    "reconcile": framework.reconcile,
+    "cache": framework.cache,
+    "restart": framework.cache,
+}
+
+
+def main() -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(prog="python -m test.bench", description=__doc__)
+    parser.add_argument("--only", choices=BENCHES, help="one bench alone")
+    only = parser.parse_args().only
+    log.configure("warning", "console")
+    for bench in [BENCHES[only]] if only else dict.fromkeys(BENCHES.values()):
+        for result in asyncio.run(bench()):
+            sys.stdout.write(result.line() + "\n")
+            sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
