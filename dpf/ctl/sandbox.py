@@ -110,14 +110,16 @@ def bring_up(layout: Layout, arguments: argparse.Namespace, tell: Callable[[str]
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
         )
     failure = asyncio.run(_await_ready(layout, supervisor, tell))
-    if not failure:
-        return 0
-    complain(f"error: {failure}")
-    if supervisor.poll() is None:
+    if failure:
+        complain(f"error: {failure}")
         with suppress(ControlError):
             asyncio.run(_end(layout))
-    complain(f"The logs are in {layout.logs}")
-    return 1
+        supervisor.wait(GONE_WITHIN)
+        complain(f"The logs are in {layout.logs}")
+        return 1
+    # It is left running, and is nobody's child any more when this command ends.
+    supervisor.returncode = 0
+    return 0
 
 
 async def _await_ready(layout: Layout, supervisor: subprocess.Popen[bytes], tell: Callable[[str], None]) -> str:

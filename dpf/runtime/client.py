@@ -57,8 +57,9 @@ class Client:
     ) -> None:
         self.transport = Transport(kubeconfig, user_agent=user_agent or f"dpf/{field_owner}", observer=observer)
         self.field_owner = field_owner
-        self.written: _List[Callable[[type[Object], bytes, Object], None]] = []
-        """Called with kind, bytes and model of each object that a write of this client returned."""
+        self.written: _List[Callable[[type[Object], bytes, Object, str], None]] = []
+        """Called with kind, bytes and model of each object that a write of this client returned, and the resourceVersion that
+        the write was locked on (or an empty string)."""
         self.deleted: _List[Callable[[type[Object], Object], None]] = []
         """Called when a delete of this client removed an object for good."""
         self.skipped_writes = 0
@@ -152,7 +153,8 @@ class Client:
         if resource_version:
             body["metadata"] = {**body.get("metadata", {}), "resourceVersion": resource_version}
         path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
-        return self._stored(type(obj), await self._write("PATCH", path, body, MERGE_PATCH))
+        answer = await self._write("PATCH", path, body, MERGE_PATCH)
+        return self._stored(type(obj), answer, based_on=resource_version)
 
     async def json_patch(self, obj: T, operations: Sequence[Mapping[str, Any]], *, subresource: str = "") -> T:
         """Sends a JSON patch (RFC 6902); its ``test`` operations are preconditions.
@@ -224,11 +226,11 @@ class Client:
         params = {"fieldManager": self.field_owner, **(params or {})}
         return await self.request(method, path, params=params, body=body, content_type=content_type)
 
-    def _stored(self, kind: type[T], answer: bytes) -> T:
+    def _stored(self, kind: type[T], answer: bytes, *, based_on: str = "") -> T:
         raw = wire.slim(answer)
         obj = decode(kind, raw)
         for observe in self.written:
-            observe(kind, raw, obj)
+            observe(kind, raw, obj, based_on)
         return obj
 
     def _gone(self, obj: Object) -> None:

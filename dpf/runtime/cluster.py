@@ -80,10 +80,10 @@ class Cache:
                 "are the CRDs installed, and may this account list and watch them?"
             ) from None
 
-    def _wrote(self, kind: type[Object], raw: bytes, obj: Object) -> None:
+    def _wrote(self, kind: type[Object], raw: bytes, obj: Object, based_on: str) -> None:
         informer = self._informers.get(kind)
         if informer is not None and self._covers(kind, obj):
-            informer.wrote(raw, obj)
+            informer.wrote(raw, obj, based_on)
 
     def _deleted(self, kind: type[Object], obj: Object) -> None:
         informer = self._informers.get(kind)

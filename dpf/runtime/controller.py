@@ -11,6 +11,8 @@ What it guarantees to a reconciler:
 * An exception is a retry with back-off, whatever it is; a deadline that passes too. :class:`~dpf.runtime.errors.Terminal` is
   reported and not retried until the object changes; :class:`~dpf.runtime.errors.Waiting` waits for a watch and counts no
   failure; :class:`~dpf.runtime.errors.ClusterUnavailable` waits for the circuit of that cluster to close.
+* It is not woken by its own status writes (see :mod:`dpf.runtime.informer`): what is to be done next is done in the same pass, or
+  asked for with ``Result(requeue_after=0)``.
 * A success forgets earlier failures, one with ``requeue_after`` too.
 """
 
@@ -29,7 +31,7 @@ from structlog.contextvars import bound_contextvars
 from dpf.runtime import finalizers
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound, Terminal, Waiting
-from dpf.runtime.informer import Change, Handler, Informer
+from dpf.runtime.informer import ORIGIN, Change, Handler, Informer
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.metrics import ControllerMetrics, Metrics
@@ -215,7 +217,9 @@ class Controller(Generic[O]):
             if when is not None and not change.initial and not when(change):
                 return
             for key in keys(change):
-                self._wake(key, initial=change.initial)
+                # A reconcile need not look again at what it alone has just done.
+                if change.origin is None or change.origin != (self.name, key):
+                    self._wake(key, initial=change.initial)
 
         return handle
 
@@ -282,6 +286,7 @@ class Controller(Generic[O]):
         metrics = self._metrics
         started = asyncio.get_running_loop().time()
         metrics.active += 1
+        origin = ORIGIN.set((self.name, key))
         with bound_contextvars(controller=self.name, object=str(key), reconcile=os.urandom(4).hex()):
             try:
                 async with asyncio.timeout(self._timeout) as deadline:
@@ -293,6 +298,7 @@ class Controller(Generic[O]):
             else:
                 self._succeeded(queue, key, result)
             finally:
+                ORIGIN.reset(origin)
                 metrics.active -= 1
                 metrics.observe(asyncio.get_running_loop().time() - started)
 

@@ -11,6 +11,8 @@ What it guarantees:
 * Read your own writes: what a write through the cluster's client returned is in the cache when the write returns. The echo
   that the watch brings later is recognised by its version and told to nobody. A write that the watch has overtaken
   is dropped, so a deleted object does not come back.
+* A reconcile is not woken by its own write if that was locked on the version it had read: then nothing else can have happened
+  in between. :attr:`Change.origin` says who wrote.
 * Deleted and made again under the same name is told as a deletion and an addition, though the watch may show one change.
 * An object that its model cannot read is kept, counted and told to :attr:`Informer.on_unreadable`; reads leave it out.
 * A handler or index function that raises does not stop the stream: it is logged with the object's key.
@@ -21,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -37,6 +40,9 @@ _List = list  # the class below has a method of that name
 
 Header = wire.Header
 
+ORIGIN: ContextVar[object | None] = ContextVar("origin", default=None)
+"""Who writes: a controller sets it for each reconcile. Told with changes that came of a locked write and of nothing else."""
+
 
 class Record(msgspec.Struct, gc=False):
     """One version of an object in the store."""
@@ -52,7 +58,7 @@ class Record(msgspec.Struct, gc=False):
 class Change(Generic[T]):
     """What happened to an object: ``type`` is ADDED, MODIFIED or DELETED. Models and metadata are decoded when asked for."""
 
-    __slots__ = ("_informer", "_new", "_old", "final_state_unknown", "initial", "key", "type")
+    __slots__ = ("_informer", "_new", "_old", "final_state_unknown", "initial", "key", "origin", "type")
 
     def __init__(
         self,
@@ -63,6 +69,7 @@ class Change(Generic[T]):
         *,
         initial: bool = False,
         final_state_unknown: bool = False,
+        origin: object | None = None,
     ) -> None:
         self._informer = informer
         self._old = old
@@ -72,6 +79,8 @@ class Change(Generic[T]):
         self.initial = initial
         """Part of the first list, or of a replay: nobody need hurry."""
         self.final_state_unknown = final_state_unknown
+        self.origin = origin
+        """What :data:`ORIGIN` was, if this is nothing but the effect of a locked write made there."""
 
     @property
     def old(self) -> T | None:
@@ -276,26 +285,38 @@ class Informer(Generic[T]):
             self._changed(old.get(key), record, initial=initial)
         self.synced.set()
 
-    def apply(self, event_type: str, raw: bytes) -> None:
-        """Takes one event of the watch: ADDED, MODIFIED or DELETED."""
-        record = _record(raw)
-        self.watched_version = max(self.watched_version, record.version)
-        known = self._records.get(record.key)
+    def apply(self, event_type: str, raw: bytes | msgspec.Raw) -> None:
+        """Takes one event of the watch: ADDED, MODIFIED or DELETED.
+
+        :raises wire.DecodeError: if it is no object.
+        """
+        identity = wire.identity(raw)
+        version = wire.version_of(identity.resource_version)
+        if not identity.name:
+            raise wire.DecodeError(f"{event_type} without an object")
+        self.bookmark(version)
+        known = self._records.get(Key(identity.namespace, identity.name))
         if event_type == "DELETED":
-            self._deleted_here.pop(record.uid, None)
-            if known is not None and known.uid == record.uid:
-                self._remove(known, record)
+            self._deleted_here.pop(identity.uid, None)
+            if known is not None and known.uid == identity.uid:
+                self._remove(known, _record(wire.slim(raw)))
             return
-        if record.uid in self._deleted_here:
-            return
-        if known is not None and known.version >= record.version:
-            return
-        self._store(known, record)
+        # The echo of our own write, and what is older than it, is known: most events of a busy controller.
+        stale = known is not None and known.version >= version
+        if not stale and identity.uid not in self._deleted_here:
+            self._store(known, _record(wire.slim(raw)))
+
+    def bookmark(self, version: int) -> None:
+        """Takes that the watch has shown everything up to a version."""
+        self.watched_version = max(self.watched_version, version)
 
     # Being told of this process's own writes
 
-    def wrote(self, raw: bytes, obj: T) -> None:
-        """Takes what a write returned, unless the watch is ahead of it."""
+    def wrote(self, raw: bytes, obj: T, based_on: str = "") -> None:
+        """Takes what a write returned, unless the watch is ahead of it.
+
+        :param based_on: the resourceVersion that the write was locked on, if it was.
+        """
         record = _record(raw)
         known = self._records.get(record.key)
         if record.version <= (known.version if known is not None else self.watched_version):
@@ -303,7 +324,8 @@ class Informer(Generic[T]):
         if record.uid in self._deleted_here or (known is None and not self.synced.is_set()):
             return
         record.view = weakref.ref(obj)
-        self._store(known, record)
+        only_ours = known is not None and based_on != "" and known.version == wire.version_of(based_on)
+        self._store(known, record, origin=ORIGIN.get() if only_ours else None)
 
     def removed(self, obj: Object) -> None:
         """Takes that a delete of ours removed the object for good; older events of it that still come are dropped."""
@@ -314,23 +336,26 @@ class Informer(Generic[T]):
 
     # Within
 
-    def _store(self, known: Record | None, record: Record) -> None:
+    def _store(self, known: Record | None, record: Record, *, origin: object | None = None) -> None:
         self._records[record.key] = record
         self._reindex(record.key, record)
-        self._changed(known, record)
+        self._changed(known, record, origin=origin)
 
     def _remove(self, known: Record, last: Record) -> None:
         del self._records[known.key]
         self._reindex(known.key, None)
         self._tell(Change(self, "DELETED", last, None))
 
-    def _changed(self, known: Record | None, record: Record, *, initial: bool = False) -> None:
+    def _changed(
+        self, known: Record | None, record: Record, *, initial: bool = False, origin: object | None = None
+    ) -> None:
         if known is record:
             return
         if known is not None and known.uid != record.uid:
             self._tell(Change(self, "DELETED", known, None, final_state_unknown=True))
             known = None
-        self._tell(Change(self, "ADDED" if known is None else "MODIFIED", known, record, initial=initial))
+        kind = "ADDED" if known is None else "MODIFIED"
+        self._tell(Change(self, kind, known, record, initial=initial, origin=origin))
 
     def _tell(self, change: Change[T]) -> None:
         for handler in self._handlers:

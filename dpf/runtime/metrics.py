@@ -208,13 +208,13 @@ class Metrics:
             {(c.name, result): n for c in controllers for result, n in c.results.items()},
             ("controller", "result"),
         )
-        for name, text, of in (
-            ("reconcile_errors", "Reconciles that failed.", lambda c: c.errors),
-            ("terminal_reconcile_errors", "Reconciles that ended in a terminal error.", lambda c: c.terminal),
-            ("reconcile_panics", "Reconciles that raised what nobody expected.", lambda c: c.panics),
-            ("reconcile_timeouts", "Reconciles that passed their deadline.", lambda c: c.timeouts),
+        for name, text, field in (
+            ("reconcile_errors", "Reconciles that failed.", "errors"),
+            ("terminal_reconcile_errors", "Reconciles that ended in a terminal error.", "terminal"),
+            ("reconcile_panics", "Reconciles that raised what nobody expected.", "panics"),
+            ("reconcile_timeouts", "Reconciles that passed their deadline.", "timeouts"),
         ):
-            yield _counter(prefix + name, text, {(c.name,): of(c) for c in controllers}, ("controller",))
+            yield _counter(prefix + name, text, {(c.name,): getattr(c, field) for c in controllers}, ("controller",))
         yield _gauge(
             prefix + "max_concurrent_reconciles",
             "Workers of a controller.",
@@ -237,11 +237,9 @@ class Metrics:
     def _of_queues(self) -> Iterator[Metric]:
         controllers = self._controllers.values()
         labels = ("name", "controller")
-        for name, text, of in (
-            ("adds", "Adds to the queue.", lambda c: c.queue.adds),
-            ("retries", "Adds after a failure.", lambda c: c.queue.retries),
-        ):
-            yield _counter(f"workqueue_{name}", text, {(c.name, c.name): of(c) for c in controllers}, labels)
+        for name, text in (("adds", "Adds to the queue."), ("retries", "Adds after a failure.")):
+            values = {(c.name, c.name): getattr(c.queue, name) for c in controllers}
+            yield _counter(f"workqueue_{name}", text, values, labels)
         queues = [(c.name, c.work_queue) for c in controllers if c.work_queue is not None]
         depths = {(n, n, str(p)): d for n, q in queues for p, d in (q.depths() or {0: 0}).items()}
         yield _gauge("workqueue_depth", "Keys that are ready.", depths, (*labels, "priority"))

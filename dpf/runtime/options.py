@@ -126,10 +126,11 @@ def _add(parser: argparse.ArgumentParser, field: Field[Any], hint: Any, default:
     elif get_origin(kind) is Literal:
         parser.add_argument(flag, choices=get_args(kind), **common)
     else:
-        convert: Callable[[str], Any] = {Seconds: duration, int: int, float: float, Path: Path, str: str}.get(
-            kind, words
-        )
+        convert = _CONVERT.get(kind, words)
         parser.add_argument(flag, type=_checked(convert), metavar=_metavar(kind), **common)
+
+
+_CONVERT: dict[Any, Callable[[str], Any]] = {Seconds: duration, int: int, float: float, Path: Path, str: str}
 
 
 def _metavar(kind: Any) -> str:

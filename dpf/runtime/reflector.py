@@ -201,20 +201,17 @@ class Reflector(Generic[T]):
 
     def _take(self, event: wire.WatchEvent) -> None:
         try:
-            identity = wire.identity(event.object)
             if event.type == "BOOKMARK":
-                self._informer.watched_version = max(
-                    self._informer.watched_version, wire.version_of(identity.resource_version)
-                )
-            elif not identity.name or event.type not in {"ADDED", "MODIFIED", "DELETED"}:
-                raise wire.DecodeError(f"{event.type} without an object")
+                self._informer.bookmark(wire.version_of(wire.identity(event.object).resource_version))
+            elif event.type in {"ADDED", "MODIFIED", "DELETED"}:
+                self._informer.apply(event.type, event.object)
             else:
-                self._informer.apply(event.type, wire.slim(event.object))
+                raise wire.DecodeError(f"there is no event {event.type}")
         except (wire.DecodeError, KeyError) as error:
             self.stats.dropped += 1
             log.warning("event_dropped", kind=self._kind, error=str(error))
             return
-        self._version = identity.resource_version or self._version
+        self._version = str(self._informer.watched_version)
 
     def _succeeded(self) -> None:
         self.failing_since = None

@@ -63,6 +63,8 @@ class Supervised:
     log_file: Path
     probe: Callable[[], Awaitable[bool]] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
+    grace: float = GRACE
+    """Seconds between SIGTERM and SIGKILL when it is ended."""
     restarts: int = 0
     _process: asyncio.subprocess.Process | None = None
 
@@ -99,7 +101,7 @@ class Supervised:
         try:
             return await self._process.wait()
         finally:
-            await end(self._process)
+            await end(self._process, self.grace)
 
     async def ready(self) -> bool:
         """Whether it runs and says that it is ready."""

@@ -115,7 +115,9 @@ class Supervisor:
         layout = self._layout
         control_planes = planes.prepare(layout, self._settings.dpus)
         for stage in control_planes.stages():
-            await self._start_stage(group, [supervised(spec) for spec in stage], timeout=60.0)
+            # Nothing of them is kept, and an API server takes half a minute to leave politely.
+            processes = [replace(supervised(spec), grace=0.0) for spec in stage]
+            await self._start_stage(group, processes, timeout=60.0)
         await asyncio.gather(finish(control_planes.host), finish(control_planes.dpu))
         self._step("two clusters run: host and DPU")
         admin = Kubeconfig.load(layout.host_kubeconfig)

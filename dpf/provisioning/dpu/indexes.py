@@ -20,6 +20,9 @@ CLUSTER: Index[DPU] = Index("cluster", lambda dpu: () if dpu.deleting else (clus
 """By namespace and name of the DPU cluster that a DPU is given to, :data:`UNASSIGNED` if none. One that is being deleted is in
 none: its place is free."""
 
+NODE: Index[DPU] = Index("node", lambda dpu: (f"{cluster_of(dpu)}/{dpu.name}",))
+"""By DPU cluster and name of the card's Node in it."""
+
 CARD: Index[DPU] = Index("card", lambda dpu: (card_of(dpu.spec.node_name, dpu.spec.pci_address),))
 """By host and PCI address, across namespaces."""
 
@@ -37,5 +40,5 @@ def card_of(node: str, pci: str) -> str:
 
 def add(cluster: Cluster) -> None:
     """Makes the cluster's cache keep these indexes."""
-    for index in (HOST, BFB_NAME, FLAVOR, CLUSTER, CARD):
+    for index in (HOST, BFB_NAME, FLAVOR, CLUSTER, NODE, CARD):
         cluster.cache[DPU].add_index(index)

@@ -14,7 +14,7 @@ from dpf.provisioning.dpu.observe import Observer, Seen
 from dpf.provisioning.dpu.steps import Act, Action, Advance, Hold, Remember, Step, waits
 from dpf.runtime.conditions import find, set_condition
 from dpf.runtime.controller import Result
-from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, DpfError, NotFound, Terminal, Waiting
+from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, DpfError, Terminal, Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Condition
@@ -24,6 +24,9 @@ log = get_logger(__name__)
 
 STEPS = 50
 """Decisions in one pass at most. More means that two phases send the DPU to and fro."""
+
+SEEN_LATER = 0.5
+"""Seconds after which the outcome of an action is looked for again."""
 
 Decide = Callable[[Seen], Step]
 
@@ -65,6 +68,10 @@ class Pass:
         """Changes the phase."""
         self._change({"phase": phase})
 
+    def say(self, condition: Condition) -> None:
+        """Sets a condition."""
+        self._take(condition)
+
     async def write(self) -> None:
         """Writes the status, if it differs from what is stored.
 
@@ -97,7 +104,8 @@ class Pass:
 
     async def _act(self, step: Act) -> None:
         if step.do in self._did:
-            raise RuntimeError(f"{step.do.__name__} changed nothing in phase {self.phase}")
+            # Done, and not seen yet: what was there already when it was done is still to come by the watch.
+            raise Waiting("NotSeenYet", f"waiting for the outcome of {step.do.__name__} to be seen", retry_after=SEEN_LATER)
         self._did.add(step.do)
         seen = self._look()
         try:
@@ -105,7 +113,7 @@ class Pass:
         except Terminal as error:
             self._advance(Advance(Phase.ERROR, (waits(step.condition, error.reason, error.message),)))
             return
-        except (Conflict, NotFound):
+        except Conflict:
             raise  # Somebody was faster: nothing to report.
         except (Waiting, ClusterUnavailable, DpfError, OSError) as error:
             await self._report(step, error)

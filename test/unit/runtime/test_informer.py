@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpf.runtime.client import UnreadableObject, decode
-from dpf.runtime.informer import OWNER_UID, Change, Index, Informer
+from dpf.runtime.informer import ORIGIN, OWNER_UID, Change, Index, Informer
 from dpf.runtime.meta import Key, LabelSelector
 from test.unit.runtime.widgets import Widget, raw
 
@@ -170,7 +170,7 @@ async def test_what_is_read_cannot_be_changed() -> None:
     informer = Informer(Widget)
     informer.replace([raw("a", 1)], 1)
     with pytest.raises(ValueError, match="frozen"):
-        informer.get("a", "n").spec = None  # type: ignore[union-attr, assignment]
+        informer.get("a", "n").spec = None  # type: ignore[union-attr, misc]
 
 
 async def test_selectors_and_namespaces_narrow_what_is_read() -> None:
@@ -222,3 +222,17 @@ async def test_an_index_always_agrees_with_the_store(events: list[tuple[str, str
     for size in range(3):
         expected = sorted(w.key for w in informer.list() if w.spec.size == size and size)
         assert informer.keys_by(SIZE, str(size)) == expected
+
+
+async def test_a_locked_write_tells_who_made_it_unless_something_else_happened_in_between() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 5)], 5)
+    seen: list[object] = []
+    informer.add_handler(lambda change: seen.append(change.origin))
+    seen.clear()
+    token = ORIGIN.set("me")
+    informer.wrote(raw("a", 6), decode(Widget, raw("a", 6)), based_on="5")
+    informer.wrote(raw("a", 8), decode(Widget, raw("a", 8)), based_on="7")
+    informer.wrote(raw("a", 9), decode(Widget, raw("a", 9)))
+    ORIGIN.reset(token)
+    assert seen == ["me", None, None]

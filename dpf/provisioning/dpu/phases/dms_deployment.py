@@ -6,6 +6,7 @@ from dpf.provisioning.dpu import dmspod, podparts
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, fail, waits
+from dpf.runtime.conditions import is_true
 from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
 from dpf.runtime.k8s import Pod
 from dpf_api.dpu import DPU, ConditionType, Phase
@@ -15,7 +16,7 @@ PREFLIGHT = "rshim-preflight"
 
 
 def decide(seen: Seen) -> Step:
-    return server(seen) or Advance(Phase.OS_INSTALLING, (done(RUNNING),))
+    return server(seen) or Advance(Phase.OS_INSTALLING)
 
 
 def server(seen: Seen) -> Step | None:
@@ -28,7 +29,8 @@ def server(seen: Seen) -> Step | None:
     if pod.status.phase in ("Failed", "Succeeded"):
         return fail(RUNNING, "DMSPodFailed", f"pod {pod.name} has ended: {pod.status.message or pod.status.phase}")
     if pod.ready and pod.status.pod_ip:
-        return None
+        fine = is_true(seen.dpu.status.conditions, RUNNING.value)
+        return None if fine else Advance(seen.dpu.status.phase, (done(RUNNING),))
     left = seen.settings.dms_pod_timeout - seen.waited(RUNNING)
     if left <= 0:
         limit = f"{seen.settings.dms_pod_timeout:g} s"

@@ -1,0 +1,73 @@
+"""Deleting: everything that was made for a DPU is taken back, in any order and as often as it takes; what is gone is fine.
+
+The card itself is neither wiped nor switched off. Its Node goes from the DPU cluster: while that cluster can't be reached the DPU
+stays, with a condition that says so; if the DPUCluster does not exist any more there is nothing to wait for.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from dpf.provisioning.dpu import effects
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.steps import waits
+from dpf.runtime.errors import NotFound
+from dpf.runtime.k8s import Secret
+from dpf.runtime.meta import Condition, Key, ObjectMeta
+from dpf_api import names
+from dpf_api.certificate import Certificate
+from dpf_api.dpu import DPU, ConditionType
+
+READY = ConditionType.READY
+
+
+def unfinished(seen: Seen) -> Condition | None:
+    """What deletion waits for, after everything was asked for that can be; None if nothing is left."""
+    if seen.dpu.spec.cluster.name and seen.cluster is not None:
+        name = f"{seen.dpu.spec.cluster.namespace}/{seen.dpu.spec.cluster.name}"
+        if seen.away:
+            message = (
+                f"node {seen.dpu.name} can't be removed from cluster {name}: {seen.away}; goes on when the cluster answers, "
+                "or when its DPUCluster is deleted"
+            )
+            return waits(READY, "DPUClusterUnreachable", message)
+        if seen.dpu_node is not None:
+            return waits(READY, "DPUNodeEnding", f"waiting for node {seen.dpu.name} to go from cluster {name}")
+    pods = [pod.name for pod in (seen.dms_pod, seen.hostnetwork_pod) if pod is not None]
+    if pods:
+        return waits(READY, "PodsEnding", f"waiting for {' and '.join(pods)} to end on node {seen.dpu.spec.node_name}")
+    return None
+
+
+async def take_back(hands: Hands, seen: Seen) -> None:
+    """Asks for the removal of everything that is still there."""
+    dpu = seen.dpu
+    hands.jobs.cancel(dpu.key)
+    if effects.to_undo(seen):
+        await effects.undo(hands, seen)
+    with suppress(FileNotFoundError):
+        (hands.settings.bfb_dir / names.bfcfg_file(dpu.name)).unlink()
+    for pod in (seen.dms_pod, seen.hostnetwork_pod):
+        if pod is not None and not pod.deleting:
+            await hands.client.delete(pod)
+    await _remove_node(hands, seen)
+
+
+async def last(hands: Hands, dpu: DPU) -> None:
+    """Removes what no running pod needs any more; called once, when nothing else is left."""
+    await hands.client.delete(Secret(metadata=ObjectMeta(name=names.dms_secret(dpu.name), namespace=dpu.namespace)))
+    if hands.settings.certificates == "cert-manager":
+        meta = ObjectMeta(name=names.dms_certificate(dpu.name), namespace=dpu.namespace)
+        with suppress(NotFound):
+            await hands.client.delete(Certificate(metadata=meta))
+
+
+async def _remove_node(hands: Hands, seen: Seen) -> None:
+    reference = seen.dpu.spec.cluster
+    if seen.cluster is None or seen.away or seen.dpu_node is None or seen.dpu_node.deleting:
+        return
+    remote = hands.remotes.get(Key(reference.namespace, reference.name))
+    await remote.client.delete(seen.dpu_node)
+
+
