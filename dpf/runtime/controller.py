@@ -26,13 +26,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from structlog.contextvars import bound_contextvars
-
 from dpf.runtime import finalizers
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound, Terminal, Waiting
 from dpf.runtime.informer import ORIGIN, Change, Handler, Informer
-from dpf.runtime.log import get_logger
+from dpf.runtime.log import RECONCILE, get_logger
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.metrics import ControllerMetrics, Metrics
 from dpf.runtime.predicates import Predicate
@@ -287,20 +285,21 @@ class Controller(Generic[O]):
         started = asyncio.get_running_loop().time()
         metrics.active += 1
         origin = ORIGIN.set((self.name, key))
-        with bound_contextvars(controller=self.name, object=str(key), reconcile=os.urandom(4).hex()):
-            try:
-                async with asyncio.timeout(self._timeout) as deadline:
-                    result = await self._dispatch(obj)
-            except Exception as error:  # noqa: BLE001  (a reconciler's mistake is a retry of its object, never the end of others)
-                if isinstance(error, TimeoutError) and deadline.expired():
-                    metrics.timeouts += 1
-                self._failed(queue, key, priority, error)
-            else:
-                self._succeeded(queue, key, result)
-            finally:
-                ORIGIN.reset(origin)
-                metrics.active -= 1
-                metrics.observe(asyncio.get_running_loop().time() - started)
+        context = RECONCILE.set((self.name, key, os.urandom(4).hex()))
+        try:
+            async with asyncio.timeout(self._timeout) as deadline:
+                result = await self._dispatch(obj)
+        except Exception as error:  # noqa: BLE001  (a mistake is a retry of its object, never the end of others)
+            if isinstance(error, TimeoutError) and deadline.expired():
+                metrics.timeouts += 1
+            self._failed(queue, key, priority, error)
+        else:
+            self._succeeded(queue, key, result)
+        finally:
+            RECONCILE.reset(context)
+            ORIGIN.reset(origin)
+            metrics.active -= 1
+            metrics.observe(asyncio.get_running_loop().time() - started)
 
     async def _dispatch(self, obj: O) -> Result | None:
         client, name = self._bound.client, self._finalizer

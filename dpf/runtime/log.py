@@ -10,6 +10,7 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import orjson
@@ -18,6 +19,9 @@ import structlog
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
+
+RECONCILE: ContextVar[tuple[str, object, str] | None] = ContextVar("reconcile", default=None)
+"""Controller, object and id of the reconcile that is being run: every line logged in it carries them."""
 
 HIDDEN = "<hidden>"
 _SECRET_NAME = re.compile(
@@ -29,6 +33,14 @@ _SECRET_TEXT = re.compile(
     r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+",  # a JSON web token
     re.DOTALL,
 )
+
+
+def add_reconcile(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A structlog processor: says of which reconcile a line is. Looked up per line, as most reconciles log none."""
+    found = RECONCILE.get()
+    if found is not None:
+        event["controller"], event["object"], event["reconcile"] = found[0], str(found[1]), found[2]
+    return event
 
 
 def hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -61,6 +73,7 @@ def configure(level: Level = "info", format: Format = "json") -> None:  # noqa: 
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            add_reconcile,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *ending,

@@ -61,9 +61,9 @@ class Transport:
         self._http = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,
-            auto_decompress=True,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"User-Agent": self._user_agent, "Accept": "application/json"},
+            # Compression would cost both sides more than it saves beside the server, where managers run.
+            headers={"User-Agent": self._user_agent, "Accept": "application/json", "Accept-Encoding": "identity"},
             timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT, connect=10),
         )
         return self

@@ -55,9 +55,18 @@ class Certificates:
         try:
             await self._client.create(secret)
         except AlreadyExists:
-            await self._client.merge_patch(secret, {"data": secret.data, "metadata": {"ownerReferences": [
-                reference.model_dump(mode="json", by_alias=True) for reference in secret.metadata.owner_references
-            ]}})
+            await self._client.merge_patch(
+                secret,
+                {
+                    "data": secret.data,
+                    "metadata": {
+                        "ownerReferences": [
+                            reference.model_dump(mode="json", by_alias=True)
+                            for reference in secret.metadata.owner_references
+                        ]
+                    },
+                },
+            )
 
     async def client_pair(self, namespace: str) -> KeyPair:
         """The pair that this process shows to servers of the namespace, with the CA that it trusts.

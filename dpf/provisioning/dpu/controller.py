@@ -15,6 +15,7 @@ from dpf.provisioning.dpu.observe import Observer
 from dpf.provisioning.dpu.phases import PHASES
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch, WatchRemote
+from dpf.runtime.errors import ClusterUnavailable
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.informer import Change
 from dpf.runtime.k8s import Node, Pod
@@ -59,6 +60,8 @@ class DPUReconciler:
         turn.enter(Phase.DELETING)
         turn.say(left)
         await turn.write()
+        if left.reason == deleting.UNREACHABLE:
+            raise ClusterUnavailable(indexes.cluster_of(dpu), left.message)
         return Result()
 
 
@@ -70,9 +73,9 @@ def priority(dpu: DPU) -> int:
 
 def pod_matters(change: Change[Pod]) -> bool:
     """Whether a pod came, went, or changed in what a phase looks at."""
-    return differs(
-        lambda pod: (pod.ready, pod.status.phase, pod.status.pod_ip, pod.deleting, podparts.trouble(pod))
-    )(change)
+    return differs(lambda pod: (pod.ready, pod.status.phase, pod.status.pod_ip, pod.deleting, podparts.trouble(pod)))(
+        change
+    )
 
 
 def dpu_controller(
@@ -98,7 +101,7 @@ def dpu_controller(
 
     def of_cluster(cluster: DPUCluster) -> Iterable[Key]:
         waiting = dpus.keys_by(indexes.CLUSTER, indexes.UNASSIGNED)
-        return [*waiting, *dpus.keys_by(indexes.CLUSTER, f"{cluster.namespace}/{cluster.name}")]
+        return [*waiting, *dpus.keys_by(indexes.IN_CLUSTER, f"{cluster.namespace}/{cluster.name}")]
 
     def drained(maintenance: NodeMaintenance) -> Iterable[Key]:
         return dpus.keys_by(indexes.HOST, maintenance.spec.node_name)

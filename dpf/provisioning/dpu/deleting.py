@@ -20,6 +20,7 @@ from dpf_api.certificate import Certificate
 from dpf_api.dpu import DPU, ConditionType
 
 READY = ConditionType.READY
+UNREACHABLE = "DPUClusterUnreachable"
 
 
 def unfinished(seen: Seen) -> Condition | None:
@@ -31,7 +32,7 @@ def unfinished(seen: Seen) -> Condition | None:
                 f"node {seen.dpu.name} can't be removed from cluster {name}: {seen.away}; goes on when the cluster answers, "
                 "or when its DPUCluster is deleted"
             )
-            return waits(READY, "DPUClusterUnreachable", message)
+            return waits(READY, UNREACHABLE, message)
         if seen.dpu_node is not None:
             return waits(READY, "DPUNodeEnding", f"waiting for node {seen.dpu.name} to go from cluster {name}")
     pods = [pod.name for pod in (seen.dms_pod, seen.hostnetwork_pod) if pod is not None]
@@ -69,5 +70,3 @@ async def _remove_node(hands: Hands, seen: Seen) -> None:
         return
     remote = hands.remotes.get(Key(reference.namespace, reference.name))
     await remote.client.delete(seen.dpu_node)
-
-

@@ -99,7 +99,9 @@ def pci_address(dpu: DPU) -> str:
     """
     label = dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
     if not label:
-        message = f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
+        message = (
+            f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
+        )
         raise Waiting("PCIAddressMissing", message)
     return label.partition("-")[2].replace("-", ":")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dpf.provisioning.dpu.certificates import Certificates
 from dpf.provisioning.settings import Settings
@@ -15,7 +15,6 @@ from dpf_api.dpucluster import DPUCluster
 
 if TYPE_CHECKING:
     from dpf.provisioning.dpu.install import Card
-    from dpf.provisioning.dpu.joining import Joining
 
 
 class Allocator(Protocol):
@@ -63,9 +62,6 @@ class Hands:
     remotes: RemoteClusters
     allocator: Allocator
     certificates: Certificates
-    joining: Joining
     card: Card
     jobs: Jobs[None]
     settings: Settings
-    cache: Any
-    """The host cluster's cache, for jobs that outlive the look they were started upon."""

@@ -15,6 +15,7 @@ from dpf_api.operatorconfig import DPFOperatorConfig
 
 CONTAINER = "hostnetwork"
 DEFAULT_VFS = 16
+DONE = "/tmp/hostnetwork_succeed"  # noqa: S108 (a path in the container that the script is known by)
 _VFS = re.compile(r"^NUM_OF_VFS=([0-9]+)$")
 
 
@@ -25,7 +26,9 @@ def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, 
     """
     label = dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
     if not label:
-        message = f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
+        message = (
+            f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
+        )
         raise Waiting("PCIAddressMissing", message)
     env = {
         "device_pci_address": label.replace("-", ":"),
@@ -39,7 +42,7 @@ def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, 
         command=["/bin/bash", "-c", "--"],
         args=["hostnetwork.sh"],
         env=[{"name": name, "value": value} for name, value in env.items()],
-        readiness_probe={"exec": {"command": ["ls", "/tmp/hostnetwork_succeed"]}, "periodSeconds": 5},
+        readiness_probe={"exec": {"command": ["ls", DONE]}, "periodSeconds": 5},
         security_context=podparts.PRIVILEGED,
         volume_mounts=[podparts.DEV_MOUNT],
     )

@@ -20,6 +20,9 @@ CLUSTER: Index[DPU] = Index("cluster", lambda dpu: () if dpu.deleting else (clus
 """By namespace and name of the DPU cluster that a DPU is given to, :data:`UNASSIGNED` if none. One that is being deleted is in
 none: its place is free."""
 
+IN_CLUSTER: Index[DPU] = Index("in-cluster", lambda dpu: (cluster_of(dpu),) if dpu.spec.cluster.name else ())
+"""By DPU cluster, those that are being deleted too."""
+
 NODE: Index[DPU] = Index("node", lambda dpu: (f"{cluster_of(dpu)}/{dpu.name}",))
 """By DPU cluster and name of the card's Node in it."""
 
@@ -35,10 +38,10 @@ def cluster_of(dpu: DPU) -> str:
 
 def card_of(node: str, pci: str) -> str:
     """The value of :data:`CARD` for a card."""
-    return f"{node}/{pci.replace(":", "-")}"
+    return f"{node}/{pci.replace(':', '-')}"
 
 
 def add(cluster: Cluster) -> None:
     """Makes the cluster's cache keep these indexes."""
-    for index in (HOST, BFB_NAME, FLAVOR, CLUSTER, NODE, CARD):
+    for index in (HOST, BFB_NAME, FLAVOR, CLUSTER, IN_CLUSTER, NODE, CARD):
         cluster.cache[DPU].add_index(index)

@@ -39,7 +39,7 @@ class Pass:
         self._observer = observer
         self._hands = hands
         self._events = events
-        self._status = dpu.status
+        self._status: DPUStatus = dpu.status
         self._did: set[Action] = set()
 
     @property
@@ -58,9 +58,11 @@ class Pass:
                     self._advance(step)
                 case Act():
                     await self._act(step)
-                case Hold(condition=condition, after=after):
+                case Hold(condition=condition, after=after, cluster=cluster):
                     self._take(condition)
                     await self.write()
+                    if cluster:
+                        raise ClusterUnavailable(cluster, condition.message)
                     return Result(requeue_after=after) if after is not None else None
         raise RuntimeError(f"phase {self.phase} comes to no end")
 
@@ -105,7 +107,9 @@ class Pass:
     async def _act(self, step: Act) -> None:
         if step.do in self._did:
             # Done, and not seen yet: what was there already when it was done is still to come by the watch.
-            raise Waiting("NotSeenYet", f"waiting for the outcome of {step.do.__name__} to be seen", retry_after=SEEN_LATER)
+            raise Waiting(
+                "NotSeenYet", f"waiting for the outcome of {step.do.__name__} to be seen", retry_after=SEEN_LATER
+            )
         self._did.add(step.do)
         seen = self._look()
         try:
@@ -143,4 +147,4 @@ class Pass:
         self._change(changes)
 
     def _change(self, changes: Mapping[str, Any]) -> None:
-        self._status: DPUStatus = self._status.model_copy(update=dict(changes))
+        self._status = self._status.model_copy(update=dict(changes))

@@ -127,9 +127,7 @@ def _patch(node: Node, book: Ledger, labels: Mapping[str, str], taints: list[Tai
 def maintenance_for(dpu: DPU) -> NodeMaintenance:
     """The request to drain the DPU's host."""
     return NodeMaintenance(
-        metadata=ObjectMeta(
-            name=dpu.spec.node_name, namespace=dpu.namespace, owner_references=[owner_reference(dpu)]
-        ),
+        metadata=ObjectMeta(name=dpu.spec.node_name, namespace=dpu.namespace, owner_references=[owner_reference(dpu)]),
         spec=NodeMaintenanceSpec(
             requestor_id=MAINTENANCE_OWNER,
             node_name=dpu.spec.node_name,

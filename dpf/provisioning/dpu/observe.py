@@ -87,9 +87,7 @@ class Seen:
 class Observer:
     """Looks things up for a DPU."""
 
-    def __init__(
-        self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], settings: Settings
-    ) -> None:
+    def __init__(self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], settings: Settings) -> None:
         self._cache = cluster.cache
         self._remotes = remotes
         self._jobs = jobs
@@ -117,7 +115,9 @@ class Observer:
             dpu_node=dpu_node,
             away=away,
             siblings=tuple(
-                other for other in cache[DPU].by(indexes.HOST, spec.node_name) if spec.node_name and other.uid != dpu.uid
+                other
+                for other in cache[DPU].by(indexes.HOST, spec.node_name)
+                if spec.node_name and other.uid != dpu.uid
             ),
             config=next(iter(cache[DPFOperatorConfig].list()), None),
             job=Outcome.of(self._jobs.get(dpu.key, dpu.uid)),

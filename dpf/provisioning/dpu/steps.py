@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Changes = Mapping[str, Any]
 """Fields of a DPU's status to their new values."""
 
+
 def _nothing() -> None:
     """What most actions do after the status was written."""
 
@@ -47,10 +48,14 @@ class Act:
 
 @dataclass(frozen=True)
 class Hold:
-    """Wait. What is waited for wakes the DPU; ``after`` (seconds) is for deadlines and for devices that can't call back."""
+    """Wait. What is waited for wakes the DPU; ``after`` (seconds) is for deadlines and for devices that can't call back.
+
+    :param cluster: the DPU cluster (``namespace/name``) that must become reachable first, if that is what is waited for.
+    """
 
     condition: Condition
     after: float | None = None
+    cluster: str = ""
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,7 @@ def budget(max_unavailable: int | str | None, total: int) -> int:
     """
     if isinstance(max_unavailable, str):
         text = max_unavailable.strip()
-        if text.endswith("%"):
-            amount = math.ceil(int(text[:-1]) * total / 100)
-        else:
-            amount = int(text)
+        amount = math.ceil(int(text[:-1]) * total / 100) if text.endswith("%") else int(text)
     else:
         amount = MAX_UNAVAILABLE if max_unavailable is None else max_unavailable
     return max(1, min(amount, total))

@@ -75,7 +75,8 @@ def cards_of(node: Node) -> list[Card]:
 def choose(dpu_selector: Mapping[str, str] | None, node: Node) -> Choice:
     """Divides the node's cards into those that the selector selects and the others."""
     entries = _entries(dpu_selector or {})
-    selected, rejected = [], []
+    selected: list[Card] = []
+    rejected: list[Card] = []
     for card in cards_of(node):
         wanted = _holds(entries.get(card.index, {}), card.index, node.labels) if dpu_selector else card.index == 0
         (selected if wanted else rejected).append(card)
@@ -102,7 +103,11 @@ def _entries(dpu_selector: Mapping[str, str]) -> dict[int, dict[str, str]]:
 
 
 def _holds(entries: Mapping[str, str], index: int, labels: Mapping[str, str]) -> bool:
-    answers = [_label(labels, index, what) == value for what, value in entries.items() if _label(labels, index, what) is not None]
+    answers = [
+        _label(labels, index, what) == value
+        for what, value in entries.items()
+        if _label(labels, index, what) is not None
+    ]
     return bool(answers) and all(answers)
 
 

@@ -16,6 +16,9 @@ import yaml
 
 from dpf.sandbox.fleet.bfcfg import BadBfCfg, user_data
 
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The C one where PyYAML has it: ten times as fast, and a fleet reads hundreds of these documents."""
+
 JOIN_SCRIPT = "/opt/dpf/join_k8s_cluster.sh"
 RESTART_SCRIPT = "/opt/dpf/restart.sh"
 JOIN_UNIT = "kubeadm-join.service"
@@ -66,7 +69,7 @@ def read(bf_cfg: str) -> Configuration:
     if not text.startswith("#cloud-config"):
         raise BadBfCfg("user-data does not start with #cloud-config, so cloud-init ignores it")
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=SAFE_LOADER)  # noqa: S506  (it is a safe loader)
     except yaml.YAMLError as error:
         raise BadBfCfg(f"user-data is not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
     if not isinstance(document, dict):

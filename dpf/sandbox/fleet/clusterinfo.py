@@ -18,7 +18,7 @@ import yaml
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from dpf.sandbox.fleet.cloudinit import JoinCommand
+from dpf.sandbox.fleet.cloudinit import SAFE_LOADER, JoinCommand
 
 PATH = "/api/v1/namespaces/kube-public/configmaps/cluster-info"
 
@@ -83,7 +83,7 @@ def ca_pin(ca: bytes) -> str:
 def _read(text: str) -> tuple[str, bytes]:
     """Server and CA of a kubeconfig that has one cluster and, as it is public, no user."""
     try:
-        cluster = yaml.safe_load(text)["clusters"][0]["cluster"]
+        cluster = yaml.load(text, Loader=SAFE_LOADER)["clusters"][0]["cluster"]  # noqa: S506
         return str(cluster["server"]).rstrip("/"), base64.b64decode(cluster["certificate-authority-data"])
     except (yaml.YAMLError, LookupError, TypeError, binascii.Error):
         raise Untrusted("the kubeconfig in cluster-info cannot be read") from None

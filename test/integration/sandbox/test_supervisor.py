@@ -8,6 +8,7 @@ import os
 import select
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,30 @@ def run(*argv: str) -> int:
     return ended.value.code
 
 
-@pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Layout]:
+@contextmanager
+def brought_up(folder: Path) -> Iterator[Layout]:
     """A sandbox with two cards in one host."""
     without = [word for manager in MANAGERS for word in ("--without", manager)]
     fleet = ["--dpus", "2", "--dpus-per-host", "2", "--no-delays"]
     try:
-        assert run("up", "--data-dir", str(tmp_path), *fleet, *without) == 0
-        yield Layout(tmp_path)
+        assert run("up", "--data-dir", str(folder), *fleet, *without) == 0
+        yield Layout(folder)
     finally:
-        run("down", "--data-dir", str(tmp_path))
+        run("down", "--data-dir", str(folder))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    """A sandbox for the tests that leave it as it is."""
+    with brought_up(tmp_path_factory.mktemp("shared")) as layout:
+        yield layout
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Layout]:
+    """A sandbox of the test's own."""
+    with brought_up(tmp_path) as layout:
+        yield layout
 
 
 def processes(layout: Layout, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -59,9 +74,9 @@ def wait_gone(pids: list[int]) -> None:
         os.close(descriptor)
 
 
-def test_sandbox_is_there_when_up_returns(sandbox: Layout, capsys: pytest.CaptureFixture[str]) -> None:
-    assert all(process["ready"] for process in processes(sandbox, capsys).values())
-    where = ["--data-dir", str(sandbox.data_dir)]
+def test_sandbox_is_there_when_up_returns(shared: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(process["ready"] for process in processes(shared, capsys).values())
+    where = ["--data-dir", str(shared.data_dir)]
     assert run("cards", "-o", "json", *where) == 0
     cards = json.loads(capsys.readouterr().out)
     assert [(card["dpu"], card["installs"], card["fault"]) for card in cards] == [
@@ -75,22 +90,22 @@ def test_sandbox_is_there_when_up_returns(sandbox: Layout, capsys: pytest.Captur
     assert "runs already" in capsys.readouterr().err
 
 
-def test_killed_process_comes_back_as_another(sandbox: Layout, capsys: pytest.CaptureFixture[str]) -> None:
-    before = processes(sandbox, capsys)["fleet"]["pid"]
-    assert run("kill", "fleet", "--data-dir", str(sandbox.data_dir)) == 0
+def test_killed_process_comes_back_as_another(shared: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+    before = processes(shared, capsys)["fleet"]["pid"]
+    assert run("kill", "fleet", "--data-dir", str(shared.data_dir)) == 0
     wait_gone([before])
-    while not (after := processes(sandbox, capsys)["fleet"])["ready"]:
+    while not (after := processes(shared, capsys)["fleet"])["ready"]:
         pass
     assert (after["pid"] != before, after["restarts"]) == (True, 1)
 
 
-def test_samples_are_accepted_by_the_server(sandbox: Layout, capsys: pytest.CaptureFixture[str]) -> None:
+def test_samples_are_accepted_by_the_server(shared: Layout, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    assert run("samples", "--data-dir", str(sandbox.data_dir)) == 0
+    assert run("samples", "--data-dir", str(shared.data_dir)) == 0
     manifests = list(yaml.safe_load_all(capsys.readouterr().out))
 
     async def apply() -> None:
-        async with Api(Kubeconfig.load(sandbox.host_kubeconfig), user_agent="test") as api:
+        async with Api(Kubeconfig.load(shared.host_kubeconfig), user_agent="test") as api:
             await Applier(api).apply(manifests)
 
     asyncio.run(apply())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpf.ctl.demo import Journey
+from dpf.ctl.demo import Journey, requests
 
 
 def dpu(name: str, phase: str, message: str = "") -> dict[str, Any]:
@@ -39,3 +39,25 @@ def test_summary_has_the_time_per_phase() -> None:
         journey.observe(dpu("a", phase))
     assert "1 DPUs are Ready" in journey.summary()
     assert "OS Installing" in journey.summary()
+
+
+METRICS = """\
+# TYPE apiserver_request_total counter
+apiserver_request_total{code="200",resource="pods",verb="GET",version="v1"} 5
+apiserver_request_total{code="200",resource="dpus",verb="PATCH",version="v1alpha1"} 1.2e+03
+apiserver_request_total{code="201",resource="pods",verb="PATCH",version="v1"} 7
+apiserver_request_total{code="0",resource="pods",verb="WATCH",version="v1"} 9
+apiserver_request_duration_seconds_count{verb="GET"} 99
+"""
+
+
+class Server:
+    """An API server that has only metrics."""
+
+    async def text(self, path: str) -> str:
+        assert path == "/metrics"
+        return METRICS
+
+
+async def test_requests_are_counted_by_verb_without_streams() -> None:
+    assert await requests(Server()) == {"GET": 5.0, "PATCH": 1207.0}  # type: ignore[arg-type]

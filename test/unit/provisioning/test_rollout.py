@@ -11,9 +11,20 @@ from dpf.provisioning.dpuset.rollout import Member, budget, missing_labels, repl
 
 @pytest.mark.parametrize(
     ("max_unavailable", "total", "amount"),
-    [(None, 10, 1), (3, 10, 3), (30, 10, 10), ("10%", 10, 1), ("15%", 10, 2), ("100%", 7, 7), ("1%", 1000, 10), (1, 0, 1)],
+    [
+        (None, 10, 1),
+        (3, 10, 3),
+        (30, 10, 10),
+        ("10%", 10, 1),
+        ("15%", 10, 2),
+        ("100%", 7, 7),
+        ("1%", 1000, 10),
+        (1, 0, 1),
+    ],
 )
-def test_the_budget_is_rounded_up_and_kept_in_bounds(max_unavailable: int | str | None, total: int, amount: int) -> None:
+def test_the_budget_is_rounded_up_and_kept_in_bounds(
+    max_unavailable: int | str | None, total: int, amount: int
+) -> None:
     assert budget(max_unavailable, total) == amount
 
 
@@ -30,7 +41,8 @@ def test_what_is_up_to_date_is_left_alone() -> None:
     assert replaceable([Member("a", False, False)], wanted=1, allowed=1) == []
 
 
-members = st.lists(st.builds(Member, st.text("abc", min_size=1, max_size=4), st.booleans(), st.booleans()), unique_by=lambda m: m.name)
+names = st.text("abc", min_size=1, max_size=4)
+members = st.lists(st.builds(Member, names, st.booleans(), st.booleans()), unique_by=lambda member: member.name)
 
 
 @given(members, st.integers(1, 10), st.integers(0, 5))

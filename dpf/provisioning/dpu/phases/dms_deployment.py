@@ -81,5 +81,3 @@ async def create_pod(hands: Hands, dpu: DPU, pod: Pod) -> None:
             await hands.client.delete(found)
         message = f"pod {pod.name} of an earlier DPU is being removed; a new one is made then"
         raise Waiting("EarlierPodEnding", message, retry_after=1.0) from None
-
-

@@ -34,7 +34,8 @@ def unreachable(seen: Seen) -> Hold | None:
         return Hold(waits(READY, "DPUClusterNotFound", message))
     if seen.away:
         message = f"cluster {reference.name} can't be reached: {seen.away}; goes on when it answers"
-        return Hold(waits(READY, "DPUClusterClientGetError", message))
+        cluster = f"{reference.namespace}/{reference.name}"
+        return Hold(waits(READY, "DPUClusterClientGetError", message), cluster=cluster)
     return None
 
 

@@ -28,7 +28,9 @@ def decide(seen: Seen) -> Step:
 def _drain(seen: Seen) -> Step:
     maintenance = seen.maintenance
     if maintenance is not None and maintenance.deleting:
-        message = f"an earlier NodeMaintenance {maintenance.name} is being removed; waiting for the maintenance operator"
+        message = (
+            f"an earlier NodeMaintenance {maintenance.name} is being removed; waiting for the maintenance operator"
+        )
         return Hold(waits(READY, "DrainEnding", message))
     if maintenance is None or REQUESTOR not in maintenance.spec.additional_requestors:
         return Act(effects.ask_for_drain, READY)

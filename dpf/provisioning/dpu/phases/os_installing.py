@@ -60,7 +60,11 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
     order = await hands.card.prepare(seen, before.attempt)
     started = before.started_at or now().replace(microsecond=0)
     install = Install(
-        attempt=before.attempt, version=order.version, config_sha256=order.sha256, started_at=started, percent=before.percent
+        attempt=before.attempt,
+        version=order.version,
+        config_sha256=order.sha256,
+        started_at=started,
+        percent=before.percent,
     )
     return Remember({"install": install, "pci_device": seen.pci}, lambda: hands.card.start(seen.dpu, order, started))
 

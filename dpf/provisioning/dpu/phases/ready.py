@@ -27,7 +27,9 @@ def decide(seen: Seen) -> Step:
         return blocked
     name, node = seen.dpu.name, seen.dpu_node
     if node is None:
-        message = f"node {name} is gone from cluster {seen.dpu.spec.cluster.name}; delete the DPU to provision the card anew"
+        message = (
+            f"node {name} is gone from cluster {seen.dpu.spec.cluster.name}; delete the DPU to provision the card anew"
+        )
         return Hold(waits(READY, "DPUNodeGetError", message))
     if not node.ready:
         message = f"node {name} is not ready in cluster {seen.dpu.spec.cluster.name}; look at its kubelet"

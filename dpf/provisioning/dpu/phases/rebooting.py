@@ -25,9 +25,13 @@ SLOW = 1800.0
 
 def decide(seen: Seen) -> Step:
     if seen.node is None:
-        return Hold(waits(REBOOTED, "NodeNotFound", f"node {seen.dpu.spec.node_name} is gone; waiting for it to be back"))
+        return Hold(
+            waits(REBOOTED, "NodeNotFound", f"node {seen.dpu.spec.node_name} is gone; waiting for it to be back")
+        )
     if not seen.boot_id:
-        return Hold(waits(REBOOTED, "BootIDUnknown", f"node {seen.node.name} reports no boot id; waiting for its kubelet"))
+        return Hold(
+            waits(REBOOTED, "BootIDUnknown", f"node {seen.node.name} reports no boot id; waiting for its kubelet")
+        )
     if not seen.install.boot_id:
         return Advance(Phase.REBOOTING, changes={"install": seen.install.model_copy(update={"boot_id": seen.boot_id})})
     try:
@@ -95,7 +99,9 @@ def in_the_way(dpu: DPU, siblings: Iterable[DPU]) -> DPU | None:
             return other
         if phase is Phase.REBOOTING:
             announced = reboot is not None and reboot.id == request_id(other)
-            if announced or (rebootpolicy.authorised(other) and (other.namespace, other.name) < (dpu.namespace, dpu.name)):
+            if announced or (
+                rebootpolicy.authorised(other) and (other.namespace, other.name) < (dpu.namespace, dpu.name)
+            ):
                 return other
     return None
 

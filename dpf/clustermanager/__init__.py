@@ -1,0 +1,1 @@
+"""Cluster managers: who makes a DPUCluster real."""

@@ -1,0 +1,51 @@
+"""The static cluster manager: for DPU clusters that somebody else made and whose kubeconfig a user hands over.
+
+There is nothing to make, so there is nothing to undo and no finalizer is needed: once the user has named the Secret with the
+kubeconfig the cluster counts as Created. Whether it can be reached is the provisioning manager's to say.
+"""
+
+from __future__ import annotations
+
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.conditions import new, set_condition
+from dpf.runtime.controller import Controller, For, Result
+from dpf.runtime.finalizers import remove
+from dpf.runtime.meta import Condition
+from dpf_api.dpucluster import TYPE_STATIC, ConditionType, DPUCluster, Phase
+from dpf_api.names import FINALIZER_CLUSTER_MANAGER
+
+CREATED = ConditionType.CREATED.value
+
+MANAGED = frozenset({Phase.CREATING, Phase.READY, Phase.NOT_READY})
+"""Phases in which a cluster manager may act."""
+
+
+def created(cluster: DPUCluster) -> Condition:
+    """What there is to say of a cluster that a user brought."""
+    generation = cluster.metadata.generation
+    if cluster.spec.kubeconfig:
+        return new(CREATED, True, "Created", generation=generation)
+    message = "set spec.kubeconfig to the name of a Secret with the cluster's kubeconfig under the key admin.conf"
+    return new(CREATED, False, "EmptyKubeconfig", message, generation=generation)
+
+
+class StaticClusterReconciler:
+    """Says of static clusters that they are there, and leaves all others alone."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._client = cluster.client
+
+    async def reconcile(self, cluster: DPUCluster) -> Result | None:
+        if cluster.spec.type != TYPE_STATIC:
+            return None
+        # An earlier manager of the same name put a finalizer on; nobody else would take it off.
+        await remove(self._client, cluster, FINALIZER_CLUSTER_MANAGER)
+        if cluster.status.phase in MANAGED:
+            conditions = set_condition(cluster.status.conditions, created(cluster))
+            await self._client.status(cluster).set(cluster.status.model_copy(update={"conditions": conditions}))
+        return None
+
+
+def static_cluster_controller(cluster: Cluster) -> Controller[DPUCluster]:
+    """The controller of static clusters."""
+    return Controller("static-cluster", StaticClusterReconciler(cluster), watches=[For(DPUCluster)])

@@ -1,0 +1,171 @@
+"""The DPUCluster controller: keeps the connection to a DPU cluster and says how it is.
+
+    Pending -> Creating -> Ready <-> NotReady
+
+A cluster manager makes the cluster while it is Creating, names the Secret with its kubeconfig and sets the condition Created.
+From then on health is what the registry of remote clusters finds: it is told at once when a cluster goes or comes back. A
+changed Secret changes the credentials under the running watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from dpf.provisioning.dpu import indexes
+from dpf.provisioning.dpucluster.allocator import Allocator
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.conditions import is_true, new, set_condition
+from dpf.runtime.controller import Controller, For, Result, Watch, WatchRemoteHealth
+from dpf.runtime.errors import ConfigError
+from dpf.runtime.events import EventRecorder
+from dpf.runtime.k8s import Secret
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.meta import Condition, Key
+from dpf.runtime.predicates import differs
+from dpf.runtime.remote import Health, RemoteClusters
+from dpf_api.dpu import DPU
+from dpf_api.dpucluster import ConditionType, DPUCluster, DPUClusterStatus, Phase
+from dpf_api.names import FINALIZER_DPUCLUSTER, KUBECONFIG_KEY
+
+COUNT_INTERVAL = 1.0
+"""Seconds between writes that only count DPUs."""
+
+READY = ConditionType.READY.value
+
+
+class DPUClusterReconciler:
+    """Connects a cluster, watches over it, and forgets it when it goes."""
+
+    finalizer = FINALIZER_DPUCLUSTER
+
+    def __init__(self, cluster: Cluster, remotes: RemoteClusters, allocator: Allocator, events: EventRecorder) -> None:
+        self._client = cluster.client
+        self._secrets = cluster.cache[Secret]
+        self._remotes = remotes
+        self._allocator = allocator
+        self._events = events
+        self._counted_at: dict[str, float] = {}
+
+    async def reconcile(self, cluster: DPUCluster) -> Result | None:
+        health, endpoint = await self._connect(cluster)
+        if health is None:
+            return None  # No answer yet, good or bad; the registry tells when there is one.
+        count = self._allocator.assigned(cluster)
+        status = judge(cluster, health).model_copy(
+            update={
+                "assigned_dpus": count,
+                "endpoint": endpoint,
+                "version": health.version or cluster.status.version,
+                "observed_generation": cluster.metadata.generation,
+            }
+        )
+        if (wait := self._count_wait(cluster, status)) > 0:
+            return Result(requeue_after=wait)
+        if cluster.status.phase is Phase.READY and status.phase is Phase.NOT_READY:
+            self._events.warning(cluster, "HealthCheckFailed", status.message)
+        await self._client.status(cluster).set(status)
+        return None
+
+    async def finalize(self, cluster: DPUCluster) -> Result | None:
+        await self._remotes.disconnect(cluster.key)
+        self._counted_at.pop(cluster.uid, None)
+        return None
+
+    def _count_wait(self, cluster: DPUCluster, status: DPUClusterStatus) -> float:
+        """How long to wait before writing a status in which nothing but the count is new."""
+        if status.model_copy(update={"assigned_dpus": cluster.status.assigned_dpus}) != cluster.status:
+            return 0.0
+        now = asyncio.get_running_loop().time()
+        wait = self._counted_at.get(cluster.uid, float("-inf")) + COUNT_INTERVAL - now
+        if wait <= 0:
+            self._counted_at[cluster.uid] = now
+        return wait
+
+    async def _connect(self, cluster: DPUCluster) -> tuple[Health | None, str]:
+        """What is known of the cluster's health, and its address; None while nothing is."""
+        name = cluster.spec.kubeconfig
+        if not name:
+            return Health(ok=False, message="waiting for a cluster manager to set spec.kubeconfig"), ""
+        secret = self._secrets.get(name, cluster.namespace)
+        if secret is None:
+            return Health(
+                ok=False, message=f"no Secret {name} (type Opaque) in namespace {cluster.namespace}; create it"
+            ), ""
+        try:
+            text = secret.value(KUBECONFIG_KEY)
+            if not text:
+                raise ConfigError(f"it has no key {KUBECONFIG_KEY}")
+            kubeconfig = Kubeconfig.parse(text)
+            await self._remotes.connect(cluster.key, cluster.uid, kubeconfig)
+        except ConfigError as error:
+            return Health(ok=False, message=f"the kubeconfig in Secret {name} can't be used: {error}"), ""
+        health = self._remotes.health(cluster.key)
+        return (None if not health.ok and health.message == UNHEARD else health), kubeconfig.server
+
+
+UNHEARD = "no answer yet"
+"""What the registry says of a cluster that it has only just begun to probe."""
+
+
+def judge(cluster: DPUCluster, health: Health) -> DPUClusterStatus:
+    """The status of a cluster: made, or being made; and when it is made, healthy or not."""
+    status, conditions = cluster.status, cluster.status.conditions
+    if not made(conditions):
+        fallen = status.phase in (Phase.READY, Phase.NOT_READY)
+        phase = Phase.NOT_READY if fallen else Phase.CREATING
+        waiting = next((c for c in conditions if c.type != READY and c.status != "True"), None)
+        message = waiting.message or waiting.reason if waiting is not None else "waiting for its cluster manager"
+        reason = waiting.reason if waiting is not None else "NotCreated"
+        changes: dict[str, Any] = {"phase": phase, "reason": reason, "message": message}
+        if fallen:
+            changes["conditions"] = set_condition(conditions, new(READY, False, reason, message))
+        return status.model_copy(update=changes)
+    generation = cluster.metadata.generation
+    if health.ok:
+        ready = new(READY, True, "HealthCheckPassed", generation=generation)
+        phase = Phase.READY
+    else:
+        ready = new(READY, False, "HealthCheckFailed", health.message, generation=generation)
+        phase = Phase.NOT_READY
+    return status.model_copy(
+        update={
+            "phase": phase,
+            "reason": "" if health.ok else ready.reason,
+            "message": health.message,
+            "conditions": set_condition(conditions, ready),
+        }
+    )
+
+
+def made(conditions: Sequence[Condition]) -> bool:
+    """Whether the cluster manager says that the cluster is there: Created, and nothing else it reports is amiss."""
+    others = [condition for condition in conditions if condition.type != READY]
+    return is_true(others, ConditionType.CREATED.value) and all(c.status == "True" for c in others)
+
+
+def dpucluster_controller(
+    cluster: Cluster, remotes: RemoteClusters, allocator: Allocator, events: EventRecorder
+) -> Controller[DPUCluster]:
+    """The controller of DPU clusters."""
+    clusters = cluster.cache[DPUCluster]
+
+    def using(secret: Secret) -> Iterable[Key]:
+        return [each.key for each in clusters.list(secret.namespace) if each.spec.kubeconfig == secret.name]
+
+    def given_to(dpu: DPU) -> Iterable[Key]:
+        reference = dpu.spec.cluster
+        return (Key(reference.namespace, reference.name),) if reference.name else ()
+
+    return Controller(
+        "dpucluster",
+        DPUClusterReconciler(cluster, remotes, allocator, events),
+        watches=[
+            For(DPUCluster),
+            Watch(Secret, to=using, when=differs(lambda secret: secret.data)),
+            Watch(DPU, to=given_to, when=differs(lambda dpu: (indexes.cluster_of(dpu), dpu.deleting))),
+            WatchRemoteHealth(remotes),
+        ],
+        workers=2,
+    )
