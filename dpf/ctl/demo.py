@@ -51,22 +51,21 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """Runs the demo; 0 if everything was as it should be. Everything is taken down in any case."""
     folder = arguments.data_dir or Path(tempfile.mkdtemp(prefix="dpf-demo-"))
     layout = Layout(folder.expanduser().resolve())
-    started = monotonic()
+    started, failed = monotonic(), True
     if asyncio.run(control.answers(lambda: control.ask(layout.control_socket, "GET", "/processes"))):
         complain(f"error: a sandbox runs already in {layout.data_dir}")
         return 1
     say(f"A sandbox with {arguments.dpus} simulated DPUs comes up.")
     try:
-        if sandbox.bring_up(layout, arguments, lambda step: say(f"  {monotonic() - started:5.1f} s  {step}")):
-            return 1
-        asyncio.run(_provision(layout, arguments.dpus))
+        if sandbox.bring_up(layout, arguments, lambda step: say(f"  {monotonic() - started:5.1f} s  {step}")) == 0:
+            asyncio.run(_provision(layout, arguments.dpus))
+            failed = False
     except (DemoFailed, DpfError, control.ControlError) as error:
-        complain(f"error: {error}")
-        return 1
+        complain(f"error: {error}\nThe logs are in {layout.logs}")
     finally:
-        sandbox.take_down(layout)
+        sandbox.take_down(layout, keep_logs=failed)
         say(f"Everything is taken down again; it took {monotonic() - started:.0f} s in all.")
-    return 0
+    return int(failed)
 
 
 async def _provision(layout: Layout, dpus: int) -> None:

@@ -209,11 +209,11 @@ def demo(arguments: argparse.Namespace) -> int:
     return run_demo(arguments)
 
 
-def take_down(layout: Layout) -> None:
+def take_down(layout: Layout, *, keep_logs: bool = False) -> None:
     """Ends the sandbox, if one runs, and removes its data."""
     if _answers(layout):
         asyncio.run(_end(layout))
-    _clear(layout)
+    _clear(layout, keep_logs=keep_logs)
 
 
 async def _end(layout: Layout) -> None:
@@ -230,10 +230,10 @@ async def _end(layout: Layout) -> None:
             os.close(descriptor)
 
 
-def _clear(layout: Layout) -> None:
+def _clear(layout: Layout, *, keep_logs: bool = False) -> None:
     """Removes what a sandbox made, and the folder if nothing else is in it."""
-    made = [layout.logs, layout.control_planes, layout.kubeconfigs, layout.bfb_dir, layout.fleet_dir, layout.run_dir]
-    for folder in [*made, layout.data_dir / "images"]:
+    made = [layout.control_planes, layout.kubeconfigs, layout.bfb_dir, layout.fleet_dir, layout.run_dir, layout.images]
+    for folder in made if keep_logs else [*made, layout.logs]:
         shutil.rmtree(folder, ignore_errors=True)
     layout.settings.unlink(missing_ok=True)
     with suppress(OSError):

@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import ApiError, Gone, Unavailable
+from dpf.runtime.errors import Gone, NotFound, Unavailable
 from dpf.runtime.meta import T
 
 R = TypeVar("R")
@@ -90,8 +90,10 @@ async def eventually_gone(
     """
     try:
         async with asyncio.timeout(timeout):
-            while await _exists(client, kind, name, namespace):
-                async with aclosing(client.watch(kind, namespace, name=name)) as events:
+            while (version := await _version(client, kind, name, namespace)) is not None:
+                # From the version that was seen: a deletion right after is not missed.
+                watch = client.watch(kind, namespace, name=name, resource_version=version)
+                async with aclosing(watch) as events:
                     async for event, _ in events:
                         if event == "DELETED":
                             return
@@ -99,11 +101,9 @@ async def eventually_gone(
         raise AssertionError(f"{kind.RESOURCE.kind} {name} is still there after {timeout:g} s") from None
 
 
-async def _exists(client: Client, kind: type[T], name: str, namespace: str) -> bool:
+async def _version(client: Client, kind: type[T], name: str, namespace: str) -> str | None:
+    """The object's resourceVersion, None if there is no such object."""
     try:
-        await client.get(kind, name, namespace)
-    except ApiError as error:
-        if error.status == 404:
-            return False
-        raise
-    return True
+        return (await client.get(kind, name, namespace)).metadata.resource_version
+    except NotFound:
+        return None

@@ -90,6 +90,11 @@ class Layout:
         return self.data_dir / "bfb"
 
     @property
+    def images(self) -> Path:
+        """What the image server serves."""
+        return self.data_dir / "images"
+
+    @property
     def fleet_dir(self) -> Path:
         """State of hosts, cards and pods: what would be on their disks."""
         return self.data_dir / "fleet"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import resource
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -196,7 +197,7 @@ class Supervisor:
     @asynccontextmanager
     async def _images(self) -> AsyncIterator[None]:
         self._layout.bfb_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        server = ImageServer(make_image(self._layout.data_dir / "images"))
+        server = ImageServer(make_image(self._layout.images))
         await server.start("127.0.0.1")
         self._settings = replace(self._settings, bfb_url=server.url)
         try:
@@ -249,6 +250,9 @@ def main() -> None:
     parser.add_argument("--without", action="append", default=[], choices=MANAGERS, help="a manager to leave out")
     arguments = parser.parse_args()
     logging.configure("info", "json")
+    # Inherited by all: a thousand cards are thousands of sockets.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     block, claim = claim_block()
     with claim:
         signals.run(Supervisor(Layout(arguments.data_dir), settings_from(arguments, block)).run())

@@ -13,6 +13,8 @@ from dpf_api.dpu import DPU
 CONTAINER = "dms"
 CERTIFICATES = "/etc/ssl/certs/server"
 IMAGES = "/bfb"
+STATE = "/var/lib/dms"
+"""On the host, so that a new pod knows what the card was asked for by the one before."""
 
 PREFLIGHT = """
 for dev in /dev/rshim*; do
@@ -66,6 +68,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
                 volume_mounts=[
                     {"name": "server-volume", "mountPath": CERTIFICATES, "readOnly": True},
                     {"name": "bfb", "mountPath": IMAGES},
+                    {"name": "state", "mountPath": STATE},
                     podparts.DEV_MOUNT,
                 ],
             )
@@ -73,6 +76,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
         volumes=[
             {"name": "server-volume", "secret": {"secretName": names.dms_secret(dpu.name)}},
             {"name": "bfb", "persistentVolumeClaim": {"claimName": settings.bfb_pvc}},
+            {"name": "state", "hostPath": {"path": STATE, "type": "DirectoryOrCreate"}},
             podparts.DEV,
         ],
     )
@@ -86,6 +90,7 @@ def arguments(address: str, settings: Settings, port: int) -> list[str]:
         "--tls-cert-file": f"{CERTIFICATES}/tls.crt",
         "--tls-key-file": f"{CERTIFICATES}/tls.key",
         "--image-folder": IMAGES,
+        "--state-dir": STATE,
         "--target-pci": address,
         "--exec-timeout": str(settings.dms_timeout),
     }

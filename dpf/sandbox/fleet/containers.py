@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dpf.sandbox.fleet.cards import Card
+from dpf.sandbox.fleet.hosts import Host
 from dpf.sandbox.fleet.volumes import localised
 from dpf.sandbox.processes import die_with_parent, end
 
@@ -34,12 +35,17 @@ class Container:
 
     pod: dict[str, Any]
     spec: dict[str, Any]
-    host_ip: str
+    host: Host
     card: Card | None
     """The card that the pod is for."""
     card_socket: Path
     mounts: Mapping[str, Path]
     log: Path
+
+    @property
+    def host_ip(self) -> str:
+        """The address of the host, which is the pod's too."""
+        return self.host.address
 
     @property
     def image(self) -> str:
@@ -94,8 +100,10 @@ async def run_dms(container: Container, run: Run) -> int:
     """The ``dms`` program as a process, with the simulated card behind it."""
     if container.card is None:
         return _fail(container, "no card of this fleet belongs to the pod")
-    card = ["--card", "simulated", "--card-socket", str(container.card_socket), "--card-name", container.card.name]
-    return await run_process(container, [sys.executable, "-m", "dpf_cmd.dms", *container.arguments(), *card], run)
+    # What the pod says of the state's folder comes later on the command line and so wins.
+    command = [sys.executable, "-m", "dpf_cmd.dms", "--state-dir", str(state_folder(container)), *container.arguments()]
+    command += ["--card", "simulated", "--card-socket", str(container.card_socket), "--card-name", container.card.name]
+    return await run_process(container, command, run)
 
 
 async def run_hostnetwork(container: Container, run: Run) -> int:
@@ -109,6 +117,11 @@ async def run_hostnetwork(container: Container, run: Run) -> int:
     finally:
         container.card.link.clear()
     return 0
+
+
+def state_folder(container: Container) -> Path:
+    """Where ``dms`` keeps its state: on the host, so that it outlives the pod."""
+    return container.host.root / "var" / "lib" / "dms"
 
 
 ENTRY_POINTS: dict[str, EntryPoint] = {"dms": run_dms, "hostnetwork": run_hostnetwork}

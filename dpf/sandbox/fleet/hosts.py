@@ -38,7 +38,6 @@ class Host:
         self.address = address
         self.cards = cards
         self.folder = folder
-        """The host's disk: what pods see of it as hostPath volumes lies here."""
         self.up = asyncio.Event()
         self.down = asyncio.Event()
         stored = read_json(self._file) or {"boot_id": str(uuid4()), "rebooting": False}
@@ -46,6 +45,11 @@ class Host:
         self._rebooting: bool = stored["rebooting"]
         self._reboot_time = reboot_time
         self._asked = asyncio.Event()
+
+    @property
+    def root(self) -> Path:
+        """The host's file system, as pods see it through hostPath volumes."""
+        return self.folder / "root"
 
     def reboot(self, card: Card, kind: str, id_: str) -> None:
         """Reboots the host, as asked for through one of its cards; a request that was accepted before changes nothing.

@@ -30,8 +30,8 @@ from dpf.sandbox.fleet.nodes import lease, lease_path, node, node_ready
 
 log = get_logger(__name__)
 
-JOIN_RETRY = 5.0
-"""Seconds between tries of the join script."""
+FIRST_RETRY, LONGEST_RETRY = 0.5, 5.0
+"""Seconds between tries to join; the script on a real card waits the longer time from the beginning."""
 NODES = "/api/v1/nodes"
 
 
@@ -66,6 +66,7 @@ class Kubelet:
         configuration = card.record.configuration
         if configuration is None:
             return
+        retry = FIRST_RETRY
         while not (identity := _Identity.load(card.folder)):
             await card.wait_while(lambda card: card.fault is Fault.NEVER_JOINS)
             await card.link.wait()
@@ -73,7 +74,8 @@ class Kubelet:
                 await self._join(card)
             except JoinFailed as error:
                 log.warning("card_join_failed", card=card.name, error=str(error))
-                await asyncio.sleep(JOIN_RETRY)
+                await asyncio.sleep(retry)
+                retry = min(LONGEST_RETRY, 2 * retry)
         await self._keep_node(card, configuration.hostname, identity)
 
     async def _join(self, card: Card) -> None:
@@ -92,7 +94,7 @@ class Kubelet:
                     await self._register(connection, card, name)
                 except JoinFailed as error:
                     log.warning("card_registration_failed", card=card.name, error=str(error))
-                    await asyncio.sleep(JOIN_RETRY)
+                    await asyncio.sleep(LONGEST_RETRY)
                     continue
                 first = identity.registered_boot < 0
                 identity = _Identity(identity.info, card.record.counters.boots)

@@ -110,7 +110,7 @@ class Pods:
             pod,
             self._secrets,
             pod_folder=self._layout.fleet_dir / "pods" / uid,
-            host_folder=host.folder / "root",
+            host_folder=host.root,
             claims=self._layout.bfb_dir,
         )
         worker = PodWorker(

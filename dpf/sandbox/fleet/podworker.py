@@ -91,7 +91,7 @@ class PodWorker:
         container = Container(
             pod=self.pod,
             spec=spec,
-            host_ip=self.host.address,
+            host=self.host,
             card=self.card,
             card_socket=self.card_socket,
             mounts=mounts,

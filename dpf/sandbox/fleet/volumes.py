@@ -63,6 +63,7 @@ class Volumes:
         self._namespace = pod["metadata"]["namespace"]
         self._folder = pod_folder
         self._mounted: dict[str, str] = {}
+        self._written: dict[str, dict[str, bytes]] = {}
         self.paths: dict[str, Path] = {}
         """The folder of each volume, by the volume's name."""
         for volume in pod["spec"].get("volumes") or []:
@@ -82,18 +83,24 @@ class Volumes:
         for path in self.paths.values():
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
         for name, key in self._mounted.items():
-            write_secret(self.paths[name], await self._secrets.read(key))
+            await self._write(name, key)
 
     async def refresh(self) -> None:
         """Rewrites Secrets as they change, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for name, key in self._mounted.items():
-                group.create_task(self._refresh(self.paths[name], key))
+                group.create_task(self._refresh(name, key))
 
-    async def _refresh(self, folder: Path, key: str) -> None:
+    async def _refresh(self, name: str, key: str) -> None:
         while True:
+            await self._write(name, key)
             await self._secrets.change(key)
-            write_secret(folder, await self._secrets.read(key))
+
+    async def _write(self, name: str, key: str) -> None:
+        content = await self._secrets.read(key)
+        if content != self._written.get(name):
+            write_secret(self.paths[name], content)
+            self._written[name] = content
 
     def remove(self) -> None:
         """Removes what lives only as long as the pod."""

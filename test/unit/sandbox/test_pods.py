@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dpf.sandbox.fleet.containers import Container
+from dpf.sandbox.fleet.hosts import Host
 from dpf.sandbox.fleet.maintenance import needs_answer
 from dpf.sandbox.fleet.pods import card_name, target
 from dpf.sandbox.fleet.podworker import Backoff
@@ -39,7 +40,8 @@ def test_pod_belongs_to_the_card_of_the_dpu_that_controls_it() -> None:
 def container(spec: dict[str, Any]) -> Container:
     pod = {"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"nodeName": "worker1"}}
     mounts = {"/bfb": Path("/data/bfb")}
-    return Container(pod, spec, "127.16.0.1", None, Path("/run/fleet.sock"), mounts, Path("/log"))
+    host = Host("worker1", "127.16.0.1", [], Path("/nowhere"), 0.0)
+    return Container(pod, spec, host, None, Path("/run/fleet.sock"), mounts, Path("/log"))
 
 
 def test_image_is_known_by_its_plain_name() -> None:

@@ -73,19 +73,18 @@ def _booted(seen: Seen) -> Step:
 
 
 def _order(seen: Seen) -> Step:
-    if seen.reboot.id == request_id(seen.dpu) and seen.reboot.issued_at is not None:
+    announced = seen.reboot.id == request_id(seen.dpu)
+    if announced and seen.reboot.issued_at is not None:
         late = (seen.now - seen.reboot.issued_at).total_seconds() > SLOW
         reason = "HostDoesNotComeBack" if late else "Rebooting"
         node = seen.dpu.spec.node_name
         message = f"waiting for node {node} to come back from its reboot" + ("; look at its console" if late else "")
         return Hold(waits(REBOOTED, reason, message), after=None if late else SLOW)
-    if (other := in_the_way(seen.dpu, seen.siblings)) is not None:
+    if not announced and (other := in_the_way(seen.dpu, seen.siblings)) is not None:
         return Hold(waits(REBOOTED, "WaitingForOtherDPU", f"DPU {other.name} of the same host goes first"))
     if (step := dms_deployment.server(seen)) is not None:
         return step
-    if seen.reboot.id != request_id(seen.dpu):
-        return Act(announce, REBOOTED)
-    return Act(send, REBOOTED)
+    return Act(send if announced else announce, REBOOTED)
 
 
 def in_the_way(dpu: DPU, siblings: Iterable[DPU]) -> DPU | None:

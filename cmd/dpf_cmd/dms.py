@@ -1,0 +1,109 @@
+"""``dms``: serves one card over gNMI and gNOI."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import uvloop
+
+from dpf.dms.card import Card
+from dpf.dms.rshim import RshimCard
+from dpf.dms.server import Server, ServerConfig
+from dpf.dms.simulated import SimulatedCard
+from dpf.runtime.errors import ConfigError
+from dpf.runtime.http import Servers
+from dpf.runtime.log import Format, Level, configure, get_logger
+from dpf.runtime.metrics import Metrics
+from dpf.runtime.options import Seconds, parse
+
+log = get_logger(__name__)
+
+CERTIFICATES = Path("/etc/ssl/certs/server")
+EXEC_TIMEOUT = Seconds(900)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The flags of ``dms``."""
+
+    bind_address: Annotated[str, "HOST:PORT to serve gNMI and gNOI on"] = "0.0.0.0:9339"
+    ca: Annotated[Path, "CA that client certificates must be signed by"] = CERTIFICATES / "ca.crt"
+    tls_cert_file: Annotated[Path, "the server's certificate; read again when it changes"] = CERTIFICATES / "tls.crt"
+    tls_key_file: Annotated[Path, "the key of that certificate"] = CERTIFICATES / "tls.key"
+    image_folder: Annotated[Path, "folder of BFBs and bf.cfg files, shared with the manager"] = Path("/bfb")
+    state_dir: Annotated[
+        Path | None,
+        "folder for what was asked of the card, so that a restarted dms goes on; in the image folder if not given",
+    ] = None
+    target_pci: Annotated[str, "PCI address of the card, for example 04:00"] = ""
+    card: Annotated[
+        Literal["rshim", "simulated"], "a BlueField behind rshim, or one that a sandbox's fleet simulates"
+    ] = "rshim"
+    rshim_device: Annotated[Path | None, "device folder of the card; else the one that shows --target-pci is taken"] = (
+        None
+    )
+    card_socket: Annotated[Path | None, "unix socket of the fleet, for a simulated card"] = None
+    card_name: Annotated[str, "name of the simulated card"] = ""
+    exec_timeout: Annotated[Seconds, "how long a card may take to install and boot; 0 is no limit"] = EXEC_TIMEOUT
+    health_probe_bind_address: Annotated[str, "HOST:PORT of /healthz and /readyz; 0 turns it off"] = "0"
+    log_level: Annotated[Level, "least level that is logged"] = "info"
+    log_format: Annotated[Format, "json, or console for a person"] = "json"
+
+
+def main() -> int:
+    """Entry point."""
+    options = parse(Options, prog="dms", description="Serves one BlueField card over gNMI and gNOI with mutual TLS.")
+    configure(options.log_level, options.log_format)
+    try:
+        uvloop.run(_serve(options))
+    except ConfigError as error:
+        log.error("misconfigured", error=str(error))
+        return 2
+    return 0
+
+
+async def _serve(options: Options) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # The folder may be shared by all hosts.
+    name = options.card_name or f"{socket.gethostname()}-{options.target_pci.replace(':', '-')}"
+    state_dir = options.state_dir or options.image_folder / ".dms"
+    config = ServerConfig(
+        address=options.bind_address,
+        ca=options.ca,
+        cert=options.tls_cert_file,
+        key=options.tls_key_file,
+        image_folder=options.image_folder,
+        state_file=state_dir / f"{name}.json",
+        exec_timeout=options.exec_timeout,
+    )
+    health = Servers(health=options.health_probe_bind_address, metrics="0", source=Metrics())
+    async with health, _card(options) as card, Server(config, card):
+        await stop.wait()
+    log.info("stopped")
+
+
+@asynccontextmanager
+async def _card(options: Options) -> AsyncIterator[Card]:
+    if options.card == "simulated":
+        if options.card_socket is None or not options.card_name:
+            raise ConfigError("a simulated card needs --card-socket and --card-name")
+        async with SimulatedCard(options.card_socket, options.card_name) as card:
+            yield card
+    else:
+        if not options.target_pci and options.rshim_device is None:
+            raise ConfigError("give --target-pci BUS:DEVICE (see lspci -d 15b3:), or --rshim-device")
+        yield RshimCard(options.target_pci, device=options.rshim_device)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Takes a card from an activation that was asked for to a running system, once, across restarts of this process.
+
+Image and digest of the bf.cfg are the identity of an activation. The same pair asked for again while it runs, or when it is done,
+is the same activation: the card is not flashed again. After a restart the card is asked what it has; the image is pushed again
+only if the card did not get all of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from dpf.dms.card import Card, CardError, CardStatus, State
+from dpf.dms.images import Images
+from dpf.dms.state import Activation, Store
+from dpf.gnxi import dms
+from dpf.runtime.log import get_logger
+
+log = get_logger(__name__)
+
+
+class Busy(CardError):
+    """Another activation runs."""
+
+
+class NoSuchVersion(CardError):
+    """An image or bf.cfg that was never installed."""
+
+
+class Activator:
+    """The activation of one card. :meth:`resume` once before serving; :meth:`close` at the end."""
+
+    def __init__(self, card: Card, images: Images, store: Store, *, timeout: float | None) -> None:
+        self._card = card
+        self._images = images
+        self._store = store
+        self._timeout = timeout
+        self._task: asyncio.Task[None] | None = None
+        self.seen = CardStatus(State.EMPTY)
+        """What the card said last."""
+
+    @property
+    def current(self) -> Activation | None:
+        """The latest activation."""
+        return self._store.record.activation
+
+    def resume(self) -> None:
+        """Goes on with an activation that was running when the process ended."""
+        if self.current is not None and self.current.running:
+            log.info("activation_resumed", version=self.current.version, progress=self.current.progress)
+            self._start()
+
+    def activate(self, version: str) -> None:
+        """Begins the activation of ``IMAGE;CONFIG`` unless it is under way or done.
+
+        :raises NoSuchVersion: if one of the two is missing.
+        :raises Busy: if another activation runs.
+        """
+        image, config = self._parts(version)
+        asked = Activation(version, hashlib.sha256(config.read_bytes()).hexdigest())
+        now = self.current
+        same = now is not None and (now.version, now.config_sha256) == (asked.version, asked.config_sha256)
+        if now is not None and same and not now.over:
+            log.info("activation_known", version=version, progress=now.progress)
+            return
+        if now is not None and now.running:
+            raise Busy(f"the card is being given {now.version}")
+        self._store.save(activation=asked)
+        log.info("activation_begun", version=version, config_sha256=asked.config_sha256, image=image.name)
+        self._start()
+
+    async def close(self) -> None:
+        """Lets go of the card; what runs there goes on by itself."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _parts(self, version: str) -> tuple[Path, Path]:
+        image, _, config = version.partition(dms.SEPARATOR)
+        paths = self._images.find(image), self._images.find(config)
+        for name, path in zip((image, config), paths, strict=True):
+            if path is None:
+                raise NoSuchVersion(f"{name!r} is not installed")
+        return paths  # type: ignore[return-value]
+
+    def _start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="activation")
+
+    async def _run(self) -> None:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._push()
+                await self._follow()
+        except TimeoutError:
+            self._end("passing", f"the card was not done within {self._timeout:g} s; last: {self.seen.message}")
+        except NoSuchVersion as error:
+            self._end("failed", str(error))
+        except CardError as error:
+            self._end("passing" if error.passing else "failed", str(error))
+        except OSError as error:
+            self._end("passing", f"{error.filename or 'the image'}: {error.strerror}")
+
+    async def _push(self) -> None:
+        """Gives the card image and bf.cfg, unless it has them."""
+        activation = self.current
+        if activation is None or activation.progress != "asked":
+            return
+        self.seen = await self._card.status()
+        if self.seen.id != activation.config_sha256 or self.seen.state in {State.EMPTY, State.FAILED}:
+            image, config = self._parts(activation.version)
+            data = config.read_bytes()
+            if hashlib.sha256(data).hexdigest() != activation.config_sha256:
+                raise NoSuchVersion(f"{config.name} was replaced before the card got it")
+            self.seen = CardStatus(State.INSTALLING, version=image.name, message="pushing")
+            await self._card.boot(image, image.name, data, activation.config_sha256)
+        self._store.save(activation=replace(activation, progress="pushed"))
+
+    async def _follow(self) -> None:
+        async for status in self._card.follow():
+            self.seen = status
+        if self.seen.state is State.UP:
+            self._end("done", self.seen.message)
+        else:
+            self._end("failed", self.seen.message or "the card did not come up")
+
+    def _end(self, progress: str, message: str) -> None:
+        activation = self.current
+        if activation is not None:
+            self._store.save(activation=replace(activation, progress=progress, message=message))  # type: ignore[arg-type]
+        log.info("activation_ended", outcome=progress, message=message)

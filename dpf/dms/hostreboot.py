@@ -1,0 +1,89 @@
+"""Reboots the host for a card, once per request.
+
+A request is on disk before anything is done. After a restart, one that was not finished is taken up again unless the host has
+another boot id by now: then it was what ended this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import cast
+
+from dpf.dms.card import Card, CardError, Power
+from dpf.dms.state import HostReboot, Store
+from dpf.runtime.log import get_logger
+
+log = get_logger(__name__)
+
+WARM, COLD = "WARM", "COLD"
+POWERS = ("cycle", "reset")
+
+
+class HostReboots:
+    """The reboots of one card's host."""
+
+    def __init__(self, card: Card, store: Store) -> None:
+        self._card = card
+        self._store = store
+        self._task: asyncio.Task[None] | None = None
+        self.failure = ""
+        """Why the latest request could not be carried out."""
+
+    @property
+    def active(self) -> bool:
+        """Whether a request is being carried out."""
+        return self._task is not None and not self._task.done()
+
+    async def resume(self) -> None:
+        """Takes up what was not finished when the process ended."""
+        asked = self._store.record.reboot
+        if asked is None or asked.done:
+            return
+        if asked.boot_id and asked.boot_id != await self._card.boot_id():
+            self._store.save(reboot=replace(asked, done=True))
+            return
+        log.info("host_reboot_resumed", method=asked.method)
+        self._start(asked)
+
+    async def ask(self, request: str, method: str, power: str) -> None:
+        """Begins a reboot: ``WARM`` resets card and host together, ``COLD`` works on the host's power alone.
+
+        :param request: identifies it; asked again with the latest, nothing is done, unless it failed.
+        :raises ValueError: for a method or power that there is not.
+        """
+        if method not in {WARM, COLD} or power not in POWERS:
+            raise ValueError(
+                f"method {method} with power {power!r}: WARM or COLD with one of {', '.join(POWERS)} is known"
+            )
+        known = self._store.record.reboot
+        if known is not None and known.request == request and request and not self.failure:
+            log.info("host_reboot_known", method=method)
+            return
+        asked = HostReboot(request, method, power, await self._card.boot_id())
+        self._store.save(reboot=asked)
+        self._start(asked)
+
+    async def close(self) -> None:
+        """Stops what this process does about it."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _start(self, asked: HostReboot) -> None:
+        self.failure = ""
+        self._task = asyncio.create_task(self._run(asked), name="host reboot")
+
+    async def _run(self, asked: HostReboot) -> None:
+        power = cast("Power", asked.power)
+        log.info("host_reboot", method=asked.method, power=power)
+        try:
+            if asked.method == WARM:
+                await self._card.reset(power, asked.request)
+            else:
+                await self._card.power_cycle(power, asked.request)
+        except CardError as error:
+            self.failure = str(error)
+            log.error("host_reboot_failed", error=str(error))
+        else:
+            self._store.save(reboot=replace(asked, done=True))

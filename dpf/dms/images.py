@@ -1,0 +1,62 @@
+"""The image folder: BFBs shared with the manager, and the bf.cfg that each card got last. Nothing in it is named by a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+from dpf.dms.state import write_whole
+from dpf.gnxi import dms
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+
+
+class BadName(ValueError):
+    """A version that is no plain file name ending in .bfb or .cfg."""
+
+
+class Images:
+    """Files by version."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, version: str) -> Path:
+        """Where a version lies, or would.
+
+        :raises BadName: if it is not a name that a version may have.
+        """
+        if not _NAME.fullmatch(version) or not version.endswith((".bfb", dms.CONFIG_SUFFIX)):
+            raise BadName(f"{version!r} is not the name of a .bfb or .cfg file")
+        return self._folder / version
+
+    def find(self, version: str) -> Path | None:
+        """The file of a version, if it is there."""
+        try:
+            path = self.path(version)
+        except BadName:
+            return None
+        return path if path.is_file() else None
+
+    def complete(self, version: str, size: int) -> bool:
+        """Whether an image is there and, where the sender told a size, has it."""
+        path = self.find(version)
+        return path is not None and (size == 0 or path.stat().st_size == size)
+
+    def write_config(self, version: str, data: bytes) -> None:
+        """Stores a bf.cfg; it holds a join token, so nobody else may read it."""
+        write_whole(self.path(version), data)
+
+    def begin(self, version: str) -> tuple[BinaryIO, Path]:
+        """A file to write an image to; :meth:`finish` puts it in its place."""
+        part = self.path(version).with_name(f".{version}.part")
+        return part.open("wb"), part
+
+    def finish(self, version: str, file: BinaryIO, part: Path) -> None:
+        """Puts a written image in its place, on disk before under its name."""
+        file.flush()
+        os.fsync(file.fileno())
+        file.close()
+        part.replace(self.path(version))

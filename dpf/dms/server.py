@@ -1,0 +1,131 @@
+"""The server: the services of one card over mutual TLS.
+
+What it guarantees:
+
+* Only a client whose certificate the CA signed gets in. Certificates are read again when their files change: new connections
+  get the new ones, those that are open stay.
+* Killed at any line and started again it goes on: see :mod:`dpf.dms.activation` and :mod:`dpf.dms.hostreboot`.
+* It holds no global state and no thread of its own, so a process may run hundreds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import grpc
+from gnmi_pb import gnmi_pb2_grpc
+
+from dpf.dms.activation import Activator
+from dpf.dms.card import Card
+from dpf.dms.hostreboot import HostReboots
+from dpf.dms.images import Images
+from dpf.dms.services import Gnmi, Os, System
+from dpf.dms.state import Store
+from dpf.gnxi.gen import gnoi_os_pb2_grpc, gnoi_system_pb2_grpc
+from dpf.runtime.errors import ConfigError
+from dpf.runtime.log import get_logger
+
+log = get_logger(__name__)
+
+GRACE = 1.0
+"""Seconds that calls may finish after the server was told to end; a client that loses one asks again."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """What one server is started with.
+
+    :param address: ``HOST:PORT`` to listen on.
+    :param state_file: where it remembers what it was asked to do.
+    :param exec_timeout: seconds that the card may take for an activation; 0 is no limit.
+    """
+
+    address: str
+    ca: Path
+    cert: Path
+    key: Path
+    image_folder: Path
+    state_file: Path
+    exec_timeout: float = 900.0
+
+
+class Server:
+    """Serves one card. Use as an async context manager."""
+
+    def __init__(self, config: ServerConfig, card: Card) -> None:
+        self._config = config
+        store = Store(config.state_file)
+        images = Images(config.image_folder)
+        self._activator = Activator(card, images, store, timeout=config.exec_timeout or None)
+        self._reboots = HostReboots(card, store)
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 1 << 20)])
+        gnmi_pb2_grpc.add_gNMIServicer_to_server(Gnmi(card), self._server)
+        gnoi_os_pb2_grpc.add_OSServicer_to_server(Os(images, self._activator), self._server)  # type: ignore[no-untyped-call]
+        system = System(self._activator, self._reboots)
+        gnoi_system_pb2_grpc.add_SystemServicer_to_server(system, self._server)  # type: ignore[no-untyped-call]
+        self._credentials = _Credentials(config)
+
+    async def __aenter__(self) -> Server:
+        """Goes on with what was begun, then listens.
+
+        :raises ConfigError: if a certificate cannot be read or the address is taken.
+        """
+        credentials = self._credentials.dynamic()
+        try:
+            self._server.add_secure_port(self._config.address, credentials)
+        except RuntimeError as error:
+            raise ConfigError(f"cannot listen on {self._config.address}: is another dms running there?") from error
+        self._activator.resume()
+        await self._reboots.resume()
+        await self._server.start()
+        log.info("serving", address=self._config.address)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._server.stop(GRACE)
+        await self._activator.close()
+        await self._reboots.close()
+
+
+class _Credentials:
+    """TLS credentials that follow their files."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._files = (config.key, config.cert, config.ca)
+        self._loaded: tuple[float, ...] = ()
+
+    def dynamic(self) -> grpc.ServerCredentials:
+        """Credentials that are looked at anew for each connection."""
+        configuration = self._read()
+        if configuration is None:
+            raise ConfigError(
+                f"cannot read {', '.join(map(str, self._files))}: give --ca, --tls-cert-file, --tls-key-file"
+            )
+        # The stub does not know that None means "as before".
+        fetch: Any = self._fetch
+        return grpc.dynamic_ssl_server_credentials(configuration, fetch, require_client_authentication=True)
+
+    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
+        """Called by gRPC for each connection; None means nothing has changed."""
+        try:
+            changed = tuple(path.stat().st_mtime for path in self._files)
+        except OSError:
+            return None
+        if changed == self._loaded:
+            return None
+        log.info("certificates_read")
+        return self._read()
+
+    def _read(self) -> grpc.ServerCertificateConfiguration | None:
+        try:
+            loaded = tuple(path.stat().st_mtime for path in self._files)
+            key, cert, ca = (path.read_bytes() for path in self._files)
+        except OSError:
+            return None
+        self._loaded = loaded
+        return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=ca)

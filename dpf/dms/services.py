@@ -1,0 +1,292 @@
+"""The gRPC services over one card: gNMI for its mode, gNOI OS for images, gNOI System for reboots.
+
+What is not served answers UNIMPLEMENTED, as gRPC does by itself. Errors of a call are gRPC's codes; errors of an installation or
+activation are the messages that gNOI has for them.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import AsyncIterator
+from typing import Any, BinaryIO
+
+import grpc
+from gnmi_pb import gnmi_pb2, gnmi_pb2_grpc
+
+from dpf.dms.activation import Activator, Busy, NoSuchVersion
+from dpf.dms.card import Card, CardError
+from dpf.dms.hostreboot import HostReboots
+from dpf.dms.images import BadName, Images
+from dpf.gnxi import dms
+from dpf.gnxi.gen import (
+    gnoi_os_pb2,
+    gnoi_os_pb2_grpc,
+    gnoi_system_pb2,
+    gnoi_system_pb2_grpc,
+)
+from dpf.runtime.log import get_logger
+
+log = get_logger(__name__)
+
+PROGRESS_EVERY = 4 << 20
+"""Bytes of an image between two reports of progress: real targets answer every few MB."""
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Error = gnoi_os_pb2.InstallError
+Status = gnoi_system_pb2.RebootStatus
+
+
+class Gnmi(gnmi_pb2_grpc.gNMIServicer):  # type: ignore[misc]
+    """Get and Set of the card's mode; Get of the host's boot time."""
+
+    def __init__(self, card: Card) -> None:
+        self._card = card
+
+    async def Capabilities(self, request: Any, context: Context) -> Any:
+        """What is spoken."""
+        return gnmi_pb2.CapabilityResponse(
+            supported_encodings=[gnmi_pb2.PROTO, gnmi_pb2.JSON_IETF], gNMI_version="0.10.0"
+        )
+
+    async def Get(self, request: Any, context: Context) -> Any:
+        """The values of known paths.
+
+        An unknown one is NOT_FOUND.
+        """
+        notifications = []
+        for path in request.path:
+            update = gnmi_pb2.Update(path=path, val=await self._value(path, context))
+            notifications.append(gnmi_pb2.Notification(timestamp=time.time_ns(), update=[update]))
+        return gnmi_pb2.GetResponse(notification=notifications)
+
+    async def Set(self, request: Any, context: Context) -> Any:
+        """Changes the mode; anything else is refused whole."""
+        results = []
+        for update in [*request.replace, *request.update]:
+            if _names(update.path) != dms.MODE_PATH:
+                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"/{'/'.join(_names(update.path))} cannot be set")
+            try:
+                await self._card.set_mode(update.val.string_val)
+            except CardError as error:
+                await context.abort(_code(error), str(error))
+            results.append(gnmi_pb2.UpdateResult(path=update.path, op=gnmi_pb2.UpdateResult.UPDATE))
+        return gnmi_pb2.SetResponse(response=results, timestamp=time.time_ns())
+
+    async def _value(self, path: Any, context: Context) -> Any:
+        names = _names(path)
+        try:
+            if names == dms.MODE_PATH:
+                return gnmi_pb2.TypedValue(string_val=await self._card.mode())
+            if names == dms.BOOT_TIME_PATH:
+                return gnmi_pb2.TypedValue(uint_val=await self._card.boot_time())
+        except CardError as error:
+            await context.abort(_code(error), str(error))
+        await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no /{'/'.join(names)}")
+        return None
+
+
+class InstallFailure(Exception):
+    """An installation ends with gNOI's InstallError."""
+
+    def __init__(self, kind: Any, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+
+
+class Os(gnoi_os_pb2_grpc.OSServicer):
+    """Install, Activate, Verify."""
+
+    def __init__(self, images: Images, activator: Activator) -> None:
+        self._images = images
+        self._activator = activator
+        self._installing: set[str] = set()
+
+    async def Install(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        """Takes an image or a bf.cfg; one that is there complete is validated without a transfer."""
+        try:
+            async for response in self._install(requests):
+                yield response
+        except InstallFailure as failure:
+            log.warning("install_refused", kind=Error.Type.Name(failure.kind), detail=failure.detail)
+            yield _failed(failure.kind, failure.detail)
+
+    async def _install(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        first = await anext(aiter(requests), None)
+        if first is None or first.WhichOneof("request") != "transfer_request":
+            raise InstallFailure(Error.PARSE_FAIL, "the first message must be a transfer_request")
+        version, size = first.transfer_request.version, first.transfer_request.package_size
+        self._check(version, size)
+        is_config = version.endswith(dms.CONFIG_SUFFIX)
+        if not is_config and self._images.complete(version, size):
+            yield _validated(version)
+            return
+        if version in self._installing:
+            raise InstallFailure(Error.INSTALL_IN_PROGRESS, f"{version} is being transferred already")
+        self._installing.add(version)
+        try:
+            yield gnoi_os_pb2.InstallResponse(transfer_ready=gnoi_os_pb2.TransferReady())
+            take = self._take_config if is_config else self._take_image
+            async for response in take(version, size, requests):
+                yield response
+        except OSError as error:
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            kind = Error.TOO_LARGE if full else Error.UNSPECIFIED
+            raise InstallFailure(kind, f"{version}: {error.strerror}") from error
+        finally:
+            self._installing.discard(version)
+        log.info("installed", version=version)
+        yield _validated(version)
+
+    def _check(self, version: str, size: int) -> None:
+        try:
+            self._images.path(version)
+        except BadName as error:
+            raise InstallFailure(Error.INCOMPATIBLE, str(error)) from error
+        if version.endswith(dms.CONFIG_SUFFIX) and size > dms.CONFIG_LIMIT:
+            raise InstallFailure(Error.TOO_LARGE, f"a bf.cfg may have {dms.CONFIG_LIMIT} bytes, not {size}")
+
+    async def _take_config(self, version: str, size: int, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        data = bytearray()
+        async for content in _content(requests):
+            data += content
+            if len(data) > dms.CONFIG_LIMIT:
+                raise InstallFailure(Error.TOO_LARGE, f"a bf.cfg may have {dms.CONFIG_LIMIT} bytes")
+        _check_size(version, len(data), size)
+        self._images.write_config(version, bytes(data))
+        yield _progress(len(data))
+
+    async def _take_image(self, version: str, size: int, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        file, part = self._images.begin(version)
+        try:
+            async for received in _written(file, requests):
+                yield _progress(received)
+            total = file.tell()
+            _check_size(version, total, size)
+            self._images.finish(version, file, part)
+        finally:
+            file.close()
+            part.unlink(missing_ok=True)
+
+    async def Activate(self, request: Any, context: Context) -> Any:
+        """Begins an activation, or finds it begun."""
+        try:
+            self._activator.activate(request.version)
+        except NoSuchVersion as error:
+            return _not_activated(gnoi_os_pb2.ActivateError.NON_EXISTENT_VERSION, str(error))
+        except (Busy, OSError) as error:
+            return _not_activated(gnoi_os_pb2.ActivateError.UNSPECIFIED, str(error))
+        return gnoi_os_pb2.ActivateResponse(activate_ok=gnoi_os_pb2.ActivateOK())
+
+    async def Verify(self, request: Any, context: Context) -> Any:
+        """What runs, and why the latest activation failed if it did."""
+        activation = self._activator.current
+        failed = activation.message if activation is not None and activation.over else ""
+        running = activation.version if activation is not None and activation.progress == "done" else ""
+        return gnoi_os_pb2.VerifyResponse(version=running, activation_fail_message=failed)
+
+
+class System(gnoi_system_pb2_grpc.SystemServicer):
+    """Time, Reboot of the host, RebootStatus of the card."""
+
+    def __init__(self, activator: Activator, reboots: HostReboots) -> None:
+        self._activator = activator
+        self._reboots = reboots
+
+    async def Time(self, request: Any, context: Context) -> Any:
+        """This host's clock."""
+        return gnoi_system_pb2.TimeResponse(time=time.time_ns())
+
+    async def Reboot(self, request: Any, context: Context) -> Any:
+        """Reboots the host, once per ``message``."""
+        power = next(
+            (e.key.get(dms.POWER, "") for p in request.subcomponents for e in p.elem if e.name == dms.CHASSIS), ""
+        )
+        try:
+            method = gnoi_system_pb2.RebootMethod.Name(request.method)
+            await self._reboots.ask(request.message, method, power or "reset")
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        except CardError as error:
+            await context.abort(_code(error), str(error))
+        return gnoi_system_pb2.RebootResponse()
+
+    async def RebootStatus(self, request: Any, context: Context) -> Any:
+        """How the card's latest activation stands; named without CPU, how the host's reboot does."""
+        names = {element.name for path in request.subcomponents for element in path.elem}
+        if names and dms.CPU not in names:
+            failure = self._reboots.failure
+            status = Status(status=Status.STATUS_FAILURE if failure else Status.STATUS_UNKNOWN, message=failure)
+            return gnoi_system_pb2.RebootStatusResponse(active=self._reboots.active, status=status)
+        return self._activation_status()
+
+    def _activation_status(self) -> Any:
+        activation, seen = self._activator.current, self._activator.seen
+        if activation is None:
+            return gnoi_system_pb2.RebootStatusResponse(status=Status(status=Status.STATUS_UNKNOWN))
+        version = activation.version.partition(dms.SEPARATOR)[0]
+        if activation.running:
+            reason = f"{seen.state.value} {version}: {seen.percent} %"
+            return gnoi_system_pb2.RebootStatusResponse(active=True, reason=reason)
+        code = {
+            "done": Status.STATUS_SUCCESS,
+            "passing": Status.STATUS_RETRIABLE_FAILURE,
+        }.get(activation.progress, Status.STATUS_FAILURE)
+        return gnoi_system_pb2.RebootStatusResponse(
+            reason=f"{activation.progress} {version}", status=Status(status=code, message=activation.message)
+        )
+
+
+async def _content(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """The chunks up to the end; a stream that breaks off before it is a failure."""
+    async for request in requests:
+        match request.WhichOneof("request"):
+            case "transfer_content":
+                yield request.transfer_content
+            case "transfer_end":
+                return
+            case _:
+                raise InstallFailure(Error.PARSE_FAIL, "expected transfer_content or transfer_end")
+    raise InstallFailure(Error.INTEGRITY_FAIL, "the transfer ended before transfer_end")
+
+
+async def _written(file: BinaryIO, requests: AsyncIterator[Any]) -> AsyncIterator[int]:
+    """Writes the chunks; yields how many bytes there are every few MB."""
+    received, told = 0, 0
+    async for content in _content(requests):
+        file.write(content)
+        received += len(content)
+        if received - told >= PROGRESS_EVERY:
+            told = received
+            yield received
+
+
+def _check_size(version: str, got: int, size: int) -> None:
+    if size and got != size:
+        raise InstallFailure(Error.INTEGRITY_FAIL, f"{version}: got {got} of {size} bytes")
+
+
+def _validated(version: str) -> Any:
+    return gnoi_os_pb2.InstallResponse(validated=gnoi_os_pb2.Validated(version=version))
+
+
+def _progress(received: int) -> Any:
+    return gnoi_os_pb2.InstallResponse(transfer_progress=gnoi_os_pb2.TransferProgress(bytes_received=received))
+
+
+def _failed(kind: Any, detail: str) -> Any:
+    return gnoi_os_pb2.InstallResponse(install_error=gnoi_os_pb2.InstallError(type=kind, detail=detail))
+
+
+def _not_activated(kind: Any, detail: str) -> Any:
+    error = gnoi_os_pb2.ActivateError(type=kind, detail=detail)
+    return gnoi_os_pb2.ActivateResponse(activate_error=error)
+
+
+def _names(path: Any) -> tuple[str, ...]:
+    return tuple(element.name for element in path.elem)
+
+
+def _code(error: CardError) -> grpc.StatusCode:
+    return grpc.StatusCode.UNAVAILABLE if error.passing else grpc.StatusCode.FAILED_PRECONDITION

@@ -1,0 +1,103 @@
+"""What a server has been asked to do, on disk, so that it can be killed at any line and go on.
+
+One small file per card, written whole (new file, fsync, rename) before the card is touched. It holds no secret: of a bf.cfg
+only the digest.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+from dpf.runtime.log import get_logger
+
+log = get_logger(__name__)
+
+Progress = Literal["asked", "pushed", "done", "failed", "passing"]
+
+
+@dataclass(frozen=True)
+class Activation:
+    """The latest activation. Version and digest are its identity.
+
+    ``asked``: the card may have nothing yet. ``pushed``: the card has all of it. Then ``done``, ``failed``, or ``passing``:
+    failed in a way that another try may mend.
+    """
+
+    version: str
+    config_sha256: str
+    progress: Progress = "asked"
+    message: str = ""
+
+    @property
+    def running(self) -> bool:
+        return self.progress in {"asked", "pushed"}
+
+    @property
+    def over(self) -> bool:
+        """Whether asking for the same again is a new activation."""
+        return self.progress in {"failed", "passing"}
+
+
+@dataclass(frozen=True)
+class HostReboot:
+    """The latest reboot of the host that was accepted. ``boot_id`` is the host's at that moment."""
+
+    request: str
+    method: str
+    power: str
+    boot_id: str
+    done: bool = False
+
+
+@dataclass(frozen=True)
+class Record:
+    """All of it."""
+
+    activation: Activation | None = None
+    reboot: HostReboot | None = None
+
+
+class Store:
+    """The record of one card in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.record = self._load()
+
+    def _load(self) -> Record:
+        try:
+            found: dict[str, Any] = orjson.loads(self._path.read_bytes())
+            activation, reboot = found.get("activation"), found.get("reboot")
+            return Record(
+                Activation(**activation) if activation else None,
+                HostReboot(**reboot) if reboot else None,
+            )
+        except FileNotFoundError:
+            return Record()
+        except (orjson.JSONDecodeError, TypeError, AttributeError):
+            # Written whole or not at all, so somebody else wrote this; what the card says counts then.
+            log.warning("state_unreadable", path=str(self._path))
+            return Record()
+
+    def save(self, **changes: Activation | HostReboot) -> None:
+        """Changes the record, on disk first."""
+        record = replace(self.record, **changes)  # type: ignore[arg-type]
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(self._path, orjson.dumps(asdict(record)))
+        self.record = record
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that only its owner can read, so that it is there whole or not at all even if the machine goes down."""
+    fresh = path.with_name(f".{path.name}.new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

@@ -1,0 +1,57 @@
+"""Puts the provisioning controllers together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from dpf.provisioning.dpu.card import Configure, Dial, DmsCard
+from dpf.provisioning.dpu.certificates import Certificates
+from dpf.provisioning.dpu.controller import dpu_controller
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.observe import Observer
+from dpf.provisioning.dpucluster.allocator import Allocator
+from dpf.provisioning.dpucluster.controller import dpucluster_controller
+from dpf.provisioning.dpuset.controller import dpuset_controller
+from dpf.provisioning.settings import Settings
+from dpf.runtime.jobs import Jobs
+from dpf.runtime.k8s import Secret
+from dpf.runtime.manager import Manager
+from dpf.runtime.remote import RemoteClusters
+
+
+def add_controllers(
+    manager: Manager, settings: Settings, configure: Callable[[RemoteClusters], Configure], dial: Dial
+) -> None:
+    """Adds the controllers of DPUSet, DPU and DPUCluster, and what they share, to a manager.
+
+    :param configure: makes bf.cfg, with access to DPU clusters.
+    :param dial: reaches DMS.
+    """
+    cluster, events = manager.cluster, manager.events
+    # Kubeconfigs are of this type; the key pairs of DMS servers are not, and there are many of those.
+    cluster.cache.configure(Secret, fields="type=Opaque")
+    remotes = RemoteClusters(field_owner=manager.name, metrics=manager.metrics)
+    jobs: Jobs[None] = Jobs(limit=settings.installs)
+    allocator = Allocator(cluster)
+    certificates = Certificates(cluster.client, settings.certificates)
+    card = DmsCard(cluster, certificates, jobs, settings.bfb_dir, configure(remotes), dial)
+    hands = Hands(
+        client=cluster.client,
+        remotes=remotes,
+        allocator=allocator,
+        certificates=certificates,
+        card=card,
+        jobs=jobs,
+        settings=settings,
+    )
+    dpus = dpu_controller(
+        cluster, remotes, Observer(cluster, remotes, jobs, settings), hands, events, manager.options.workers
+    )
+    jobs.bind(dpus)
+    manager.add(
+        remotes,
+        jobs,
+        dpuset_controller(cluster, events),
+        dpus,
+        dpucluster_controller(cluster, remotes, allocator, events),
+    )

@@ -1,0 +1,83 @@
+"""The way to a DPU's card: makes its configuration, flashes it and reboots its host, all through DMS."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime
+from pathlib import Path
+
+from dpf.provisioning.dpu import dmspod
+from dpf.provisioning.dpu.certificates import Certificates
+from dpf.provisioning.dpu.install import BUDGET, Dms, Order, Unreachable, perform
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.phases import rebooting
+from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.runtime.certs import KeyPair
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.errors import Waiting
+from dpf.runtime.jobs import Jobs
+from dpf.runtime.k8s import Pod
+from dpf.runtime.meta import now
+from dpf_api import names
+from dpf_api.dpu import DPU
+
+Dial = Callable[[str, KeyPair], AbstractAsyncContextManager[Dms]]
+"""Opens a connection to the DMS at ``HOST:PORT``, showing a key pair and trusting its CA."""
+
+Configure = Callable[[Seen, int], Awaitable[bytes]]
+"""Makes the bf.cfg of a DPU for one attempt; the same bytes however often it is asked."""
+
+
+class DmsCard:
+    """Cards of DPUs, reached through their DMS pods wherever those are at the moment."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        certificates: Certificates,
+        jobs: Jobs[None],
+        bfb_dir: Path,
+        configure: Configure,
+        dial: Dial,
+    ) -> None:
+        self._pods = cluster.cache[Pod]
+        self._certificates = certificates
+        self._jobs = jobs
+        self._bfb_dir = bfb_dir
+        self._configure = configure
+        self._dial = dial
+
+    async def prepare(self, seen: Seen, attempt: int) -> Order:
+        """The order for the DPU's image.
+
+        :raises Waiting: if the image is not known, or something that the configuration needs is missing.
+        """
+        if seen.bfb is None:
+            raise Waiting("BFBNotReady", f"BFB {seen.dpu.spec.bfb!r} is gone; create it again")
+        version = seen.bfb.spec.file_name or names.bfb_file(seen.bfb.namespace, seen.bfb.name)
+        return Order(seen.dpu.name, version, self._bfb_dir / version, await self._configure(seen, attempt))
+
+    def start(self, dpu: DPU, order: Order, since: datetime) -> None:
+        """Begins to flash the card."""
+        left = max(1.0, BUDGET - (now() - since).total_seconds())
+        self._jobs.start(dpu.key, dpu.uid, lambda job: perform(job, order, lambda: self._connect(dpu), seconds=left))
+
+    async def reboot(self, seen: Seen, policy: Policy) -> None:
+        """Asks for the reboot that is on record.
+
+        :raises DpfError: if DMS does not take it.
+        """
+        async with self._connect(seen.dpu) as dms:
+            await dms.reboot(policy, rebooting.request_id(seen.dpu))
+
+    @asynccontextmanager
+    async def _connect(self, dpu: DPU) -> AsyncIterator[Dms]:
+        name = names.dms_pod(dpu.name)
+        pod = self._pods.get(name, dpu.namespace)
+        address = dmspod.address_of(pod) if pod is not None and pod.owned_by(dpu) else ""
+        if not address:
+            raise Unreachable(f"pod {name} is not ready")
+        pair = await self._certificates.client_pair(dpu.namespace)
+        async with self._dial(address, pair) as dms:
+            yield dms

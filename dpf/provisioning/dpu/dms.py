@@ -1,0 +1,185 @@
+"""The manager's side of DMS: gNMI and gNOI over mutual TLS, one connection per piece of work.
+
+Every call has a deadline, a transfer one on silence. What gRPC or gNOI answers becomes one of two errors: after
+:class:`Unreachable` another try may do better, after :class:`InstallFailed` it won't. gRPC is imported when the first
+connection is opened: an idle manager need not carry it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpf.gnxi import dms as wire
+from dpf.provisioning.dpu.install import InstallFailed, Report, Unreachable
+from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.runtime.certs import KeyPair
+
+if TYPE_CHECKING:
+    import grpc.aio
+
+CALL_TIMEOUT = 15.0
+"""Seconds for a call without content."""
+SILENCE = 60.0
+"""Seconds without a message that end a transfer."""
+PASSING = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED", "CANCELLED"}
+"""gRPC codes after which the same call may succeed."""
+PASSING_INSTALL = {"INSTALL_IN_PROGRESS"}
+_PERCENT = re.compile(r"(\d+) ?%")
+
+
+@asynccontextmanager
+async def dial(address: str, pair: KeyPair) -> AsyncIterator[DmsClient]:
+    """A connection to the DMS at ``HOST:PORT``; it is made when first used."""
+    import grpc
+
+    credentials = grpc.ssl_channel_credentials(pair.ca, pair.key, pair.cert)
+    # Channels are not shared between connections, or a DMS with another certificate would be reached by an old one.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
+        yield DmsClient(channel, address)
+
+
+class DmsClient:
+    """The calls that provisioning makes. Each raises :class:`Unreachable` or :class:`InstallFailed`."""
+
+    def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
+        from gnmi_pb import gnmi_pb2_grpc
+
+        from dpf.gnxi.gen import gnoi_os_pb2_grpc, gnoi_system_pb2_grpc
+
+        self._address = address
+        self._gnmi: Any = gnmi_pb2_grpc.gNMIStub(channel)
+        self._os: Any = gnoi_os_pb2_grpc.OSStub(channel)  # type: ignore[no-untyped-call]
+        self._system: Any = gnoi_system_pb2_grpc.SystemStub(channel)  # type: ignore[no-untyped-call]
+
+    async def set_mode(self, mode: str) -> None:
+        """Sets the card's mode of operation."""
+        from gnmi_pb import gnmi_pb2
+
+        path = gnmi_pb2.Path(elem=[gnmi_pb2.PathElem(name=name) for name in wire.MODE_PATH])
+        update = gnmi_pb2.Update(path=path, val=gnmi_pb2.TypedValue(string_val=mode))
+        await self._call(self._gnmi.Set, gnmi_pb2.SetRequest(update=[update]))
+
+    async def install(self, version: str, content: Path | bytes) -> None:
+        """Hands over an image or a bf.cfg; nothing is sent of what is there already.
+
+        :raises OSError: if the image cannot be read.
+        """
+        import grpc
+
+        from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
+
+        size = len(content) if isinstance(content, bytes) else (await asyncio.to_thread(content.stat)).st_size
+        stream = self._os.Install()
+        try:
+            request = os_pb2.TransferRequest(version=version, package_size=size)
+            await self._send(stream, os_pb2.InstallRequest(transfer_request=request))
+            if await self._answer(stream, version) == "transfer_ready":
+                await self._transfer(stream, content)
+                while await self._answer(stream, version) != "validated":
+                    continue
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from error
+        except TimeoutError:
+            raise Unreachable(f"DMS at {self._address} said nothing for {SILENCE:g} s during a transfer") from None
+        finally:
+            stream.cancel()
+
+    async def activate(self, version: str) -> None:
+        """Begins the activation of ``IMAGE;CONFIG``; repeated, it does nothing."""
+        from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
+
+        answer = await self._call(self._os.Activate, os_pb2.ActivateRequest(version=version))
+        if answer.WhichOneof("response") == "activate_error":
+            error = answer.activate_error
+            raise InstallFailed(f"{os_pb2.ActivateError.Type.Name(error.type)}: {error.detail}")
+
+    async def report(self) -> Report:
+        """How the card stands."""
+        from dpf.gnxi.gen import gnoi_system_pb2 as system_pb2
+        from dpf.gnxi.gen import gnoi_types_pb2 as types_pb2
+
+        path = types_pb2.Path(elem=[types_pb2.PathElem(name=wire.CPU)])
+        answer = await self._call(self._system.RebootStatus, system_pb2.RebootStatusRequest(subcomponents=[path]))
+        outcome = {
+            system_pb2.RebootStatus.STATUS_SUCCESS: "success",
+            system_pb2.RebootStatus.STATUS_FAILURE: "failure",
+            system_pb2.RebootStatus.STATUS_RETRIABLE_FAILURE: "retriable",
+        }.get(answer.status.status, "unknown")
+        text = answer.status.message or answer.reason
+        percent = _PERCENT.search(answer.reason)
+        return Report(answer.active, outcome, text, int(percent[1]) if percent else 0)
+
+    async def reboot(self, policy: Policy, request: str) -> None:
+        """Asks for a reboot of the host; repeated with the same request, it does nothing."""
+        from dpf.gnxi.gen import gnoi_system_pb2 as system_pb2
+        from dpf.gnxi.gen import gnoi_types_pb2 as types_pb2
+
+        chassis = types_pb2.PathElem(name=wire.CHASSIS, key={wire.POWER: policy.power or ""})
+        body = system_pb2.RebootRequest(
+            method=policy.method,
+            message=request,
+            subcomponents=[types_pb2.Path(elem=[chassis])],
+        )
+        await self._call(self._system.Reboot, body)
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        import grpc
+
+        try:
+            return await method(request, timeout=CALL_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from error
+
+    async def _send(self, stream: Any, request: Any) -> None:
+        async with asyncio.timeout(SILENCE):
+            await stream.write(request)
+
+    async def _answer(self, stream: Any, version: str) -> str:
+        """What kind of answer the next one is.
+
+        :raises InstallFailed: if it is an error, or another version than was sent is there.
+        :raises Unreachable: if the stream ends before, or the error passes.
+        """
+        import grpc
+
+        from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
+
+        async with asyncio.timeout(SILENCE):
+            answer = await stream.read()
+        if answer is grpc.aio.EOF:
+            raise Unreachable(f"DMS at {self._address} ended the transfer of {version} without a word")
+        kind: str = answer.WhichOneof("response") or ""
+        if kind == "install_error":
+            name = os_pb2.InstallError.Type.Name(answer.install_error.type)
+            error = Unreachable if name in PASSING_INSTALL else InstallFailed
+            raise error(f"{name}: {answer.install_error.detail}")
+        if kind == "validated" and answer.validated.version != version:
+            raise InstallFailed(f"DMS validated {answer.validated.version!r} where {version!r} was sent")
+        return kind
+
+    async def _transfer(self, stream: Any, content: Path | bytes) -> None:
+        from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
+
+        if isinstance(content, bytes):
+            for start in range(0, len(content), wire.CHUNK):
+                await self._send(stream, os_pb2.InstallRequest(transfer_content=content[start : start + wire.CHUNK]))
+        else:
+            file = await asyncio.to_thread(content.open, "rb")
+            try:
+                while chunk := await asyncio.to_thread(file.read, wire.CHUNK):
+                    await self._send(stream, os_pb2.InstallRequest(transfer_content=chunk))
+            finally:
+                file.close()
+        await self._send(stream, os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
+        await stream.done_writing()
+
+    def _error(self, error: grpc.aio.AioRpcError) -> Unreachable | InstallFailed:
+        code = error.code().name
+        text = f"DMS at {self._address}: {code}: {error.details()}"
+        return Unreachable(text) if code in PASSING else InstallFailed(text)

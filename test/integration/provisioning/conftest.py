@@ -1,0 +1,191 @@
+"""The provisioning controllers at work on real API servers; hosts, pods and cards are played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpf.clustermanager.static import static_cluster_controller
+from dpf.provisioning.assembly import add_controllers
+from dpf.provisioning.dpu.install import Dms, Report
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.provisioning.settings import Settings
+from dpf.runtime.certs import KeyPair
+from dpf.runtime.client import Client
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.k8s import Node, Pod, Secret, encoded
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.manager import Manager
+from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.metrics import Metrics
+from dpf.runtime.options import ManagerOptions
+from dpf.runtime.testing import eventually
+from dpf_api.bfb import BFB
+from dpf_api.dpu import DPU
+from dpf_api.dpucluster import DPUCluster, Phase
+from dpf_api.dpuset import DPUSet
+from dpf_api.names import FEATURE_PREFIX
+from test.integration.conftest import Planes
+
+PCI = "0000-04-00"
+
+
+@dataclass
+class FakeDms:
+    """The DMS of all cards of a test: does at once what it is asked, and counts."""
+
+    calls: list[tuple[str, ...]] = field(default_factory=list)
+    error: Exception | None = None
+
+    async def set_mode(self, mode: str) -> None:
+        self.calls.append(("set_mode", mode))
+        if self.error is not None:
+            raise self.error
+
+    async def install(self, version: str, content: Path | bytes) -> None:
+        self.calls.append(("install", version))
+
+    async def activate(self, version: str) -> None:
+        self.calls.append(("activate", version))
+
+    async def report(self) -> Report:
+        return Report(active=False, outcome="success", text="done", percent=100)
+
+    async def reboot(self, policy: Policy, request: str) -> None:
+        self.calls.append(("reboot", policy.method, request))
+
+    def count(self, name: str) -> int:
+        return sum(call[0] == name for call in self.calls)
+
+
+async def _configure(seen: Seen, attempt: int) -> bytes:
+    return f"configuration {attempt} of {seen.dpu.name}".encode()
+
+
+@dataclass
+class World:
+    """A namespace with the controllers at work in it."""
+
+    host: Client
+    dpu: Client
+    planes: Planes
+    namespace: str
+    dms: FakeDms
+
+    @property
+    def host_node(self) -> str:
+        """The name of this test's host."""
+        return f"host-{self.namespace}"
+
+    async def node(self, name: str = "", *, oob: bool = True, **labels: str) -> Node:
+        """A host with one card."""
+        found = {FEATURE_PREFIX + "dpu-0-pci-address": PCI, "test": self.namespace}
+        found |= {FEATURE_PREFIX + "dpu-oob-bridge-configured": ""} if oob else {}
+        found |= {FEATURE_PREFIX + key.replace("_", "-"): value for key, value in labels.items()}
+        node = await self.host.create(Node(metadata=ObjectMeta(name=name or self.host_node, labels=found)))
+        return await self.boot(node, "boot-1")
+
+    async def boot(self, node: Node, boot_id: str) -> Node:
+        """The host comes up with a boot id."""
+        addresses = [{"type": "InternalIP", "address": "10.0.0.1"}]
+        status = {"nodeInfo": _node_info(boot_id), "addresses": addresses}
+        return await self.host.merge_patch(node, {"status": status}, subresource="status")
+
+    async def bfb(self, name: str = "image", phase: str = "Ready") -> BFB:
+        """An image in some phase; no BFB controller is at work."""
+        spec = {"url": "http://x/bf-1.0.bfb", "fileName": f"{name}.bfb"}
+        body = {"metadata": {"name": name, "namespace": self.namespace}, "spec": spec}
+        created = await self.host.create(BFB.model_validate(body))
+        return await self.host.merge_patch(created, {"status": {"phase": phase}}, subresource="status")
+
+    async def cluster(self, name: str = "c1", *, max_nodes: int = 1000, ready: bool = True) -> DPUCluster:
+        """A static DPU cluster; the real one behind it is shared by all tests."""
+        meta = ObjectMeta(name=f"{name}-kubeconfig", namespace=self.namespace)
+        data = encoded({"admin.conf": self.planes.dpu.read_text()})
+        await self.host.create(Secret(metadata=meta, data=data))
+        spec: dict[str, Any] = {"type": "static", "version": "", "maxNodes": max_nodes}
+        spec |= {"kubeconfig": meta.name} if ready else {}
+        body = {"metadata": {"name": name, "namespace": self.namespace}, "spec": spec}
+        await self.host.create(DPUCluster.model_validate(body))
+        wanted = Phase.READY if ready else Phase.CREATING
+        return await self.eventually(DPUCluster, name, until=lambda c: c.status.phase is wanted)
+
+    async def create_dpu(self, name: str = "d1", **spec: Any) -> DPU:
+        """A DPU as a user would make it."""
+        base = {"nodeName": self.host_node, "bfb": "image", "nodeEffect": {"noEffect": True}, "pciAddress": PCI}
+        meta = {"name": f"{name}-{self.namespace}", "namespace": self.namespace}
+        meta |= {"labels": {"provisioning.dpu.nvidia.com/dpu-pciAddress": PCI}}
+        return await self.host.create(DPU.model_validate({"metadata": meta, "spec": base | spec}))
+
+    async def dpuset(self, name: str = "set", **spec: Any) -> DPUSet:
+        """A DPUSet of this test's hosts."""
+        template = {"spec": {"bfb": {"name": "image"}, "nodeEffect": {"noEffect": True}}}
+        base = {"nodeSelector": {"matchLabels": {"test": self.namespace}}, "dpuTemplate": template}
+        meta = {"name": name, "namespace": self.namespace}
+        return await self.host.create(DPUSet.model_validate({"metadata": meta, "spec": base | spec}))
+
+    async def eventually(self, kind: Any, name: str, **more: Any) -> Any:
+        """The object once it is as expected."""
+        return await eventually(self.host, kind, name, self.namespace, **more)
+
+    async def pod_ready(self, name: str) -> Pod:
+        """Plays the kubelet of a pod that is there, or comes."""
+        pod = await eventually(self.host, Pod, name, self.namespace)
+        conditions = [{"type": "Ready", "status": "True"}]
+        status = {"phase": "Running", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}], "conditions": conditions}
+        return await self.host.merge_patch(pod, {"status": status}, subresource="status")
+
+    async def join(self, name: str) -> Node:
+        """Plays the card that joins its cluster."""
+        node = await self.dpu.create(Node(metadata=ObjectMeta(name=name)))
+        conditions = [{"type": "Ready", "status": "True"}]
+        return await self.dpu.merge_patch(node, {"status": {"conditions": conditions}}, subresource="status")
+
+    @asynccontextmanager
+    async def manager(self) -> AsyncIterator[Manager]:
+        """A manager with all controllers, ended with the block."""
+        options = ManagerOptions(
+            namespace=self.namespace, metrics_bind_address="0", health_probe_bind_address="0", workers=4
+        )
+        settings = Settings(bfb_dir=self.planes.folder, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork")
+
+        @asynccontextmanager
+        async def dial(_: str, __: KeyPair) -> AsyncIterator[Dms]:
+            yield self.dms
+
+        async with Client(Kubeconfig.load(self.planes.host), field_owner="provisioning-manager") as client:
+            manager = Manager("test", Cluster("host", client, namespace=self.namespace), options, Metrics())
+            add_controllers(manager, settings, lambda _: _configure, dial)
+            manager.add(static_cluster_controller(manager.cluster))
+            task = asyncio.create_task(manager.run())
+            try:
+                yield manager
+            finally:
+                manager.stop()
+                await task
+
+
+def _node_info(boot_id: str) -> dict[str, str]:
+    words = "machineID systemUUID kernelVersion osImage containerRuntimeVersion kubeletVersion kubeProxyVersion"
+    return {"bootID": boot_id} | dict.fromkeys((*words.split(), "operatingSystem", "architecture"), "")
+
+
+@pytest.fixture
+async def world(
+    control_planes: Planes, host_client: Client, dpu_client: Client, namespace: str
+) -> AsyncIterator[World]:
+    """The controllers at work in this test's namespace; its nodes are removed at the end."""
+    world = World(host_client, dpu_client, control_planes, namespace, FakeDms())
+    async with world.manager():
+        yield world
+    for client in (host_client, dpu_client):
+        for node in await client.list(Node):
+            if namespace in node.name:
+                await client.delete(node)

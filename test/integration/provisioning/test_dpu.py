@@ -1,0 +1,150 @@
+"""The way of a DPU on real API servers."""
+
+from __future__ import annotations
+
+from dpf.runtime.conditions import find
+from dpf.runtime.k8s import Node, Pod
+from dpf.runtime.testing import eventually, eventually_gone
+from dpf_api.dpu import DPU, Phase
+from dpf_api.names import FINALIZER_DPU, LABEL_DOCA_BFB_VERSION, LABEL_HOST, LABEL_OOB_BRIDGE_CONFIGURED
+from dpf_api.nodemaintenance import NodeMaintenance
+from test.integration.provisioning.conftest import World
+from test.spec import spec
+
+
+def said(dpu: DPU) -> list[tuple[str, str, str]]:
+    """The DPU's conditions: type, status, reason."""
+    return [(c.type, c.status, c.reason) for c in dpu.status.conditions]
+
+
+def says(reason: str) -> object:
+    return lambda dpu: dpu.status.reason == reason
+
+
+async def test_a_dpu_goes_all_the_way_and_back(world: World) -> None:
+    node = await world.node()
+    await world.bfb()
+    await world.cluster()
+    name = (await world.create_dpu()).name
+    await world.pod_ready(f"{name}-dms")
+    await world.eventually(DPU, name, until=lambda d: d.status.reboot is not None and d.status.reboot.issued_at)
+    assert [call[0] for call in world.dms.calls] == ["set_mode", "install", "install", "activate", "reboot"]
+    await world.boot(node, "boot-2")
+    await world.pod_ready(f"{name}-hostnetwork")
+    await world.join(name)
+    dpu = await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.READY)
+    assert {(c.type, c.status) for c in dpu.status.conditions} == {
+        (kind, "True")
+        for kind in (
+            [
+                "Initialized",
+                "NodeEffectReady",
+                "BFBReady",
+                "DMSRunning",
+                "OSInstalled",
+                "Rebooted",
+                "HostNetworkReady",
+                "Ready",
+            ]
+        )
+    }
+    assert (dpu.status.reason, dpu.status.bfb_version) == ("", "image.bfb")
+    there = await world.dpu.get(Node, name)
+    assert there.labels[LABEL_HOST] == world.host_node
+    assert there.labels[LABEL_DOCA_BFB_VERSION] == "bf-1.0"
+    await world.host.delete(dpu)
+    for pod in (f"{name}-dms", f"{name}-hostnetwork"):
+        found = await eventually(world.host, Pod, pod, world.namespace, until=lambda pod: True)
+        await world.host.delete(found, grace_period=0)
+    await eventually_gone(world.host, DPU, name, world.namespace)
+    await eventually_gone(world.dpu, Node, name)
+
+
+@spec("provisioning:82")
+async def test_a_host_without_bridge_is_named_and_waited_for(world: World) -> None:
+    node = await world.node(oob=False)
+    name = (await world.create_dpu()).name
+    dpu = await world.eventually(DPU, name, until=says("DPUOOBBridgeNotConfigured"))
+    assert said(dpu) == [("Initialized", "False", "DPUOOBBridgeNotConfigured")]
+    assert dpu.metadata.finalizers == [FINALIZER_DPU]
+    await world.host.merge_patch(node, {"metadata": {"labels": {LABEL_OOB_BRIDGE_CONFIGURED: ""}}})
+    dpu = await world.eventually(DPU, name, until=says("DPUClusterNotReady"))
+    assert dpu.status.phase is Phase.INITIALIZING
+
+
+@spec("provisioning:83")
+async def test_a_cluster_that_is_not_ready_is_waited_for(world: World) -> None:
+    await world.node()
+    await world.cluster(ready=False)
+    dpu = await world.eventually(DPU, (await world.create_dpu()).name, until=says("DPUClusterNotReady"))
+    assert said(dpu) == [("Initialized", "False", "DPUClusterNotReady")]
+
+
+@spec("provisioning:84", "provisioning:86")
+async def test_a_dpu_waits_for_its_image_and_goes_on_when_it_comes(world: World) -> None:
+    await world.node()
+    await world.cluster()
+    name = (await world.create_dpu()).name
+    dpu = await world.eventually(DPU, name, until=says("GetBFBFailed"))
+    assert said(dpu) == [
+        ("Initialized", "True", "Initialized"),
+        ("NodeEffectReady", "True", "NodeEffectReady"),
+        ("BFBReady", "False", "GetBFBFailed"),
+    ]
+    assert dpu.status.phase is Phase.PENDING
+    await world.bfb()
+    dpu = await world.eventually(DPU, name, until=says("DMSPodStarting"))
+    assert dpu.status.phase is Phase.DMS_DEPLOYMENT
+    assert find(dpu.status.conditions, "BFBReady").status == "True"  # type: ignore[union-attr]
+    await world.host.delete(dpu)
+    await world.host.delete(await world.host.get(Pod, f"{name}-dms", world.namespace), grace_period=0)
+    await eventually_gone(world.host, DPU, name, world.namespace)
+
+
+@spec("provisioning:87", "provisioning:88")
+async def test_labels_are_put_on_the_host_and_taken_away_with_the_dpu(world: World) -> None:
+    before = (await world.node()).labels
+    await world.cluster()
+    name = (await world.create_dpu(nodeEffect={"customLabel": {"busy": "yes"}})).name
+    dpu = await world.eventually(DPU, name, until=says("GetBFBFailed"))
+    assert (await world.host.get(Node, world.host_node)).labels == before | {"busy": "yes"}
+    await world.host.delete(dpu)
+    await eventually_gone(world.host, DPU, name, world.namespace)
+    assert (await world.host.get(Node, world.host_node)).labels == before
+
+
+@spec("provisioning:89")
+async def test_a_taint_is_put_on_the_host_and_taken_away_with_the_dpu(world: World) -> None:
+    await world.node()
+    await world.cluster()
+    taint = {"key": "busy", "value": "yes", "effect": "NoSchedule"}
+    name = (await world.create_dpu(nodeEffect={"taint": taint})).name
+    dpu = await world.eventually(DPU, name, until=says("GetBFBFailed"))
+    assert [t.key for t in (await world.host.get(Node, world.host_node)).spec.taints if t.key == "busy"]
+    await world.host.delete(dpu)
+    await eventually_gone(world.host, DPU, name, world.namespace)
+    assert not [t.key for t in (await world.host.get(Node, world.host_node)).spec.taints if t.key == "busy"]
+
+
+async def test_a_drain_is_asked_of_the_maintenance_operator_and_given_back(world: World) -> None:
+    await world.node()
+    await world.cluster()
+    name = (await world.create_dpu(nodeEffect={"drain": {"automaticNodeReboot": True}})).name
+    await world.eventually(DPU, name, until=says("Draining"))
+    asked = await world.eventually(NodeMaintenance, world.host_node)
+    status = {
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "True",
+                "reason": "Ready",
+                "message": "",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }
+        ]
+    }
+    await world.host.merge_patch(asked, {"status": status}, subresource="status")
+    dpu = await world.eventually(DPU, name, until=says("GetBFBFailed"))
+    await world.host.delete(dpu)
+    await eventually_gone(world.host, DPU, name, world.namespace)
+    await eventually_gone(world.host, NodeMaintenance, world.host_node, world.namespace)

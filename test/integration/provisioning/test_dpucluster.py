@@ -1,0 +1,74 @@
+"""DPUClusters on real API servers, and DPUs given to them."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpf.runtime.conditions import find, is_true
+from dpf.runtime.k8s import Secret, encoded
+from dpf.runtime.testing import eventually_gone
+from dpf_api.dpu import DPU
+from dpf_api.dpucluster import DPUCluster, Phase
+from dpf_api.names import FINALIZER_DPUCLUSTER
+from test.integration.provisioning.conftest import World
+from test.spec import spec
+
+
+@spec("provisioning:67", "provisioning:68")
+@pytest.mark.parametrize(
+    "more", [{}, {"clusterEndpoint": {"keepalived": {"vip": "10.0.0.9", "virtualRouterID": 1, "interface": "br-dpu"}}}]
+)
+async def test_a_cluster_gets_its_finalizer_and_waits_for_its_manager(world: World, more: dict[str, object]) -> None:
+    spec_ = {"type": "nobody.io/none", "version": "v1.31.0", **more}
+    meta = {"name": "c", "namespace": world.namespace}
+    await world.host.create(DPUCluster.model_validate({"metadata": meta, "spec": spec_}))
+    found = await world.eventually(DPUCluster, "c", until=lambda each: each.status.phase is Phase.CREATING)
+    assert found.metadata.finalizers == [FINALIZER_DPUCLUSTER]
+    await world.host.delete(found)
+    await eventually_gone(world.host, DPUCluster, "c", world.namespace)
+
+
+@spec("provisioning:98")
+async def test_a_manager_leaves_clusters_of_other_types_alone(world: World) -> None:
+    await world.cluster("ours")
+    meta = {"name": "theirs", "namespace": world.namespace}
+    spec_ = {"type": "other.io/x", "version": "", "kubeconfig": "ours-kubeconfig"}
+    await world.host.create(DPUCluster.model_validate({"metadata": meta, "spec": spec_}))
+    await world.eventually(DPUCluster, "theirs", until=lambda each: each.status.phase is Phase.CREATING)
+    assert find((await world.host.get(DPUCluster, "theirs", world.namespace)).status.conditions, "Created") is None
+
+
+async def test_a_cluster_is_ready_when_its_server_answers_and_says_which_version(world: World) -> None:
+    cluster = await world.cluster()
+    assert is_true(cluster.status.conditions, "Created")
+    assert is_true(cluster.status.conditions, "Ready")
+    assert cluster.status.version.startswith("v1.")
+    assert cluster.status.endpoint.startswith("https://")
+
+
+async def test_a_kubeconfig_that_cannot_be_used_is_named_and_can_be_mended(world: World) -> None:
+    meta = {"name": "k", "namespace": world.namespace}
+    await world.host.create(Secret.model_validate({"metadata": meta, "data": encoded({"admin.conf": "nonsense"})}))
+    body = {"type": "static", "version": "", "kubeconfig": "k"}
+    await world.host.create(
+        DPUCluster.model_validate({"metadata": {"name": "c", "namespace": world.namespace}, "spec": body})
+    )
+    broken = await world.eventually(DPUCluster, "c", until=lambda each: each.status.phase is Phase.NOT_READY)
+    assert "Secret k" in broken.status.message
+    secret = await world.host.get(Secret, "k", world.namespace)
+    await world.host.merge_patch(secret, {"data": encoded({"admin.conf": world.planes.dpu.read_text()})})
+    await world.eventually(DPUCluster, "c", until=lambda each: each.status.phase is Phase.READY)
+
+
+@spec("provisioning:57", "provisioning:61", "provisioning:62")
+async def test_max_nodes_holds_and_a_free_place_is_given_on(world: World) -> None:
+    await world.node()
+    await world.cluster(max_nodes=1)
+    first = await world.create_dpu("d1")
+    first = await world.eventually(DPU, first.name, until=lambda dpu: dpu.spec.cluster.name == "c1")
+    second = await world.create_dpu("d2")
+    waiting = await world.eventually(DPU, second.name, until=lambda dpu: dpu.status.reason == "DPUClusterNotReady")
+    assert "full" in waiting.status.message
+    assert waiting.spec.cluster.name == ""
+    await world.host.delete(first)
+    await world.eventually(DPU, second.name, until=lambda dpu: dpu.spec.cluster.name == "c1")

@@ -1,0 +1,89 @@
+"""DPUSets on a real API server."""
+
+from __future__ import annotations
+
+from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.testing import eventually_gone
+from dpf_api.dpu import DPU
+from dpf_api.dpuset import DPUSet
+from dpf_api.names import (
+    FEATURE_PREFIX,
+    FINALIZER_DPU,
+    FINALIZER_DPUSET,
+    LABEL_DPUSET_NAME,
+    LABEL_DPUSET_NAMESPACE,
+)
+from test.integration.provisioning.conftest import PCI, World
+from test.spec import spec
+
+
+@spec("provisioning:69", "provisioning:70")
+async def test_a_set_gets_its_finalizer_and_keeps_what_it_says(world: World) -> None:
+    template = {"spec": {"automaticNodeReboot": False, "nodeEffect": {"drain": {"automaticNodeReboot": False}}}}
+    await world.dpuset(dpuTemplate=template)
+    found = await world.eventually(DPUSet, "set", until=lambda each: bool(each.metadata.finalizers))
+    assert found.metadata.finalizers == [FINALIZER_DPUSET]
+    assert found.spec.dpu_template.spec.automatic_node_reboot is False
+    await world.node()
+    dpu = await world.eventually(DPU, f"{world.host_node}-{PCI}")
+    assert dpu.spec.automatic_node_reboot is False
+    assert dpu.spec.node_effect.drain.automatic_node_reboot is False
+
+
+@spec("provisioning:71")
+async def test_a_matching_node_gets_exactly_one_dpu(world: World) -> None:
+    await world.node(dpu_0_psid="MT_1", dpu_enabled="true")
+    selector = {FEATURE_PREFIX + "dpu-0-psid": "MT_1", FEATURE_PREFIX + "dpu-0-pci-address": PCI}
+    await world.dpuset(dpuSelector=selector)
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.dpu_statistics == {"Initializing": 1})
+    assert [dpu.name for dpu in await world.host.list(DPU, world.namespace)] == [f"{world.host_node}-{PCI}"]
+
+
+async def test_a_dpu_is_made_whole_and_reserved_labels_win(world: World) -> None:
+    await world.node(dpu_0_pf0_name="ens1f0np0")
+    meta = ObjectMeta(name="set", namespace=world.namespace, labels={LABEL_DPUSET_NAME: "forged", "team": "blue"})
+    template = {"annotations": {"note": "x"}, "spec": {"bfb": {"name": "image"}, "dpuFlavor": "f"}}
+    body = {"nodeSelector": {"matchLabels": {"test": world.namespace}}, "dpuTemplate": template}
+    dpuset = await world.host.create(DPUSet.model_validate({"metadata": meta, "spec": body}))
+    dpu = await world.eventually(DPU, f"{world.host_node}-{PCI}")
+    assert dpu.labels[LABEL_DPUSET_NAME] == "set"
+    assert dpu.labels[LABEL_DPUSET_NAMESPACE] == world.namespace
+    assert dpu.labels["team"] == "blue"
+    assert dpu.labels["provisioning.dpu.nvidia.com/dpu-pf-name"] == "ens1f0np0"
+    assert dpu.annotations == {"note": "x"}
+    assert dpu.metadata.finalizers == [FINALIZER_DPU]
+    assert dpu.owned_by(dpuset)
+    assert (dpu.spec.node_name, dpu.spec.pci_address, dpu.spec.dpu_flavor) == (world.host_node, PCI, "f")
+
+
+async def test_a_node_that_is_not_selected_any_more_loses_its_dpu(world: World) -> None:
+    node = await world.node()
+    await world.dpuset()
+    name = f"{world.host_node}-{PCI}"
+    await world.eventually(DPU, name)
+    await world.host.merge_patch(node, {"metadata": {"labels": {"test": None}}})
+    await eventually_gone(world.host, DPU, name, world.namespace)
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.reason == "NothingSelected")
+
+
+async def test_two_sets_do_not_share_a_card(world: World) -> None:
+    await world.node()
+    first = await world.dpuset("first")
+    name = f"{world.host_node}-{PCI}"
+    await world.eventually(DPU, name)
+    second = await world.dpuset("second")
+    await world.eventually(DPUSet, "second", until=lambda each: each.status.replicas == 1)
+    assert (await world.host.get(DPU, name, world.namespace)).owned_by(first)
+    await world.host.delete(first)
+    await world.host.delete(await world.host.get(DPU, name, world.namespace))
+    await world.eventually(DPU, name, until=lambda dpu: dpu.owned_by(second))
+
+
+async def test_a_rolling_update_replaces_what_is_outdated(world: World) -> None:
+    await world.node()
+    dpuset = await world.dpuset(strategy={"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})
+    name = f"{world.host_node}-{PCI}"
+    before = await world.eventually(DPU, name)
+    await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
+    after = await world.eventually(DPU, name, until=lambda dpu: dpu.uid != before.uid)
+    assert after.spec.bfb == "newer"

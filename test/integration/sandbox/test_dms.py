@@ -1,0 +1,78 @@
+"""A card is flashed and its host rebooted through the real ``dms``, as a pod of the fleet, and joins the DPU cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+import pytest
+
+from dpf.gnxi.gen import gnoi_os_pb2, gnoi_os_pb2_grpc, gnoi_system_pb2, gnoi_system_pb2_grpc, gnoi_types_pb2
+from dpf.runtime.certs import SmallCA
+from dpf.sandbox.fleet.clusterinfo import ca_pin
+from dpf.sandbox.fleet.containers import EntryPoint, run_dms
+from dpf.sandbox.fleet.inprocess import run_dms_in_process
+from test.integration.sandbox.conftest import Fleet, is_ready
+from test.unit.sandbox.samples import bf_cfg
+
+CERTIFICATES = "/etc/ssl/certs/server"
+
+
+@pytest.mark.parametrize("entry", [run_dms, run_dms_in_process], ids=["process", "in-process"])
+async def test_card_is_flashed_through_dms_and_joins(fleet: Fleet, entry: EntryPoint) -> None:
+    fleet.entry_points["dms"] = entry
+    card, authority = fleet.cards[0], SmallCA.make("test")
+    address = fleet.inventory.address(card.host)
+    server = authority.issue("dms", purposes=["server"], names=[address])
+    secrets = f"/api/v1/namespaces/{fleet.namespace}/secrets"
+    await fleet.host.create(secrets, {"metadata": {"name": "server"}, "data": server.secret_data()})
+    pod = await fleet.pod(await run_dms_pod(fleet), is_ready)
+    assert pod["status"]["podIP"] == address
+
+    fleet.layout.bfb_dir.mkdir(exist_ok=True)
+    (fleet.layout.bfb_dir / "x.bfb").write_bytes(b"image")
+    endpoint, pin = fleet.dpu_kubeconfig.server.removeprefix("https://"), ca_pin(fleet.dpu_kubeconfig.ca)
+    config = bf_cfg(name=card.dpu, endpoint=endpoint, pin=pin, token=await fleet.new_token())
+    (fleet.layout.bfb_dir / f"{card.dpu}.cfg").write_text(config)
+
+    client = authority.issue("client", purposes=["client"])
+    credentials = grpc.ssl_channel_credentials(client.ca, client.key, client.cert)
+    async with grpc.aio.secure_channel(f"{address}:9339", credentials) as channel:
+        activate = gnoi_os_pb2.ActivateRequest(version=f"x.bfb;{card.dpu}.cfg")
+        answer = await gnoi_os_pb2_grpc.OSStub(channel).Activate(activate)  # type: ignore[no-untyped-call]
+        assert answer.HasField("activate_ok")
+        state = await fleet.ask("GET", f"/cards/{card.dpu}?wait=20&not=empty")
+        assert (state["state"], state["version"]) == ("up", "x.bfb")
+        chassis = gnoi_types_pb2.PathElem(name="chassis", key={"power": "reset"})
+        reboot = gnoi_system_pb2.RebootRequest(
+            method=gnoi_system_pb2.WARM, message="once", subcomponents=[gnoi_types_pb2.Path(elem=[chassis])]
+        )
+        await gnoi_system_pb2_grpc.SystemStub(channel).Reboot(reboot)  # type: ignore[no-untyped-call]
+
+    await fleet.run_pod(card, "hostnetwork")
+    await fleet.node(fleet.dpu, card.dpu, is_ready)
+    await fleet.pod(pod["metadata"]["name"], lambda pod: is_ready(pod) and restarted(pod))
+    summary = await fleet.summary(card)
+    assert (summary["activates"], summary["installs"], summary["hostReboots"], summary["joins"]) == (1, 1, 1, 1)
+
+
+def restarted(pod: dict[str, Any]) -> bool:
+    return bool(pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+
+
+async def run_dms_pod(fleet: Fleet) -> str:
+    """A ``dms`` pod as provisioning makes it."""
+    container = {
+        "args": [
+            *("--bind-address", "0.0.0.0:9339", "--ca", f"{CERTIFICATES}/ca.crt"),
+            *("--tls-cert-file", f"{CERTIFICATES}/tls.crt", "--tls-key-file", f"{CERTIFICATES}/tls.key"),
+            *("--image-folder", "/bfb", "--target-pci", "04:00", "--exec-timeout", "900"),
+        ],
+        "ports": [{"containerPort": 9339}],
+        "volumeMounts": [{"name": "server", "mountPath": CERTIFICATES}, {"name": "bfb", "mountPath": "/bfb"}],
+    }
+    volumes = [
+        {"name": "server", "secret": {"secretName": "server"}},
+        {"name": "bfb", "persistentVolumeClaim": {"claimName": "bfb-pvc"}},
+    ]
+    return await fleet.run_pod(fleet.cards[0], "dms", container=container, volumes=volumes)

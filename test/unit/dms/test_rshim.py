@@ -1,0 +1,181 @@
+"""The rshim adapter against a folder that behaves as the driver's does, and tools that record how they are called."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dpf.dms import rshim
+from dpf.dms.card import CardError, State
+from dpf.dms.rshim import RshimCard
+
+INSTALLING = ["INFO[BL2]: start", "INFO[MISC]: Linux up", "INFO[MISC]: Installing OS image"]
+INSTALLED = [*INSTALLING, "INFO[MISC]: Installation finished", "INFO[MISC]: Rebooting..."]
+UP = ["INFO[BL2]: start", "INFO[MISC]: Linux up", "INFO[MISC]: DPU is ready"]
+
+
+class Device:
+    """A device folder: ``misc`` takes a display level and then tells, ``boot`` takes bytes."""
+
+    def __init__(self, folder: Path, pci: str) -> None:
+        self.folder = folder
+        self.pci = pci
+        self.log: list[str] = []
+        self._stop = False
+        folder.mkdir(parents=True)
+        os.mkfifo(folder / "misc")
+        (folder / "boot").touch()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            level = int((self.folder / "misc").read_text().split()[1])
+            if self._stop:
+                return
+            text = [f"DISPLAY_LEVEL {level}", f"DEV_NAME pcie-0000:{self.pci}.2"]
+            (self.folder / "misc").write_text("\n".join([*text, *(self.log if level == rshim.LOG else [])]) + "\n")
+
+    def close(self) -> None:
+        self._stop = True
+        (self.folder / "misc").write_text("DISPLAY_LEVEL 0\n")
+        self._thread.join(10)
+
+    @property
+    def booted(self) -> bytes:
+        return (self.folder / "boot").read_bytes()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    device = Device(tmp_path / "dev" / "rshim0", "04:00")
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def card(device: Device) -> RshimCard:
+    return RshimCard("04:00", devices=device.folder.parent)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder first on the path; every tool in it records its arguments in ``calls``."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("mlxconfig", "mlxfwreset", "ipmitool"):
+        tool = folder / name
+        tool.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\ncat {tmp_path}/{name}.out 2>/dev/null || true\n')
+        tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return tmp_path
+
+
+async def test_image_and_configuration_are_written_to_the_boot_device_in_one_go(
+    card: RshimCard, device: Device, tmp_path: Path
+) -> None:
+    image = tmp_path / "x.bfb"
+    image.write_bytes(b"i" * (3 * rshim.PIECE + 5))
+    await card.boot(image, "x.bfb", b"# bf.cfg\n", "id")
+    assert device.booted == image.read_bytes() + b"# bf.cfg\n"
+
+
+async def test_the_card_is_found_by_its_address(device: Device, tmp_path: Path) -> None:
+    other = Device(tmp_path / "dev" / "rshim1", "85:00")
+    assert await RshimCard("85:00", devices=device.folder.parent).folder() == other.folder
+    with pytest.raises(CardError, match=r"no rshim of rshim0, rshim1 shows a card at 99:00"):
+        await RshimCard("99:00", devices=device.folder.parent).folder()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("log", "state", "percent"),
+    [
+        ([], State.INSTALLING, 0),
+        (INSTALLING[:1], State.INSTALLING, 5),
+        (INSTALLING, State.INSTALLING, 40),
+        (INSTALLED, State.BOOTING, 92),
+        ([*INSTALLED, *UP[:1]], State.INSTALLING, 5),
+        ([*INSTALLED, *UP], State.UP, 100),
+        ([*INSTALLING, "ERR[MISC]: eMMC not found"], State.FAILED, 40),
+    ],
+)
+async def test_the_log_tells_how_far_the_card_is(
+    card: RshimCard, device: Device, log: list[str], state: State, percent: int
+) -> None:
+    device.log = log
+    status = await card.status()
+    assert (status.state, status.percent) == (state, percent)
+
+
+async def test_following_ends_when_the_card_is_up(
+    card: RshimCard, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rshim, "POLL", 0.01)
+    device.log = INSTALLING
+    states = []
+    async for status in card.follow():
+        states.append(status.state)
+        device.log = {State.INSTALLING: INSTALLED, State.BOOTING: [*INSTALLED, *UP]}.get(status.state, device.log)
+    assert states == [State.INSTALLING, State.BOOTING, State.UP]
+
+
+async def test_a_failure_names_the_line(card: RshimCard, device: Device) -> None:
+    device.log = [*INSTALLING, "INFO[MISC]: Installation failed: no disk"]
+    assert (await card.status()).message == "INFO[MISC]: Installation failed: no disk"
+
+
+async def test_the_mode_is_changed_only_if_it_is_another(card: RshimCard, tools: Path) -> None:
+    (tools / "mlxconfig.out").write_text("  INTERNAL_CPU_OFFLOAD_ENGINE   DISABLED(1)\n")
+    assert await card.mode() == "NIC"
+    await card.set_mode("NIC")
+    await card.set_mode("DPU")
+    sets = [line for line in (tools / "calls").read_text().splitlines() if " s " in line]
+    assert sets == ["mlxconfig -d 04:00 -y s INTERNAL_CPU_OFFLOAD_ENGINE=0"]
+
+
+async def test_a_reset_shuts_the_arm_side_down_before_the_host(card: RshimCard, device: Device, tools: Path) -> None:
+    device.log = ["INFO[BL31]: System Off"]
+    await card.reset("cycle", "id")
+    assert (tools / "calls").read_text().splitlines() == [
+        "mlxfwreset -d 04:00.0 -l 1 -t 4 reset -y --sync 0",
+        "mlxfwreset -d 04:00.0 -l 4 r -y",
+        "ipmitool chassis power cycle",
+    ]
+
+
+async def test_the_host_is_not_reset_while_the_arm_side_runs(
+    card: RshimCard, device: Device, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rshim, "ARM_OFF_PAUSE", 0.001)
+    with pytest.raises(CardError, match="Arm side did not go down"):
+        await card.reset("cycle", "id")
+    assert "ipmitool" not in (tools / "calls").read_text()
+
+
+async def test_a_tool_that_fails_or_is_missing_is_named(
+    card: RshimCard, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tools / "bin" / "ipmitool").write_text("#!/bin/sh\necho no BMC here; exit 3\n")
+    with pytest.raises(CardError, match="ipmitool failed with 3: no BMC here"):
+        await card.power_cycle("cycle", "id")
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(CardError, match="ipmitool cannot be run"):
+        await card.power_cycle("cycle", "id")
+
+
+async def test_a_device_that_does_not_answer_is_given_up(
+    card: RshimCard, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await card.folder()
+    (device.folder / "boot").unlink()
+    (device.folder / "boot").mkdir()
+    image = tmp_path / "x.bfb"
+    image.write_bytes(b"x")
+    with pytest.raises(CardError, match="boot: Is a directory") as info:
+        await card.boot(image, "x.bfb", b"", "id")
+    assert info.value.passing

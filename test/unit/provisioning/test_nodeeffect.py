@@ -1,0 +1,94 @@
+"""What provisioning does to a host, and that it undoes just that."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpf.provisioning.dpu import nodeeffect
+from dpf.runtime.k8s import Node
+from dpf.runtime.meta import to_wire
+from dpf_api.nodeeffect import NodeEffect, Taint
+from test.unit.provisioning.worlds import assigned
+
+
+def node(labels: dict[str, str] | None = None, taints: list[dict[str, str]] | None = None) -> Node:
+    body = {"metadata": {"name": "worker1", "labels": labels or {}}, "spec": {"taints": taints or []}}
+    return Node.model_validate(body)
+
+
+def patched(before: Node, patch: dict[str, Any] | None) -> Node:
+    """The node after a merge patch."""
+
+    def merge(target: Any, change: Any) -> Any:
+        if not isinstance(change, dict):
+            return change
+        result = dict(target) if isinstance(target, dict) else {}
+        for key, value in change.items():
+            if value is None:
+                result.pop(key, None)
+            else:
+                result[key] = merge(result.get(key), value)
+        return result
+
+    return Node.model_validate(merge(to_wire(before), patch or {}))
+
+
+def look(of: Node) -> tuple[dict[str, str], set[tuple[str, str, str]]]:
+    return of.labels, {(taint.key, taint.value, taint.effect) for taint in of.spec.taints}
+
+
+words = st.sampled_from(["a", "b", "c"])
+taints = st.builds(Taint, key=words, value=words, effect=st.sampled_from(["NoSchedule", "NoExecute"]))
+node_effects = st.one_of(
+    st.builds(NodeEffect, custom_label=st.dictionaries(words, words, min_size=1)),
+    st.builds(NodeEffect, taint=taints),
+)
+nodes = st.builds(
+    lambda labels, bare: node(labels, [to_wire(taint) for taint in bare]),
+    st.dictionaries(words, words),
+    st.lists(taints, max_size=2, unique_by=lambda taint: (taint.key, taint.effect)),
+)
+
+
+@given(nodes, node_effects)
+def test_undoing_leaves_the_node_as_it_was(before: Node, effect: NodeEffect) -> None:
+    marked = patched(before, nodeeffect.apply(before, "u1", effect))
+    assert nodeeffect.marked(marked, "u1", effect)
+    assert nodeeffect.held(marked, "u1")
+    after = patched(marked, nodeeffect.undo(marked, "u1"))
+    assert look(after) == look(before)
+    assert not nodeeffect.held(after, "u1")
+    assert nodeeffect.ANNOTATION not in after.annotations
+
+
+@given(nodes, node_effects)
+def test_the_last_of_two_dpus_undoes_it(before: Node, effect: NodeEffect) -> None:
+    both = patched(before, nodeeffect.apply(before, "u1", effect))
+    both = patched(both, nodeeffect.apply(both, "u2", effect))
+    one = patched(both, nodeeffect.undo(both, "u1"))
+    assert nodeeffect.marked(one, "u2", effect)
+    assert look(patched(one, nodeeffect.undo(one, "u2"))) == look(before)
+
+
+def test_a_taint_of_others_is_neither_ours_nor_taken_away() -> None:
+    theirs = node(taints=[{"key": "k", "value": "theirs", "effect": "NoSchedule"}])
+    effect = NodeEffect(taint=Taint(key="k", value="ours", effect="NoSchedule"))
+    marked = patched(theirs, nodeeffect.apply(theirs, "u1", effect))
+    assert look(patched(marked, nodeeffect.undo(marked, "u1"))) == look(theirs)
+
+
+def test_an_annotation_that_cannot_be_read_counts_as_nothing() -> None:
+    for text in ("{", "[]", '{"label/a": 1}', "null"):
+        broken = Node.model_validate({"metadata": {"name": "n", "annotations": {nodeeffect.ANNOTATION: text}}})
+        assert nodeeffect.ledger(broken) == {}
+
+
+def test_a_drain_is_kept_while_another_dpu_of_the_host_needs_it() -> None:
+    drain = {"drain": {"automaticNodeReboot": True}}
+    busy = assigned("d2", nodeEffect=drain, status={"phase": "OS Installing"})
+    done = assigned("d3", nodeEffect=drain, status={"phase": "Ready"})
+    assert nodeeffect.needed_by_others([busy, done])
+    assert not nodeeffect.needed_by_others([done])

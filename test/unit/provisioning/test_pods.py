@@ -1,0 +1,93 @@
+"""The two pods of a DPU."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpf.provisioning.dpu import dmspod, hostnetworkpod
+from dpf.provisioning.settings import Settings
+from dpf.runtime.errors import Waiting
+from dpf.runtime.meta import to_wire
+from dpf_api.dpu import DPU
+from dpf_api.dpuflavor import DPUFlavor
+from dpf_api.names import LABEL_DPU_PCI_ADDRESS
+from dpf_api.operatorconfig import DPFOperatorConfig
+from test.spec import spec
+from test.unit.provisioning.worlds import dpu, pod
+
+SETTINGS = Settings(dms_image="reg/dms:1", hostnetwork_image="reg/hn:1", bfb_pvc="bfb", image_pull_secrets=("a", "b"))
+
+
+def with_pci(pci: str) -> DPU:
+    made = dpu()
+    labels = {LABEL_DPU_PCI_ADDRESS: pci}
+    return made.model_copy(update={"metadata": made.metadata.model_copy(update={"labels": labels})})
+
+
+@spec("provisioning:92")
+def test_a_dpu_without_a_host_has_no_pod() -> None:
+    with pytest.raises(Waiting, match="names no host"):
+        dmspod.build(dpu(nodeName=""), SETTINGS)
+
+
+def test_a_dpu_without_an_address_has_no_pod() -> None:
+    bare = dpu(pciAddress="")
+    bare = bare.model_copy(update={"metadata": bare.metadata.model_copy(update={"labels": {}})})
+    with pytest.raises(Waiting, match="dpu-pciAddress"):
+        dmspod.build(bare, SETTINGS)
+
+
+@spec("provisioning:94")
+def test_the_dms_pod_belongs_to_its_dpu_and_to_its_host() -> None:
+    body = to_wire(dmspod.build(dpu(), SETTINGS, 9340))
+    assert body["metadata"]["name"] == "d1-dms"
+    assert body["metadata"]["ownerReferences"][0]["kind"] == "DPU"
+    assert body["metadata"]["ownerReferences"][0]["name"] == "d1"
+    pod = body["spec"]
+    terms = pod["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert terms == [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["worker1"]}]}]
+    assert "nodeName" not in pod
+    assert pod["hostNetwork"] is True
+    assert pod["imagePullSecrets"] == [{"name": "a"}, {"name": "b"}]
+    assert [volume["name"] for volume in pod["volumes"]] == ["server-volume", "bfb", "state", "dev"]
+    assert pod["containers"][0]["ports"] == [{"containerPort": 9340}]
+    assert "0.0.0.0:9340" in pod["containers"][0]["args"]
+    assert "04:00" in pod["containers"][0]["args"]
+    assert [c["name"] for c in pod["initContainers"]] == ["rshim-preflight", "devlink-grace-period"]
+
+
+@spec("provisioning:93")
+def test_without_a_claim_the_name_is_sent_empty_so_that_the_server_names_it() -> None:
+    body = to_wire(dmspod.build(dpu(), Settings()))
+    assert {"name": "bfb", "persistentVolumeClaim": {"claimName": ""}} in body["spec"]["volumes"]
+
+
+def test_a_taint_of_the_dpu_is_tolerated() -> None:
+    tainted = dpu(nodeEffect={"taint": {"key": "k", "value": "v", "effect": "NoSchedule"}})
+    tolerations = to_wire(dmspod.build(tainted, SETTINGS))["spec"]["tolerations"]
+    assert {"key": "k", "operator": "Equal", "value": "v", "effect": "NoSchedule"} in tolerations
+    assert len(tolerations) == 5
+
+
+@spec("provisioning:95")
+def test_the_host_network_pod_is_told_address_functions_and_mtu() -> None:
+    config = DPFOperatorConfig.model_validate({"spec": {"networking": {"highSpeedMTU": 9000}}})
+    body = to_wire(hostnetworkpod.build(with_pci("0000-90-00"), DPUFlavor(), config, SETTINGS))
+    assert body["spec"]["containers"][0]["env"] == [
+        {"name": "device_pci_address", "value": "0000:90:00"},
+        {"name": "num_of_vfs", "value": "16"},
+        {"name": "vf_mtu", "value": "9000"},
+    ]
+
+
+def test_virtual_functions_come_from_the_flavor() -> None:
+    words = ["PF_TOTAL_SF=20", "NUM_OF_VFS=46"]
+    flavor = DPUFlavor.model_validate({"spec": {"nvconfig": [{"parameters": words}]}})
+    assert hostnetworkpod.virtual_functions(flavor) == 46
+    assert hostnetworkpod.virtual_functions(None) == 16
+
+
+def test_the_address_of_dms_is_known_when_its_pod_is_ready() -> None:
+    assert dmspod.address_of(pod("d1-dms")) == "10.0.0.1:9339"
+    assert dmspod.address_of(pod("d1-dms", podIP="fd00::1")) == "[fd00::1]:9339"
+    assert dmspod.address_of(pod("d1-dms", ready=False)) == ""

@@ -1,0 +1,104 @@
+"""What a DPU may see around it, for tests of its phases."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from dpf.provisioning.dpu.observe import Seen
+from dpf.runtime.conditions import new
+from dpf.runtime.k8s import Node, Pod
+from dpf.runtime.meta import Condition, now
+from dpf_api.bfb import BFB
+from dpf_api.dpu import DPU, ConditionType
+from dpf_api.dpucluster import DPUCluster
+from dpf_api.names import LABEL_DPU_PCI_ADDRESS, LABEL_OOB_BRIDGE_CONFIGURED
+
+NOW = now().replace(microsecond=0)
+BOOT = "boot-1"
+
+
+def dpu(name: str = "d1", *, status: dict[str, Any] | None = None, **spec: Any) -> DPU:
+    """A DPU as the server would send it; the node effect is none unless given."""
+    base = {"nodeName": "worker1", "bfb": "image", "nodeEffect": {"noEffect": True}, "pciAddress": "0000-04-00"}
+    return DPU.model_validate(
+        {
+            "metadata": {
+                "name": name,
+                "namespace": "ns",
+                "uid": f"uid-{name}",
+                "generation": 1,
+                "labels": {LABEL_DPU_PCI_ADDRESS: "0000-04-00"},
+            },
+            "spec": base | spec,
+            "status": {"phase": "Initializing"} | (status or {}),
+        }
+    )
+
+
+def assigned(name: str = "d1", *, status: dict[str, Any] | None = None, **spec: Any) -> DPU:
+    """A DPU that has its cluster."""
+    return dpu(name, status=status, cluster={"name": "c", "namespace": "ns", "nodeLabels": {"a": "1"}}, **spec)
+
+
+def host(boot: str = BOOT, *, annotations: dict[str, str] | None = None, **labels: str) -> Node:
+    """The host's Node, prepared."""
+    return Node.model_validate(
+        {
+            "metadata": {
+                "name": "worker1",
+                "labels": {LABEL_OOB_BRIDGE_CONFIGURED: "", **labels},
+                "annotations": annotations or {},
+            },
+            "status": {
+                "nodeInfo": {"bootID": boot},
+                "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
+            },
+        }
+    )
+
+
+def image(phase: str = "Ready", message: str = "") -> BFB:
+    """A BFB."""
+    status = {"phase": phase, "message": message}
+    spec = {"url": "http://x/bf-bundle-2.9.1_prod.bfb", "fileName": "image.bfb"}
+    return BFB.model_validate({"metadata": {"name": "image", "namespace": "ns"}, "spec": spec, "status": status})
+
+
+def pod(name: str, *, ready: bool = True, phase: str = "Running", **status: Any) -> Pod:
+    """A pod of the DPU."""
+    conditions = [{"type": "Ready", "status": str(ready)}]
+    body = {"phase": phase, "podIP": "10.0.0.1", "conditions": conditions, **status}
+    spec = {"containers": [{"name": "dms", "ports": [{"containerPort": 9339}]}]}
+    return Pod.model_validate({"metadata": {"name": name, "namespace": "ns"}, "spec": spec, "status": body})
+
+
+def card_node(*, ready: bool = True, **labels: str) -> Node:
+    """The card's Node in its cluster."""
+    status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
+    return Node.model_validate({"metadata": {"name": "d1", "labels": labels}, "status": status})
+
+
+def cluster(phase: str = "Ready", name: str = "c", max_nodes: int = 1000, namespace: str = "ns") -> DPUCluster:
+    """A DPU cluster."""
+    return DPUCluster.model_validate(
+        {
+            "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
+            "spec": {"type": "static", "version": "v1", "maxNodes": max_nodes},
+            "status": {"phase": phase},
+        }
+    )
+
+
+def condition(kind: ConditionType, status: bool, *, ago: float = 0.0) -> dict[str, Any]:
+    """A condition that has been so for some seconds."""
+    made: Condition = new(kind.value, status, "Because").model_copy(
+        update={"last_transition_time": NOW - timedelta(seconds=ago)}
+    )
+    return made.model_dump(mode="json", by_alias=True)
+
+
+def see(subject: DPU, **around: Any) -> Seen:
+    """The DPU in a world where everything it needs is there, but for what is given."""
+    world: dict[str, Any] = {"node": host(), "bfb": image(), "cluster": cluster(), "now": NOW}
+    return Seen(dpu=subject, **(world | around))
