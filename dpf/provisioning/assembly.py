@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dpf.provisioning.bfb.controller import DOWNLOADS, bfb_controller
+from dpf.provisioning.bfb.download import Image
 from dpf.provisioning.dpu.card import Configure, Dial, DmsCard
 from dpf.provisioning.dpu.certificates import Certificates
 from dpf.provisioning.dpu.controller import dpu_controller
@@ -48,7 +50,10 @@ def add_controllers(
         cluster, remotes, Observer(cluster, remotes, jobs, settings), hands, events, manager.options.workers
     )
     jobs.bind(dpus)
+    downloads: Jobs[Image] = Jobs(limit=DOWNLOADS)
     manager.add(
+        downloads,
+        bfb_controller(cluster, events, downloads, settings.bfb_dir, manager.options.workers),
         remotes,
         jobs,
         dpuset_controller(cluster, events),

@@ -58,7 +58,8 @@ class Pass:
                     self._advance(step)
                 case Act():
                     await self._act(step)
-                case Hold(condition=condition, after=after, cluster=cluster):
+                case Hold(condition=condition, after=after, cluster=cluster, changes=changes):
+                    self._change(changes)
                     self._take(condition)
                     await self.write()
                     if cluster:

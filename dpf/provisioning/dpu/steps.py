@@ -56,6 +56,7 @@ class Hold:
     condition: Condition
     after: float | None = None
     cluster: str = ""
+    changes: Changes = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,12 @@ class World:
     planes: Planes
     namespace: str
     dms: FakeDms
+    requests: list[str] = field(default_factory=list)
+    """Methods of the requests that managers made to the host cluster."""
+    account: Path | None = None
+    """Kubeconfig that managers use, if it is not the administrator's."""
+    refused: int = 0
+    """Requests that the server would not let managers make."""
 
     @property
     def host_node(self) -> str:
@@ -115,13 +121,14 @@ class World:
         body = {"metadata": {"name": name, "namespace": self.namespace}, "spec": spec}
         await self.host.create(DPUCluster.model_validate(body))
         wanted = Phase.READY if ready else Phase.CREATING
-        return await self.eventually(DPUCluster, name, until=lambda c: c.status.phase is wanted)
+        cluster: DPUCluster = await self.eventually(DPUCluster, name, until=lambda c: c.status.phase is wanted)
+        return cluster
 
     async def create_dpu(self, name: str = "d1", **spec: Any) -> DPU:
         """A DPU as a user would make it."""
         base = {"nodeName": self.host_node, "bfb": "image", "nodeEffect": {"noEffect": True}, "pciAddress": PCI}
-        meta = {"name": f"{name}-{self.namespace}", "namespace": self.namespace}
-        meta |= {"labels": {"provisioning.dpu.nvidia.com/dpu-pciAddress": PCI}}
+        labels = {"provisioning.dpu.nvidia.com/dpu-pciAddress": PCI}
+        meta = {"name": f"{name}-{self.namespace}", "namespace": self.namespace, "labels": labels}
         return await self.host.create(DPU.model_validate({"metadata": meta, "spec": base | spec}))
 
     async def dpuset(self, name: str = "set", **spec: Any) -> DPUSet:
@@ -160,7 +167,12 @@ class World:
         async def dial(_: str, __: KeyPair) -> AsyncIterator[Dms]:
             yield self.dms
 
-        async with Client(Kubeconfig.load(self.planes.host), field_owner="provisioning-manager") as client:
+        def observe(method: str, status: int, _: float) -> None:
+            self.requests.append(method)
+            self.refused += status == 403
+
+        kubeconfig = Kubeconfig.load(self.account or self.planes.host)
+        async with Client(kubeconfig, field_owner="provisioning-manager", observer=observe) as client:
             manager = Manager("test", Cluster("host", client, namespace=self.namespace), options, Metrics())
             add_controllers(manager, settings, lambda _: _configure, dial)
             manager.add(static_cluster_controller(manager.cluster))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dpf.runtime.conditions import find
-from dpf.runtime.k8s import Node, Pod
-from dpf.runtime.testing import eventually, eventually_gone
+from dpf.runtime.k8s import Node, Pod, Secret
+from dpf.runtime.testing import eventually_gone
 from dpf_api.dpu import DPU, Phase
 from dpf_api.names import FINALIZER_DPU, LABEL_DOCA_BFB_VERSION, LABEL_HOST, LABEL_OOB_BRIDGE_CONFIGURED
 from dpf_api.nodemaintenance import NodeMaintenance
@@ -53,11 +53,10 @@ async def test_a_dpu_goes_all_the_way_and_back(world: World) -> None:
     assert there.labels[LABEL_HOST] == world.host_node
     assert there.labels[LABEL_DOCA_BFB_VERSION] == "bf-1.0"
     await world.host.delete(dpu)
-    for pod in (f"{name}-dms", f"{name}-hostnetwork"):
-        found = await eventually(world.host, Pod, pod, world.namespace, until=lambda pod: True)
-        await world.host.delete(found, grace_period=0)
     await eventually_gone(world.host, DPU, name, world.namespace)
     await eventually_gone(world.dpu, Node, name)
+    await eventually_gone(world.host, Pod, f"{name}-dms", world.namespace)
+    await eventually_gone(world.host, Secret, f"{name}-server-secret", world.namespace)
 
 
 @spec("provisioning:82")
@@ -97,7 +96,6 @@ async def test_a_dpu_waits_for_its_image_and_goes_on_when_it_comes(world: World)
     assert dpu.status.phase is Phase.DMS_DEPLOYMENT
     assert find(dpu.status.conditions, "BFBReady").status == "True"  # type: ignore[union-attr]
     await world.host.delete(dpu)
-    await world.host.delete(await world.host.get(Pod, f"{name}-dms", world.namespace), grace_period=0)
     await eventually_gone(world.host, DPU, name, world.namespace)
 
 

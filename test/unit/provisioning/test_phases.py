@@ -264,10 +264,18 @@ def test_an_installation_begins_once_dms_answers() -> None:
 
 
 def test_a_running_installation_is_shown() -> None:
-    step = os_installing.decide(see(installing(), job=Outcome(progress="installing image.bfb: 40 %", percent=40)))
+    job = Outcome(progress="installing image.bfb: 40 %", percent=40)
+    step = os_installing.decide(see(installing(), job=job, dms_pod=pod("d1-dms", ready=False)))
     assert held(step) == ("OSInstalled", "Installing")
     assert isinstance(step, Hold)
+    assert step.changes["install"].percent == 40
     assert "40 %" in step.condition.message
+
+
+def test_a_dms_pod_that_is_lost_meanwhile_is_made_anew() -> None:
+    step = os_installing.decide(see(installing(), job=Outcome()))
+    assert isinstance(step, Act)
+    assert step.do is dms_deployment.create
 
 
 def test_a_finished_installation_remembers_the_boot_id() -> None:

@@ -6,6 +6,7 @@ that takes over renders the same bytes again and asks again; DMS knows the pair 
 
 from __future__ import annotations
 
+from dpf.provisioning.bfcfg.join import TokenExpired
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import InstallFailed
 from dpf.provisioning.dpu.observe import Seen
@@ -25,9 +26,12 @@ def decide(seen: Seen) -> Step:
     job = seen.job
     if job is not None and job.done:
         return _ended(seen)
+    if job is not None and seen.dms_pod is None:
+        return Act(dms_deployment.create, ConditionType.DMS_RUNNING)
     if job is not None:
         message = job.progress or f"BFB {seen.dpu.spec.bfb} is being installed on the card"
-        return Hold(waits(INSTALLED, "Installing", message), after=LOOK)
+        changes = {"install": seen.install.model_copy(update={"percent": job.percent})} if job.percent else {}
+        return Hold(waits(INSTALLED, "Installing", message), after=LOOK, changes=changes)
     if seen.bfb is None or seen.bfb.status.phase is not BFBPhase.READY:
         message = f"the image of BFB {seen.dpu.spec.bfb!r} is not on the volume any more; waiting for it to be Ready"
         return Hold(waits(INSTALLED, "BFBNotReady", message))
@@ -57,7 +61,12 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
     if labels := missing_node_labels(seen.dpu, seen.bfb):
         await hands.client.merge_patch(seen.dpu, {"spec": {"cluster": {"nodeLabels": labels}}})
     before = seen.install
-    order = await hands.card.prepare(seen, before.attempt)
+    try:
+        order = await hands.card.prepare(seen, before.attempt)
+    except TokenExpired:
+        # Nobody has been at it for a day: a card that was flashed then could not join any more.
+        before = Install(attempt=before.attempt + 1)
+        order = await hands.card.prepare(seen, before.attempt)
     started = before.started_at or now().replace(microsecond=0)
     install = Install(
         attempt=before.attempt,

@@ -1,0 +1,65 @@
+"""provisioning-manager: controllers of BFB, DPUSet, DPU and DPUCluster."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from dpf.provisioning.assembly import add_controllers
+from dpf.provisioning.configure import configure
+from dpf.provisioning.dpu.dms import dial
+from dpf.provisioning.settings import CertificateSource, Settings
+from dpf.runtime.manager import Manager, run_process
+from dpf.runtime.options import ManagerOptions, Seconds, parse
+
+NAME = "provisioning-manager"
+DMS_POD_TIMEOUT = Seconds(300)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Its flags."""
+
+    manager: ManagerOptions = field(default_factory=ManagerOptions)
+    dms_image: Annotated[str, "image of the DMS pods"] = ""
+    hostnetwork_image: Annotated[str, "image of the hostnetwork pods"] = ""
+    image_pull_secrets: Annotated[tuple[str, ...], "Secrets that both kinds of pod pull their images with"] = ()
+    bfb_pvc: Annotated[str, "claim of the volume that holds images, as DMS pods mount it"] = ""
+    bfb_dir: Annotated[Path, "where this process sees that volume"] = Path("/bfb")
+    dms_timeout: Annotated[int, "seconds that a card may take to install and boot; 0 is no limit"] = 900
+    dms_pod_timeout: Annotated[Seconds, "how long a DMS pod may take to be ready"] = DMS_POD_TIMEOUT
+    webhook_bind_address: Annotated[str, "HOST:PORT of the admission webhooks; 0 turns them off"] = ":9443"
+    installs: Annotated[int, "cards that are flashed at once"] = 64
+    certificates: Annotated[
+        CertificateSource, "who signs the certificates of DMS: this process's own CA, or cert-manager"
+    ] = "self"
+
+    def settings(self) -> Settings:
+        """What the controllers see of it."""
+        return Settings(
+            bfb_dir=self.bfb_dir,
+            bfb_pvc=self.bfb_pvc,
+            dms_image=self.dms_image,
+            hostnetwork_image=self.hostnetwork_image,
+            image_pull_secrets=self.image_pull_secrets,
+            dms_timeout=self.dms_timeout,
+            dms_pod_timeout=self.dms_pod_timeout,
+            certificates=self.certificates,
+            installs=self.installs,
+        )
+
+
+def main() -> None:
+    """Runs the process."""
+    options = parse(Options, prog=NAME, description=str(__doc__))
+
+    def setup(manager: Manager) -> None:
+        add_controllers(manager, options.settings(), configure, dial)
+
+    sys.exit(run_process(NAME, options.manager, setup))
+
+
+if __name__ == "__main__":
+    main()

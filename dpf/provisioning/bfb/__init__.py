@@ -1,0 +1,1 @@
+"""BFB: images, downloaded once onto the volume that all cards' DMS share."""

@@ -1,0 +1,158 @@
+"""Downloads an image, whole or not at all, and goes on where an earlier try broke off.
+
+* What comes is written to ``bfb-<uid>`` beside the image's place; a small file beside that remembers which version of the image it
+  is (ETag or Last-Modified). The next try asks for the rest of that version; if the server has another by now it sends all.
+* The deadline is on silence, not on the whole: a large image over a thin line is fine.
+* Length and, where the BFB names one, checksum must be right before the file gets its name.
+* The environment's proxy variables count here, unlike for API servers: images come from outside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import aiohttp
+
+from dpf.runtime.errors import DpfError
+from dpf.runtime.log import get_logger
+
+log = get_logger(__name__)
+
+PIECE = 1 << 20
+"""Bytes held in memory per download."""
+SILENCE = 60.0
+"""Seconds without a byte after which a server counts as dead."""
+MODE = 0o644
+
+Told = Callable[[int, int], None]
+"""Called with bytes that are there and bytes in all (0 if the server does not say)."""
+
+
+class DownloadFailed(DpfError):
+    """A download did not succeed. ``reason`` is one word for a condition; every one of them may pass."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to download, and what is known of it."""
+
+    url: str
+    checksum: str = ""
+    """``sha256:`` and hex digits, or empty."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A complete image."""
+
+    size: int
+    checksum: str
+
+
+def part_of(folder: Path, uid: str) -> Path:
+    """Where an image that is being downloaded lies."""
+    return folder / f"bfb-{uid}"
+
+
+async def download(source: Source, part: Path, target: Path, told: Told) -> Image:
+    """Downloads to ``part`` and moves it to ``target`` when it is complete and right.
+
+    :raises DownloadFailed: with the reason.
+    """
+    tag_file = part.with_name(f"{part.name}.tag")
+    try:
+        async with aiohttp.ClientSession(trust_env=True, timeout=_timeout()) as http:
+            total = await _fetch(http, source, part, tag_file, told)
+        image = await asyncio.to_thread(digest, part)
+        _check(image, source, total, part)
+        await asyncio.to_thread(_publish, part, target)
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise DownloadFailed("TLSFailed", f"{source.url}: {error.certificate_error}") from error
+    except (aiohttp.ClientSSLError, ssl.SSLError) as error:
+        raise DownloadFailed("TLSFailed", f"{source.url}: {error}") from error
+    except aiohttp.ClientPayloadError as error:
+        raise DownloadFailed("Truncated", f"{source.url}: the connection ended before the image did") from error
+    except TimeoutError as error:
+        raise DownloadFailed("ServerSilent", f"{source.url}: nothing came for {SILENCE:g} s") from error
+    except aiohttp.ClientError as error:
+        raise DownloadFailed("Unreachable", f"{source.url}: {error or type(error).__name__}") from error
+    except OSError as error:
+        reason = "DiskFull" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "VolumeFailed"
+        raise DownloadFailed(reason, f"{error.filename or part}: {error.strerror}") from error
+    tag_file.unlink(missing_ok=True)
+    return image
+
+
+def _timeout() -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+
+
+async def _fetch(http: aiohttp.ClientSession, source: Source, part: Path, tag_file: Path, told: Told) -> int:
+    """Gets what is missing; returns the length that the server announced, or 0."""
+    have = part.stat().st_size if part.exists() else 0
+    tag = tag_file.read_text() if have and tag_file.exists() else ""
+    headers = {"Accept-Encoding": "identity"}
+    if have and tag:
+        headers |= {"Range": f"bytes={have}-", "If-Range": tag}
+    async with http.get(source.url, headers=headers) as response:
+        if response.status == 416:
+            # There is nothing after what we have: either it is complete, or it is no part of this image.
+            return have
+        if response.status not in {200, 206}:
+            raise DownloadFailed("HTTPStatus", f"{source.url}: the server answers {response.status} {response.reason}")
+        if response.status == 200:
+            have = 0
+        total = have + (response.content_length or 0) if response.content_length is not None else 0
+        tag_file.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
+        told(have, total)
+        with part.open("ab" if have else "wb") as file:
+            await _write(file, response, have, total, told)
+    return total
+
+
+async def _write(file: BinaryIO, response: aiohttp.ClientResponse, have: int, total: int, told: Told) -> None:
+    async for piece in response.content.iter_chunked(PIECE):
+        await asyncio.to_thread(file.write, piece)
+        have += len(piece)
+        told(have, total)
+
+
+def digest(path: Path) -> Image:
+    """Size and checksum of a file."""
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256")
+        return Image(file.tell(), f"sha256:{found.hexdigest()}")
+
+
+def _check(image: Image, source: Source, total: int, part: Path) -> None:
+    if total and image.size != total:
+        if image.size > total:
+            part.unlink()
+        raise DownloadFailed("Truncated", f"{source.url}: got {image.size} of {total} bytes")
+    if source.checksum and image.checksum != source.checksum:
+        # What is wrong now will not become right by having more added to it.
+        part.unlink()
+        raise DownloadFailed("ChecksumMismatch", f"{source.url}: the image has {image.checksum}, not {source.checksum}")
+
+
+def _publish(part: Path, target: Path) -> None:
+    descriptor = os.open(part, os.O_RDONLY)
+    try:
+        os.fchmod(descriptor, MODE)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    part.replace(target)

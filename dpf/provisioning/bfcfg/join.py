@@ -1,0 +1,92 @@
+"""The join command of a card: a bootstrap token made through the API of its DPU cluster, no kubeadm and no admin kubeconfig.
+
+A token belongs to one attempt at one DPU: its id follows from both, its secret is kept in the token's own Secret and read back,
+so that whoever renders the bf.cfg of that attempt again renders the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+from datetime import datetime, timedelta
+from functools import lru_cache
+
+from dpf.runtime.client import Client
+from dpf.runtime.errors import AlreadyExists, Terminal
+from dpf.runtime.k8s import Secret, encoded
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.meta import ObjectMeta, now
+
+NAMESPACE = "kube-system"
+TOKEN_TYPE = "bootstrap.kubernetes.io/token"  # noqa: S105  (a Secret's type)
+GROUPS = "system:bootstrappers:kubeadm:default-node-token"
+LIFETIME = timedelta(hours=24)
+"""kubeadm's default."""
+ALPHABET = string.ascii_lowercase + string.digits
+
+
+class TokenExpired(Terminal):
+    """The token of this attempt has ended; the next attempt gets another."""
+
+
+def token_id(uid: str, attempt: int) -> str:
+    """The public part of the token of an attempt: six characters."""
+    return hashlib.sha256(f"{uid}/{attempt}".encode()).hexdigest()[:6]
+
+
+async def join_command(client: Client, kubeconfig: Kubeconfig, dpu_name: str, identity: str) -> str:
+    """The command that a card runs to join. One write; a read only if the token is there already.
+
+    :param identity: the token's id, see :func:`token_id`.
+    :raises TokenExpired: if the token was made earlier and holds no more.
+    """
+    server = kubeconfig.server.removeprefix("https://").removeprefix("http://")
+    secret = await _token_secret(client, dpu_name, identity)
+    pin = ca_hash(kubeconfig.ca)
+    return f"kubeadm join {server} --token {identity}.{secret} --discovery-token-ca-cert-hash {pin} --v=5"
+
+
+async def delete_token(client: Client, identity: str) -> None:
+    """Takes the token away; that it is gone already is fine."""
+    await client.delete(Secret(metadata=ObjectMeta(name=_name(identity), namespace=NAMESPACE)))
+
+
+@lru_cache(maxsize=64)
+def ca_hash(ca: bytes) -> str:
+    """The pin of a cluster's CA: ``sha256:`` and the digest of its public key info."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    public = x509.load_pem_x509_certificate(ca).public_key()
+    return "sha256:" + hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _name(identity: str) -> str:
+    return f"bootstrap-token-{identity}"
+
+
+async def _token_secret(client: Client, dpu_name: str, identity: str) -> str:
+    """The secret part of the token, made or read back."""
+    secret = "".join(secrets.choice(ALPHABET) for _ in range(16))
+    expiration = (now() + LIFETIME).strftime("%Y-%m-%dT%H:%M:%SZ")
+    data: dict[str, bytes | str] = {
+        "token-id": identity,
+        "token-secret": secret,
+        "expiration": expiration,
+        "usage-bootstrap-authentication": "true",
+        "usage-bootstrap-signing": "true",
+        "auth-extra-groups": GROUPS,
+        "description": f"lets DPU {dpu_name} join; made by the DPF provisioning manager",
+    }
+    meta = ObjectMeta(name=_name(identity), namespace=NAMESPACE)
+    try:
+        await client.create(Secret(metadata=meta, type=TOKEN_TYPE, data=encoded(data)))
+    except AlreadyExists:
+        known = await client.get(Secret, _name(identity), NAMESPACE)
+        end = known.text("expiration")
+        if not end or datetime.fromisoformat(end) <= now():
+            message = f"the join token of DPU {dpu_name} has ended; the next attempt makes another"
+            raise TokenExpired("JoinTokenExpired", message) from None
+        return known.text("token-secret")
+    return secret

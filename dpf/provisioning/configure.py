@@ -1,0 +1,39 @@
+"""Makes a card's bf.cfg from what is seen of its DPU."""
+
+from __future__ import annotations
+
+from dpf.provisioning.bfcfg.join import join_command, token_id
+from dpf.provisioning.bfcfg.render import BfCfg, render
+from dpf.provisioning.dpu.card import Configure
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.rebootpolicy import policy
+from dpf.runtime.errors import Terminal, Waiting
+from dpf.runtime.meta import Key
+from dpf.runtime.remote import RemoteClusters
+
+
+def configure(remotes: RemoteClusters) -> Configure:
+    """The function that makes it, with access to DPU clusters for the join command."""
+
+    async def make(seen: Seen, attempt: int) -> bytes:
+        """The bytes of bf.cfg; for one attempt always the same.
+
+        :raises Waiting: if the flavor or the host's Node is missing.
+        :raises ClusterUnavailable: if the DPU cluster can't be reached.
+        :raises Terminal: if it can't be made from this flavor, or the Node's reboot annotation has no meaning.
+        """
+        dpu = seen.dpu
+        if seen.flavor is None:
+            raise Waiting("FlavorNotFound", f"DPUFlavor {dpu.spec.dpu_flavor!r} does not exist; create it")
+        if seen.node is None:
+            raise Waiting("NodeNotFound", f"node {dpu.spec.node_name} is gone; waiting for it to be back")
+        try:
+            skip = policy(dpu, seen.node).skip
+        except ValueError as error:
+            raise Terminal("InvalidRebootCommand", str(error)) from error
+        remote = remotes.get(Key(dpu.spec.cluster.namespace, dpu.spec.cluster.name))
+        kubeconfig = remote.client.transport.kubeconfig
+        join = await join_command(remote.client, kubeconfig, dpu.name, token_id(dpu.uid, attempt))
+        return render(BfCfg(dpu.name, seen.flavor.spec, join, extra_reboot=skip)).encode()
+
+    return make

@@ -1,0 +1,64 @@
+"""The managers get by with the rights of config/rbac, and need nothing else."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import pytest
+
+from dpf.runtime.client import Client
+from dpf.runtime.errors import AlreadyExists
+from dpf.runtime.k8s import Namespace, Node
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.testing import eventually_gone
+from dpf.sandbox import manifests
+from dpf.sandbox.api import Api
+from dpf_api.dpu import DPU, Phase
+from dpf_api.dpuset import DPUSet
+from test.integration.conftest import Planes
+from test.integration.provisioning.conftest import PCI, FakeDms, World
+
+NAMESPACE = "dpf-operator-system"
+
+
+@pytest.fixture
+async def accounts(control_planes: Planes, host_client: Client) -> None:
+    """The accounts and their rights, as a user applies them."""
+    with suppress(AlreadyExists):
+        await host_client.create(Namespace(metadata=ObjectMeta(name=NAMESPACE)))
+    async with Api(Kubeconfig.load(control_planes.host), user_agent="test") as api:
+        await manifests.Applier(api).apply(manifests.documents(manifests.CONFIG / "rbac"))
+
+
+async def test_the_rights_of_the_provisioning_manager_are_enough(
+    accounts: None, control_planes: Planes, host_client: Client, dpu_client: Client
+) -> None:
+    account = control_planes.account("provisioning-manager", NAMESPACE)
+    world = World(host_client, dpu_client, control_planes, NAMESPACE, FakeDms(), account=account)
+    async with world.manager():
+        await world.bfb()
+        await world.cluster()
+        node = await world.node()
+        drain = {"drain": {"automaticNodeReboot": True}}
+        template = {"spec": {"bfb": {"name": "image"}, "nodeEffect": {"customLabel": {"busy": "yes"}}}}
+        dpuset = await world.dpuset(dpuTemplate=template)
+        name = f"{world.host_node}-{PCI}"
+        await world.pod_ready(f"{name}-dms")
+        await world.eventually(DPU, name, until=lambda dpu: dpu.status.reboot is not None)
+        await world.boot(node, "boot-2")
+        await world.pod_ready(f"{name}-hostnetwork")
+        await world.join(name)
+        await world.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.READY)
+        drained = await world.create_dpu("drained", nodeEffect=drain)
+        await world.eventually(DPU, drained.name, until=lambda dpu: dpu.status.reason == "Draining")
+        await host_client.delete(drained)
+        await eventually_gone(host_client, DPU, drained.name, NAMESPACE)
+        await host_client.delete(dpuset)
+        await eventually_gone(host_client, DPUSet, "set", NAMESPACE)
+        # The garbage collector takes half a minute to learn of new kinds; this is not about it.
+        await host_client.delete(await host_client.get(DPU, name, NAMESPACE))
+        await eventually_gone(host_client, DPU, name, NAMESPACE)
+        await eventually_gone(dpu_client, Node, name)
+    assert world.refused == 0
+    await host_client.delete(node)

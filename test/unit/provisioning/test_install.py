@@ -1,0 +1,122 @@
+"""Flashing a card through DMS, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Report, Unreachable, perform
+from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.runtime.jobs import Job
+from dpf.runtime.testing import run_virtual
+
+ORDER = Order("d1", "image.bfb", Path("/bfb/image.bfb"), b"secret")
+DONE = Report(active=False, outcome="success", text="done", percent=100)
+IDLE = Report(active=False, outcome="unknown", text="")
+
+
+def busy(percent: int) -> Report:
+    return Report(active=True, outcome="unknown", text=f"installing: {percent} %", percent=percent)
+
+
+class Script:
+    """A DMS that reports what it is told to, and fails where it is told to."""
+
+    def __init__(self, *reports: Report, failures: int = 0) -> None:
+        self.calls: list[str] = []
+        self.failures = failures
+        self._reports = list(reports)
+
+    def __call__(self) -> object:
+        return self._connected()
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Dms]:
+        if self.failures:
+            self.failures -= 1
+            raise Unreachable("connection refused")
+        yield self
+
+    async def set_mode(self, mode: str) -> None:
+        self.calls.append(f"mode {mode}")
+
+    async def install(self, version: str, content: Path | bytes) -> None:
+        self.calls.append(f"install {version}")
+
+    async def activate(self, version: str) -> None:
+        self.calls.append(f"activate {version}")
+
+    async def report(self) -> Report:
+        return self._reports.pop(0) if len(self._reports) > 1 else self._reports[0]
+
+    async def reboot(self, policy: Policy, request: str) -> None:
+        raise AssertionError("nobody asked for that")
+
+
+def flash(script: Script, *, seconds: float = BUDGET) -> Job[None]:
+    job: Job[None] = Job("uid")
+
+    async def work() -> None:
+        await perform(job, ORDER, script, seconds=seconds)  # type: ignore[arg-type]
+
+    run_virtual(work)
+    return job
+
+
+def test_image_and_configuration_are_handed_over_then_activated_once() -> None:
+    script = Script(IDLE, busy(10), busy(60), DONE)
+    flash(script)
+    assert script.calls == ["mode DPU", "install image.bfb", "install d1.cfg", "activate image.bfb;d1.cfg"]
+
+
+def test_a_card_at_work_is_not_disturbed() -> None:
+    script = Script(busy(10), busy(90), DONE)
+    flash(script)
+    assert script.calls[0] == "mode DPU"
+
+
+def test_what_does_not_answer_is_tried_again() -> None:
+    script = Script(DONE, failures=5)
+    flash(script)
+    assert script.calls.count("activate image.bfb;d1.cfg") == 1
+
+
+def test_a_failure_of_the_card_ends_it() -> None:
+    with pytest.raises(InstallFailed, match="write error"):
+        flash(Script(IDLE, Report(active=False, outcome="failure", text="write error")))
+
+
+def test_a_passing_failure_is_tried_again_and_then_ends_it() -> None:
+    script = Script(IDLE, Report(active=False, outcome="retriable", text="busy"))
+    with pytest.raises(InstallFailed, match="3 times: busy"):
+        flash(script)
+    assert script.calls.count("activate image.bfb;d1.cfg") == 3
+
+
+@pytest.mark.parametrize("script", [lambda: Script(busy(40)), lambda: Script(DONE, failures=10**6)])
+def test_what_takes_too_long_is_given_up_with_what_was_heard_last(script: Callable[[], Script]) -> None:
+    with pytest.raises(InstallFailed, match=r"not done within 30 min: .*(40 %|connection refused)"):
+        flash(script())
+
+
+def test_progress_is_told() -> None:
+    job: Job[None] = Job("uid")
+    script = Script(busy(40))
+
+    async def work() -> None:
+        task = asyncio.create_task(perform(job, ORDER, script))  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.wait([task])
+
+    run_virtual(work)
+    assert job.progress == ("installing: 40 %", 40)
+
+
+def test_the_configuration_does_not_show() -> None:
+    assert "secret" not in repr(ORDER)
+    assert len(ORDER.sha256) == 64
