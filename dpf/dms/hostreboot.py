@@ -1,7 +1,8 @@
 """Reboots the host for a card, once per request.
 
 A request is on disk before anything is done. After a restart, one that was not finished is taken up again unless the host has
-another boot id by now: then it was what ended this process.
+another boot id by now: then it was what ended this process. One that failed waits until it is asked for again: a host must not
+go down hours later only because this process was restarted.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ class HostReboots:
         self._card = card
         self._store = store
         self._task: asyncio.Task[None] | None = None
-        self.failure = ""
+
+    @property
+    def failure(self) -> str:
         """Why the latest request could not be carried out."""
+        asked = self._store.record.reboot
+        return asked.failure if asked is not None else ""
 
     @property
     def active(self) -> bool:
@@ -38,7 +43,7 @@ class HostReboots:
     async def resume(self) -> None:
         """Takes up what was not finished when the process ended."""
         asked = self._store.record.reboot
-        if asked is None or asked.done:
+        if asked is None or asked.over:
             return
         if asked.boot_id and asked.boot_id != await self._card.boot_id():
             self._store.save(reboot=replace(asked, done=True))
@@ -51,15 +56,18 @@ class HostReboots:
 
         :param request: identifies it; asked again with the latest, nothing is done, unless it failed.
         :raises ValueError: for a method or power that there is not.
+        :raises CardError: while another request is carried out.
         """
         if method not in {WARM, COLD} or power not in POWERS:
             raise ValueError(
                 f"method {method} with power {power!r}: WARM or COLD with one of {', '.join(POWERS)} is known"
             )
         known = self._store.record.reboot
-        if known is not None and known.request == request and request and not self.failure:
+        if known is not None and known.request == request and request and not known.failure:
             log.info("host_reboot_known", method=method)
             return
+        if self.active:
+            raise CardError("another reboot of the host is under way", passing=True)
         asked = HostReboot(request, method, power, await self._card.boot_id())
         self._store.save(reboot=asked)
         self._start(asked)
@@ -71,7 +79,6 @@ class HostReboots:
             await asyncio.wait([self._task])
 
     def _start(self, asked: HostReboot) -> None:
-        self.failure = ""
         self._task = asyncio.create_task(self._run(asked), name="host reboot")
 
     async def _run(self, asked: HostReboot) -> None:
@@ -83,7 +90,7 @@ class HostReboots:
             else:
                 await self._card.power_cycle(power, asked.request)
         except CardError as error:
-            self.failure = str(error)
+            self._store.save(reboot=replace(asked, failure=str(error)))
             log.error("host_reboot_failed", error=str(error))
         else:
             self._store.save(reboot=replace(asked, done=True))

@@ -1,9 +1,13 @@
-"""The image folder: BFBs shared with the manager, and the bf.cfg that each card got last. Nothing in it is named by a path."""
+"""The image folder: BFBs shared with the manager and other servers, and the bf.cfg that each card got last.
+
+Nothing in it is named by a path. A file is under its name whole or not at all.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,10 +22,14 @@ class BadName(ValueError):
 
 
 class Images:
-    """Files by version."""
+    """Files by version.
 
-    def __init__(self, folder: Path) -> None:
+    :param owner: names this server among those that share the folder.
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
         self._folder = folder
+        self._owner = owner
 
     def path(self, version: str) -> Path:
         """Where a version lies, or would.
@@ -45,13 +53,18 @@ class Images:
         path = self.find(version)
         return path is not None and (size == 0 or path.stat().st_size == size)
 
+    def room(self) -> int:
+        """Bytes that the folder can still take."""
+        return shutil.disk_usage(self._folder).free
+
     def write_config(self, version: str, data: bytes) -> None:
         """Stores a bf.cfg; it holds a join token, so nobody else may read it."""
         write_whole(self.path(version), data)
 
     def begin(self, version: str) -> tuple[BinaryIO, Path]:
         """A file to write an image to; :meth:`finish` puts it in its place."""
-        part = self.path(version).with_name(f".{version}.part")
+        # By owner: two servers may be given the same image at the same time. One that was killed finds its own again.
+        part = self.path(version).with_name(f".{version}.{self._owner}.part")
         return part.open("wb"), part
 
     def finish(self, version: str, file: BinaryIO, part: Path) -> None:

@@ -1,8 +1,10 @@
 """A BlueField behind the rshim driver.
 
 The driver shows a card as a folder (``/dev/rshim0``): what is written to ``boot`` is what the card boots, ``misc`` tells and takes
-settings, its log included. An image is pushed by writing it and the bf.cfg after it in one go; the card then installs itself
-and says in its log how far it is. It cannot call back, so the log is read every few seconds.
+settings, its log included. An image is pushed by writing it and the bf.cfg after it in one go: the driver resets the card when
+``boot`` is opened. The card then installs itself and says in its log how far it is. It cannot call back, so the log is read every
+few seconds. The log is a buffer of 1 KiB in the card that takes nothing more once it is full, so until the installation is done
+each look empties it and what was seen is kept here.
 
 Mode and resets are the firmware tools' business (mlxconfig, mlxfwreset), the host's power the BMC's (ipmitool).
 """
@@ -10,9 +12,12 @@ Mode and resets are the firmware tools' business (mlxconfig, mlxfwreset), the ho
 from __future__ import annotations
 
 import asyncio
+import errno
 import re
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,8 +32,10 @@ R = TypeVar("R")
 DEVICES = Path("/dev")
 POLL = 3.0
 """Seconds between looks at the log."""
-WRITE_TIMEOUT = 60.0
-"""Seconds that the driver may take for one piece of an image: it stalls while the card resets."""
+MISC_TIMEOUT = 60.0
+"""Seconds that the driver may take for an answer."""
+BOOT_TIMEOUT = 300.0
+"""Seconds that it may take for a piece of an image: while the card resets it waits by itself, for some 150 s by default."""
 PIECE = 1 << 20
 ARM_OFF_TRIES = 30
 ARM_OFF_PAUSE = 5.0
@@ -51,7 +58,10 @@ MILESTONES = (
 """What the log says on the way, and how many percent that is."""
 READY = "DPU is ready"
 INSTALLED = ("Installation finished", "Rebooting")
-FAILED = re.compile(r"(ERR\[MISC\].*|.*Installation failed.*|.*Failed to install.*|.*No space left on device.*)")
+FAILED = re.compile(
+    r"(ERR|ASSERT)\[MISC\]|PANIC\(|Exception\(|.*(CRITICAL ERROR|Installation failed|Failed to install|No space left on device)"
+)
+LOG_LINE = re.compile(r"(INFO|WARN|ERR|ASSERT)\[|PANIC\(|Exception\(")
 ARM_OFF = "System Off"
 MODE_SETTING = "INTERNAL_CPU_OFFLOAD_ENGINE"
 
@@ -69,6 +79,9 @@ class RshimCard:
         self._devices = devices
         self._version = ""
         self._request = ""
+        self._emptying = False
+        self._seen: list[str] = []
+        """Lines of the log that are not in the card any more."""
 
     # The device folder
 
@@ -91,23 +104,27 @@ class RshimCard:
         return self._device
 
     async def _misc(self, device: Path, level: int) -> str:
-        def read() -> str:
-            (device / "misc").write_text(f"DISPLAY_LEVEL {level}\n")
-            return (device / "misc").read_text(errors="replace")
-
-        return await _in_thread(read, f"{device}/misc")
+        text, _ = await _in_thread(partial(_look, device / "misc", level, False), f"{device}/misc")
+        return text
 
     async def _log(self) -> list[str]:
-        text = await self._misc(await self.folder(), LOG)
-        lines = [line.strip() for line in text.splitlines()]
-        starts = [index for index, line in enumerate(lines) if MILESTONES[0][0] in line]
-        # Only the present boot counts; after an installation the card boots once more.
-        return lines[starts[-1] :] if starts else lines
+        """The log's lines, from the push on if there was one."""
+        misc = await self.folder() / "misc"
+        text, emptied = await _in_thread(partial(_look, misc, LOG, self._emptying), str(misc))
+        fresh = [line.strip() for line in text.splitlines() if LOG_LINE.match(line.strip())]
+        lines = [*self._seen, *fresh]
+        if emptied:
+            self._seen = lines
+        if self._emptying and any(end in line for line in lines for end in (READY, *INSTALLED)):
+            # What the next boot says stays for whoever looks, be it the process after this one.
+            self._emptying = False
+            await self._misc(misc.parent, LOG)
+        return lines
 
     # Card
 
     async def mode(self) -> str:
-        output = await tools.run("mlxconfig", "-d", self._pci, "q", MODE_SETTING)
+        output = await tools.run("mlxconfig", "-d", f"{self._pci}.0", "q", MODE_SETTING)
         return "NIC" if re.search(rf"{MODE_SETTING}\s+DISABLED", output) else "DPU"
 
     async def set_mode(self, mode: str) -> None:
@@ -116,44 +133,57 @@ class RshimCard:
         if await self.mode() == mode:
             return
         value = {"DPU": 0, "NIC": 1}[mode]
-        await tools.run("mlxconfig", "-d", self._pci, "-y", "s", f"{MODE_SETTING}={value}")
+        await tools.run("mlxconfig", "-d", f"{self._pci}.0", "-y", "s", f"{MODE_SETTING}={value}")
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         device = await self.folder()
         self._version, self._request = version, ""
-        log.info("card_pushed", device=str(device), image=version)
-        boot = await _in_thread(lambda: (device / "boot").open("wb", buffering=0), f"{device}/boot")
+        # What the log says from here on is of this boot.
+        self._emptying = True
+        await self._log()
+        self._seen, self._emptying = [], True
+        log.info("card_push", device=str(device), image=version)
+        boot = await _in_thread(lambda: (device / "boot").open("wb", buffering=0), f"{device}/boot", BOOT_TIMEOUT)
         try:
             source = await _in_thread(lambda: image.open("rb"), str(image))
             try:
                 while piece := await _in_thread(lambda: source.read(PIECE), str(image)):
-                    await _in_thread(lambda data=piece: _write(boot, data), f"{device}/boot")  # type: ignore[misc]
+                    await _in_thread(partial(_write, boot, piece), f"{device}/boot", BOOT_TIMEOUT)
             finally:
                 source.close()
-            await _in_thread(lambda: _write(boot, config), f"{device}/boot")
+            await _in_thread(partial(_write, boot, config), f"{device}/boot", BOOT_TIMEOUT)
         finally:
-            await _in_thread(boot.close, f"{device}/boot")
+            await _in_thread(boot.close, f"{device}/boot", BOOT_TIMEOUT)
         self._request = request
 
     async def status(self) -> CardStatus:
         lines = await self._log()
-        percent, message = 0, ""
-        for line in lines:
-            if FAILED.match(line):
-                return CardStatus(State.FAILED, percent, self._version, line, self._request)
-            if READY in line and not any(text in entry for entry in lines for text in ("Installing", *INSTALLED)):
-                return CardStatus(State.UP, 100, self._version, line, self._request)
-            for text, reached in MILESTONES:
-                if text in line and reached >= percent:
-                    percent, message = reached, line
+        starts = [index for index, line in enumerate(lines) if MILESTONES[0][0] in line]
+        # After an installation the card boots once more; whether it is up, or failed, the latest boot tells.
+        boot = lines[starts[-1] :] if starts else lines
+        percent, message = _progress(lines)
+        if failure := next(filter(FAILED.match, boot), ""):
+            return CardStatus(State.FAILED, percent, self._version, failure, self._request)
+        ready = next((line for line in boot if READY in line), "")
+        if ready and not any(text in line for line in boot for text in ("Installing", *INSTALLED)):
+            return CardStatus(State.UP, 100, self._version, ready, self._request)
         installed = any(text in line for line in lines for text in INSTALLED)
         state = State.BOOTING if installed else State.INSTALLING
         return CardStatus(state, percent, self._version, message, self._request)
 
     async def follow(self) -> AsyncIterator[CardStatus]:
         before: CardStatus | None = None
+        if not self._request:
+            # Pushed by a process before this one.
+            self._emptying = True
         while True:
-            status = await self.status()
+            try:
+                status = await self.status()
+            except CardError as error:
+                # The device is gone for a while when the card resets. How long that may take, the caller knows.
+                if not error.passing:
+                    raise
+                status = replace(before or CardStatus(State.INSTALLING, version=self._version), message=str(error))
             if status != before:
                 yield status
             if status.settled:
@@ -212,12 +242,35 @@ def _write(file: object, data: bytes) -> None:
         view = view[written:]
 
 
-async def _in_thread(work: Callable[[], R], what: str) -> R:
+def _look(misc: Path, level: int, emptying: bool) -> tuple[str, bool]:
+    """What ``misc`` shows, and whether that emptied the log; a driver too old for it refuses to."""
+    with misc.open("wb", buffering=0) as file:
+        try:
+            file.write(f"CLEAR_ON_READ {int(emptying)}\n".encode())
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            emptying = False
+        file.write(f"DISPLAY_LEVEL {level}\n".encode())
+    return misc.read_text(errors="replace"), emptying
+
+
+def _progress(lines: list[str]) -> tuple[int, str]:
+    """How many percent are done, and the line that said so."""
+    percent, message = 0, ""
+    for line in lines:
+        for text, reached in MILESTONES:
+            if text in line and reached >= percent:
+                percent, message = reached, line
+    return percent, message
+
+
+async def _in_thread(work: Callable[[], R], what: str, timeout: float = MISC_TIMEOUT) -> R:
     """Device files block; a card that hangs must not stop the others."""
     try:
-        async with asyncio.timeout(WRITE_TIMEOUT):
+        async with asyncio.timeout(timeout):
             return await asyncio.to_thread(work)
     except TimeoutError:
-        raise CardError(f"{what} does not answer for {WRITE_TIMEOUT:g} s", passing=True) from None
+        raise CardError(f"{what} does not answer for {timeout:g} s", passing=True) from None
     except OSError as error:
         raise CardError(f"{what}: {error.strerror}", passing=True) from error

@@ -58,7 +58,7 @@ class Server:
     def __init__(self, config: ServerConfig, card: Card) -> None:
         self._config = config
         store = Store(config.state_file)
-        images = Images(config.image_folder)
+        images = Images(config.image_folder, config.state_file.stem)
         self._activator = Activator(card, images, store, timeout=config.exec_timeout or None)
         self._reboots = HostReboots(card, store)
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 1 << 20)])
@@ -97,7 +97,7 @@ class _Credentials:
 
     def __init__(self, config: ServerConfig) -> None:
         self._files = (config.key, config.cert, config.ca)
-        self._loaded: tuple[float, ...] = ()
+        self._loaded: tuple[tuple[int, int], ...] = ()
 
     def dynamic(self) -> grpc.ServerCredentials:
         """Credentials that are looked at anew for each connection."""
@@ -113,19 +113,21 @@ class _Credentials:
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Called by gRPC for each connection; None means nothing has changed."""
         try:
-            changed = tuple(path.stat().st_mtime for path in self._files)
+            if self._stamps() == self._loaded:
+                return None
         except OSError:
-            return None
-        if changed == self._loaded:
             return None
         log.info("certificates_read")
         return self._read()
 
     def _read(self) -> grpc.ServerCertificateConfiguration | None:
         try:
-            loaded = tuple(path.stat().st_mtime for path in self._files)
+            loaded = self._stamps()
             key, cert, ca = (path.read_bytes() for path in self._files)
         except OSError:
             return None
         self._loaded = loaded
         return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=ca)
+
+    def _stamps(self) -> tuple[tuple[int, int], ...]:
+        return tuple((stat.st_mtime_ns, stat.st_ino) for stat in map(Path.stat, self._files))

@@ -6,7 +6,9 @@ activation are the messages that gNOI has for them.
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import os
 import time
 from collections.abc import AsyncIterator
 from typing import Any, BinaryIO
@@ -31,6 +33,8 @@ log = get_logger(__name__)
 
 PROGRESS_EVERY = 4 << 20
 """Bytes of an image between two reports of progress: real targets answer every few MB."""
+SILENCE = 60.0
+"""Seconds without a message that end a transfer: its sender may be gone without a word, and others wait for it."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Error = gnoi_os_pb2.InstallError
@@ -147,6 +151,10 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
         if version.endswith(dms.CONFIG_SUFFIX) and size > dms.CONFIG_LIMIT:
             raise InstallFailure(Error.TOO_LARGE, f"a bf.cfg may have {dms.CONFIG_LIMIT} bytes, not {size}")
 
+    def _check_room(self, version: str, size: int) -> None:
+        if (room := self._images.room()) < size:
+            raise InstallFailure(Error.TOO_LARGE, f"{version} has {size} bytes, the image folder room for {room}")
+
     async def _take_config(self, version: str, size: int, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         data = bytearray()
         async for content in _content(requests):
@@ -160,11 +168,11 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
     async def _take_image(self, version: str, size: int, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         file, part = self._images.begin(version)
         try:
-            async for received in _written(file, requests):
+            self._check_room(version, size)
+            async for received in _written(file, requests, version, size):
                 yield _progress(received)
-            total = file.tell()
-            _check_size(version, total, size)
-            self._images.finish(version, file, part)
+            _check_size(version, file.tell(), size)
+            await asyncio.to_thread(self._images.finish, version, file, part)
         finally:
             file.close()
             part.unlink(missing_ok=True)
@@ -240,7 +248,14 @@ class System(gnoi_system_pb2_grpc.SystemServicer):
 
 async def _content(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
     """The chunks up to the end; a stream that breaks off before it is a failure."""
-    async for request in requests:
+    while True:
+        try:
+            async with asyncio.timeout(SILENCE):
+                request = await anext(aiter(requests), None)
+        except TimeoutError:
+            raise InstallFailure(Error.INTEGRITY_FAIL, f"nothing was sent for {SILENCE:g} s") from None
+        if request is None:
+            raise InstallFailure(Error.INTEGRITY_FAIL, "the transfer ended before transfer_end")
         match request.WhichOneof("request"):
             case "transfer_content":
                 yield request.transfer_content
@@ -248,17 +263,21 @@ async def _content(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
                 return
             case _:
                 raise InstallFailure(Error.PARSE_FAIL, "expected transfer_content or transfer_end")
-    raise InstallFailure(Error.INTEGRITY_FAIL, "the transfer ended before transfer_end")
 
 
-async def _written(file: BinaryIO, requests: AsyncIterator[Any]) -> AsyncIterator[int]:
-    """Writes the chunks; yields how many bytes there are every few MB."""
+async def _written(file: BinaryIO, requests: AsyncIterator[Any], version: str, size: int) -> AsyncIterator[int]:
+    """Writes the chunks; yields how many bytes are on disk every few MB."""
     received, told = 0, 0
     async for content in _content(requests):
         file.write(content)
         received += len(content)
+        if received > size > 0:
+            _check_size(version, received, size)
         if received - told >= PROGRESS_EVERY:
             told = received
+            # Now and not at the end alone: the sender would hear nothing while a whole image goes to disk.
+            file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
             yield received
 
 

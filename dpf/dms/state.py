@@ -45,13 +45,23 @@ class Activation:
 
 @dataclass(frozen=True)
 class HostReboot:
-    """The latest reboot of the host that was accepted. ``boot_id`` is the host's at that moment."""
+    """The latest reboot of the host that was accepted.
+
+    :param boot_id: the host's at that moment.
+    :param failure: why it could not be carried out; it is not taken up again unless somebody asks.
+    """
 
     request: str
     method: str
     power: str
     boot_id: str
     done: bool = False
+    failure: str = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing of it is left to do."""
+        return self.done or bool(self.failure)
 
 
 @dataclass(frozen=True)

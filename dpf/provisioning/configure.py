@@ -7,9 +7,10 @@ from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.dpu.card import Configure
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.rebootpolicy import policy
-from dpf.runtime.errors import Terminal, Waiting
+from dpf.runtime.errors import Waiting
 from dpf.runtime.meta import Key
 from dpf.runtime.remote import RemoteClusters
+from dpf_api.dpuflavor import DPUFlavorSpec
 
 
 def configure(remotes: RemoteClusters) -> Configure:
@@ -18,22 +19,23 @@ def configure(remotes: RemoteClusters) -> Configure:
     async def make(seen: Seen, attempt: int) -> bytes:
         """The bytes of bf.cfg; for one attempt always the same.
 
-        :raises Waiting: if the flavor or the host's Node is missing.
+        :raises Waiting: if the flavor or the host's Node is missing, or the Node's reboot annotation has no meaning.
         :raises ClusterUnavailable: if the DPU cluster can't be reached.
-        :raises Terminal: if it can't be made from this flavor, or the Node's reboot annotation has no meaning.
+        :raises Terminal: if it can't be made from this flavor.
         """
         dpu = seen.dpu
-        if seen.flavor is None:
+        flavor = DPUFlavorSpec() if not dpu.spec.dpu_flavor else seen.flavor.spec if seen.flavor is not None else None
+        if flavor is None:
             raise Waiting("FlavorNotFound", f"DPUFlavor {dpu.spec.dpu_flavor!r} does not exist; create it")
         if seen.node is None:
             raise Waiting("NodeNotFound", f"node {dpu.spec.node_name} is gone; waiting for it to be back")
         try:
             skip = policy(dpu, seen.node).skip
         except ValueError as error:
-            raise Terminal("InvalidRebootCommand", str(error)) from error
+            raise Waiting("InvalidRebootCommand", str(error)) from error
         remote = remotes.get(Key(dpu.spec.cluster.namespace, dpu.spec.cluster.name))
         kubeconfig = remote.client.transport.kubeconfig
         join = await join_command(remote.client, kubeconfig, dpu.name, token_id(dpu.uid, attempt))
-        return render(BfCfg(dpu.name, seen.flavor.spec, join, extra_reboot=skip)).encode()
+        return render(BfCfg(dpu.name, flavor, join, extra_reboot=skip)).encode()
 
     return make

@@ -58,7 +58,18 @@ class Record(msgspec.Struct, gc=False):
 class Change(Generic[T]):
     """What happened to an object: ``type`` is ADDED, MODIFIED or DELETED. Models and metadata are decoded when asked for."""
 
-    __slots__ = ("_informer", "_new", "_old", "final_state_unknown", "initial", "key", "origin", "type")
+    __slots__ = (
+        "_informer",
+        "_new",
+        "_new_view",
+        "_old",
+        "_old_view",
+        "final_state_unknown",
+        "initial",
+        "key",
+        "origin",
+        "type",
+    )
 
     def __init__(
         self,
@@ -74,6 +85,9 @@ class Change(Generic[T]):
         self._informer = informer
         self._old = old
         self._new = new
+        # Held for as long as the change is told, so that several handlers pay for one model.
+        self._old_view: T | None = None
+        self._new_view: T | None = None
         self.type = kind
         self.key: Key = (new or old).key  # type: ignore[union-attr]
         self.initial = initial
@@ -85,12 +99,16 @@ class Change(Generic[T]):
     @property
     def old(self) -> T | None:
         """The object before the change; None if it is new or unreadable."""
-        return self._informer.view(self._old)
+        if self._old_view is None:
+            self._old_view = self._informer.view(self._old)
+        return self._old_view
 
     @property
     def new(self) -> T | None:
         """The object after the change; None if it is gone or unreadable."""
-        return self._informer.view(self._new)
+        if self._new_view is None:
+            self._new_view = self._informer.view(self._new)
+        return self._new_view
 
     @property
     def old_meta(self) -> Header | None:

@@ -1,8 +1,8 @@
 """The library against a peer at the same small job, on a real API server.
 
-Ours is :mod:`test.bench.peer`. The other is any program that keeps the same contract (see there); the one to compare with is built
-on controller-runtime. It is looked for under ``$DPF_PEERS`` or beside the clone, and without it ours runs alone. Server and driver are on
-the first core and the peer on the second, and the two run in turn, because these figures drift with the machine.
+Ours is :mod:`test.bench.peer`. The other is any program that keeps the same contract (see there); the one to compare with is
+built on controller-runtime. It is looked for under ``$DPF_PEERS`` or beside the clone, and without it ours runs alone. Server and
+driver are on the first core and the peer on the second, and the two run in turn, because these figures drift with the machine.
 """
 
 from __future__ import annotations
@@ -123,7 +123,12 @@ async def peer(contender: Contender, kubeconfig: Path, *, cache_only: bool = Fal
         env |= {"CACHE_ONLY": "1"} if cache_only else {}
         started = time.monotonic()
         process = await asyncio.create_subprocess_exec(
-            *contender.command, env=env, cwd=ROOT, stdout=asyncio.subprocess.DEVNULL, stderr=None, preexec_fn=_second_core
+            *contender.command,
+            env=env,
+            cwd=ROOT,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=None,
+            preexec_fn=_second_core,
         )
         try:
             yield Peer(process, stats, started)
@@ -176,9 +181,7 @@ class Bench:
         """Does a contender's work for one widget."""
         status = {"observedGeneration": 1, "size": index % 100, "conditions": [READY]}
         path = Widget.RESOURCE.path(NAMESPACE, name_of(index), "status")
-        await self.client.request(
-            "PATCH", path, body={"status": status}, content_type="application/merge-patch+json"
-        )
+        await self.client.request("PATCH", path, body={"status": status}, content_type="application/merge-patch+json")
 
     async def clear(self) -> None:
         """Removes all widgets."""

@@ -102,8 +102,7 @@ def _timeout() -> aiohttp.ClientTimeout:
 
 async def _fetch(http: aiohttp.ClientSession, source: Source, part: Path, tag_file: Path, told: Told) -> int:
     """Gets what is missing; returns the length that the server announced, or 0."""
-    have = part.stat().st_size if part.exists() else 0
-    tag = tag_file.read_text() if have and tag_file.exists() else ""
+    have, tag = await asyncio.to_thread(_there, part, tag_file)
     headers = {"Accept-Encoding": "identity"}
     if have and tag:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
@@ -116,11 +115,21 @@ async def _fetch(http: aiohttp.ClientSession, source: Source, part: Path, tag_fi
         if response.status == 200:
             have = 0
         total = have + (response.content_length or 0) if response.content_length is not None else 0
-        tag_file.write_text(response.headers.get("ETag") or response.headers.get("Last-Modified") or "")
+        tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+        await asyncio.to_thread(tag_file.write_text, tag)
         told(have, total)
-        with part.open("ab" if have else "wb") as file:
+        file = await asyncio.to_thread(part.open, "ab" if have else "wb")
+        try:
             await _write(file, response, have, total, told)
+        finally:
+            await asyncio.to_thread(file.close)
     return total
+
+
+def _there(part: Path, tag_file: Path) -> tuple[int, str]:
+    """Bytes of an earlier try, and which version of the image they are of."""
+    have = part.stat().st_size if part.exists() else 0
+    return have, tag_file.read_text() if have and tag_file.exists() else ""
 
 
 async def _write(file: BinaryIO, response: aiohttp.ClientResponse, have: int, total: int, told: Told) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from contextlib import suppress
 
+from dpf.provisioning.bfcfg import join
 from dpf.provisioning.dpu import effects
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import waits
-from dpf.runtime.errors import NotFound
+from dpf.runtime.errors import ClusterUnavailable, NotFound
 from dpf.runtime.k8s import Secret
 from dpf.runtime.meta import Condition, Key, ObjectMeta
 from dpf_api import names
@@ -58,10 +59,21 @@ async def take_back(hands: Hands, seen: Seen) -> None:
 async def last(hands: Hands, dpu: DPU) -> None:
     """Removes what no running pod needs any more; called once, when nothing else is left."""
     await hands.client.delete(Secret(metadata=ObjectMeta(name=names.dms_secret(dpu.name), namespace=dpu.namespace)))
+    await _remove_token(hands, dpu)
     if hands.settings.certificates == "cert-manager":
         meta = ObjectMeta(name=names.dms_certificate(dpu.name), namespace=dpu.namespace)
         with suppress(NotFound):
             await hands.client.delete(Certificate(metadata=meta))
+
+
+async def _remove_token(hands: Hands, dpu: DPU) -> None:
+    """Takes the join token away before its day is over; where the cluster is gone, so is the token."""
+    install, reference = dpu.status.install, dpu.spec.cluster
+    if install is None or not reference.name:
+        return
+    with suppress(ClusterUnavailable):
+        remote = hands.remotes.get(Key(reference.namespace, reference.name))
+        await join.delete_token(remote.client, join.token_id(dpu.uid, install.attempt))
 
 
 async def _remove_node(hands: Hands, seen: Seen) -> None:

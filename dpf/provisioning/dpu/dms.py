@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 CALL_TIMEOUT = 15.0
 """Seconds for a call without content."""
 SILENCE = 60.0
-"""Seconds without a message that end a transfer."""
+"""Seconds without a message, either way, that end a transfer."""
+TOOL_TIMEOUT = 60.0
+"""Seconds for a call that makes DMS run the firmware's tools."""
 PASSING = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED", "CANCELLED"}
 """gRPC codes after which the same call may succeed."""
 PASSING_INSTALL = {"INSTALL_IN_PROGRESS"}
@@ -63,7 +65,7 @@ class DmsClient:
 
         path = gnmi_pb2.Path(elem=[gnmi_pb2.PathElem(name=name) for name in wire.MODE_PATH])
         update = gnmi_pb2.Update(path=path, val=gnmi_pb2.TypedValue(string_val=mode))
-        await self._call(self._gnmi.Set, gnmi_pb2.SetRequest(update=[update]))
+        await self._call(self._gnmi.Set, gnmi_pb2.SetRequest(update=[update]), timeout=TOOL_TIMEOUT)
 
     async def install(self, version: str, content: Path | bytes) -> None:
         """Hands over an image or a bf.cfg; nothing is sent of what is there already.
@@ -76,13 +78,13 @@ class DmsClient:
 
         size = len(content) if isinstance(content, bytes) else (await asyncio.to_thread(content.stat)).st_size
         stream = self._os.Install()
+        loop = asyncio.get_running_loop()
         try:
-            request = os_pb2.TransferRequest(version=version, package_size=size)
-            await self._send(stream, os_pb2.InstallRequest(transfer_request=request))
-            if await self._answer(stream, version) == "transfer_ready":
-                await self._transfer(stream, content)
-                while await self._answer(stream, version) != "validated":
-                    continue
+            async with asyncio.timeout(SILENCE) as limit:
+                request = os_pb2.TransferRequest(version=version, package_size=size)
+                await stream.write(os_pb2.InstallRequest(transfer_request=request))
+                if await self._answer(stream, version) == "transfer_ready":
+                    await self._transfer(stream, version, content, lambda: limit.reschedule(loop.time() + SILENCE))
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
         except TimeoutError:
@@ -128,17 +130,13 @@ class DmsClient:
         )
         await self._call(self._system.Reboot, body)
 
-    async def _call(self, method: Any, request: Any) -> Any:
+    async def _call(self, method: Any, request: Any, *, timeout: float = CALL_TIMEOUT) -> Any:
         import grpc
 
         try:
-            return await method(request, timeout=CALL_TIMEOUT)
+            return await method(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
-
-    async def _send(self, stream: Any, request: Any) -> None:
-        async with asyncio.timeout(SILENCE):
-            await stream.write(request)
 
     async def _answer(self, stream: Any, version: str) -> str:
         """What kind of answer the next one is.
@@ -150,8 +148,7 @@ class DmsClient:
 
         from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 
-        async with asyncio.timeout(SILENCE):
-            answer = await stream.read()
+        answer = await stream.read()
         if answer is grpc.aio.EOF:
             raise Unreachable(f"DMS at {self._address} ended the transfer of {version} without a word")
         kind: str = answer.WhichOneof("response") or ""
@@ -163,23 +160,53 @@ class DmsClient:
             raise InstallFailed(f"DMS validated {answer.validated.version!r} where {version!r} was sent")
         return kind
 
-    async def _transfer(self, stream: Any, content: Path | bytes) -> None:
+    async def _transfer(self, stream: Any, version: str, content: Path | bytes, heard: Callable[[], None]) -> None:
+        """Sends the content and listens meanwhile: DMS may refuse it before the end."""
+
+        async def listen() -> None:
+            while await self._answer(stream, version) != "validated":
+                heard()
+
+        listening = asyncio.create_task(listen(), name="install answers")
+        try:
+            await self._send(stream, content, heard, listening)
+            await listening
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async def _send(
+        self, stream: Any, content: Path | bytes, heard: Callable[[], None], listening: asyncio.Task[None]
+    ) -> None:
+        import grpc
+
         from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 
-        if isinstance(content, bytes):
-            for start in range(0, len(content), wire.CHUNK):
-                await self._send(stream, os_pb2.InstallRequest(transfer_content=content[start : start + wire.CHUNK]))
-        else:
-            file = await asyncio.to_thread(content.open, "rb")
-            try:
-                while chunk := await asyncio.to_thread(file.read, wire.CHUNK):
-                    await self._send(stream, os_pb2.InstallRequest(transfer_content=chunk))
-            finally:
-                file.close()
-        await self._send(stream, os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
-        await stream.done_writing()
+        # If the stream has ended it takes nothing more, and why is what was heard last.
+        with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            async with aclosing(_chunks(content)) as chunks:
+                async for chunk in chunks:
+                    if listening.done():
+                        return
+                    await stream.write(os_pb2.InstallRequest(transfer_content=chunk))
+                    heard()
+                await stream.write(os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
+                await stream.done_writing()
 
     def _error(self, error: grpc.aio.AioRpcError) -> Unreachable | InstallFailed:
         code = error.code().name
         text = f"DMS at {self._address}: {code}: {error.details()}"
         return Unreachable(text) if code in PASSING else InstallFailed(text)
+
+
+async def _chunks(content: Path | bytes) -> AsyncGenerator[bytes, None]:
+    if isinstance(content, bytes):
+        for start in range(0, len(content), wire.CHUNK):
+            yield content[start : start + wire.CHUNK]
+        return
+    file = await asyncio.to_thread(content.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(file.read, wire.CHUNK):
+            yield chunk
+    finally:
+        file.close()

@@ -104,12 +104,18 @@ class World:
         status = {"nodeInfo": _node_info(boot_id), "addresses": addresses}
         return await self.host.merge_patch(node, {"status": status}, subresource="status")
 
-    async def bfb(self, name: str = "image", phase: str = "Ready") -> BFB:
-        """An image in some phase; no BFB controller is at work."""
-        spec = {"url": "http://x/bf-1.0.bfb", "fileName": f"{name}.bfb"}
+    @property
+    def volume(self) -> Path:
+        """The folder that images lie in."""
+        return self.planes.folder / f"bfb-{self.namespace}"
+
+    async def bfb(self, name: str = "image") -> BFB:
+        """An image that is on the volume already."""
+        self.volume.mkdir(exist_ok=True)
+        (self.volume / f"{name}.bfb").write_bytes(b"image")
+        spec = {"url": "http://127.0.0.1:1/bf-1.0.bfb", "fileName": f"{name}.bfb"}
         body = {"metadata": {"name": name, "namespace": self.namespace}, "spec": spec}
-        created = await self.host.create(BFB.model_validate(body))
-        return await self.host.merge_patch(created, {"status": {"phase": phase}}, subresource="status")
+        return await self.host.create(BFB.model_validate(body))
 
     async def cluster(self, name: str = "c1", *, max_nodes: int = 1000, ready: bool = True) -> DPUCluster:
         """A static DPU cluster; the real one behind it is shared by all tests."""
@@ -161,7 +167,7 @@ class World:
         options = ManagerOptions(
             namespace=self.namespace, metrics_bind_address="0", health_probe_bind_address="0", workers=4
         )
-        settings = Settings(bfb_dir=self.planes.folder, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork")
+        settings = Settings(bfb_dir=self.volume, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork")
 
         @asynccontextmanager
         async def dial(_: str, __: KeyPair) -> AsyncIterator[Dms]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -19,12 +22,13 @@ UP = ["INFO[BL2]: start", "INFO[MISC]: Linux up", "INFO[MISC]: DPU is ready"]
 
 
 class Device:
-    """A device folder: ``misc`` takes a display level and then tells, ``boot`` takes bytes."""
+    """A device folder: ``misc`` takes settings and then tells, ``boot`` takes bytes."""
 
     def __init__(self, folder: Path, pci: str) -> None:
         self.folder = folder
         self.pci = pci
         self.log: list[str] = []
+        self.emptying = False
         self._stop = False
         folder.mkdir(parents=True)
         os.mkfifo(folder / "misc")
@@ -34,11 +38,15 @@ class Device:
 
     def _serve(self) -> None:
         while True:
-            level = int((self.folder / "misc").read_text().split()[1])
+            told = dict(line.split() for line in (self.folder / "misc").read_text().splitlines())
             if self._stop:
                 return
+            level, self.emptying = int(told["DISPLAY_LEVEL"]), told["CLEAR_ON_READ"] == "1"
             text = [f"DISPLAY_LEVEL {level}", f"DEV_NAME pcie-0000:{self.pci}.2"]
-            (self.folder / "misc").write_text("\n".join([*text, *(self.log if level == rshim.LOG else [])]) + "\n")
+            shown = [f" {line}" for line in self.log] if level == rshim.LOG else []
+            if self.emptying:
+                self.log = self.log[len(shown) :]
+            (self.folder / "misc").write_text("\n".join([*text, *shown]) + "\n")
 
     def close(self) -> None:
         self._stop = True
@@ -69,7 +77,9 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     for name in ("mlxconfig", "mlxfwreset", "ipmitool"):
         tool = folder / name
-        tool.write_text(f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\ncat {tmp_path}/{name}.out 2>/dev/null || true\n')
+        tool.write_text(
+            f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\ncat {tmp_path}/{name}.out 2>/dev/null || true\n'
+        )
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return tmp_path
@@ -99,8 +109,10 @@ async def test_the_card_is_found_by_its_address(device: Device, tmp_path: Path) 
         (INSTALLING[:1], State.INSTALLING, 5),
         (INSTALLING, State.INSTALLING, 40),
         (INSTALLED, State.BOOTING, 92),
-        ([*INSTALLED, *UP[:1]], State.INSTALLING, 5),
+        ([*INSTALLED, *UP[:1]], State.BOOTING, 92),
         ([*INSTALLED, *UP], State.UP, 100),
+        ([*UP, *INSTALLING], State.INSTALLING, 40),
+        ([*INSTALLING[:1], "PANIC(BL31): PC = 0x88"], State.FAILED, 5),
         ([*INSTALLING, "ERR[MISC]: eMMC not found"], State.FAILED, 40),
     ],
 )
@@ -124,6 +136,78 @@ async def test_following_ends_when_the_card_is_up(
     assert states == [State.INSTALLING, State.BOOTING, State.UP]
 
 
+async def test_the_log_is_emptied_while_the_card_installs_as_it_holds_only_a_kilobyte(
+    card: RshimCard, device: Device, tmp_path: Path
+) -> None:
+    device.log = [*UP]
+    image = tmp_path / "x.bfb"
+    image.write_bytes(b"x")
+    await card.boot(image, "x.bfb", b"", "id")
+    assert (await card.status()).state is State.INSTALLING, "what the system before said does not count"
+    device.log = [*INSTALLING]
+    assert (await card.status()).percent == 40
+    assert device.log == []
+    assert (await card.status()).percent == 40
+    device.log = INSTALLED[len(INSTALLING) :]
+    assert (await card.status()).state is State.BOOTING
+    assert not device.emptying
+    device.log = [*UP]
+    assert (await card.status()).state is State.UP
+    assert device.log == UP, "the next process can read it too"
+
+
+async def test_a_process_that_takes_over_sees_the_installation_through(
+    card: RshimCard, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rshim, "POLL", 0.001)
+    says = [INSTALLED[len(INSTALLING) :], UP]
+    states = []
+    async for status in card.follow():
+        states.append(status.state)
+        device.log = [*(says.pop(0) if says else device.log)]
+    assert states == [State.INSTALLING, State.BOOTING, State.UP]
+
+
+async def test_a_device_that_is_gone_while_the_card_resets_is_waited_for(
+    card: RshimCard, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rshim, "POLL", 0.001)
+    device.log = [*INSTALLED]
+    gone = device.folder / "misc.gone"
+    messages = []
+    async for status in card.follow():
+        messages.append(status.message)
+        if len(messages) == 1:
+            (device.folder / "misc").rename(gone)
+        elif gone.exists():
+            gone.rename(device.folder / "misc")
+            device.log = [*UP]
+    assert "No such file" in messages[1]
+    assert status.state is State.UP
+
+
+class OldMisc(type(Path())):  # type: ignore[misc]
+    """A ``misc`` that knows no CLEAR_ON_READ."""
+
+    def open(self, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        file = super().open(mode, *args, **kwargs)
+        return file if "r" in mode else contextlib.nullcontext(self._Refusing(file))
+
+    class _Refusing:
+        def __init__(self, file: BinaryIO) -> None:
+            self._file = file
+
+        def write(self, data: bytes) -> None:
+            if data.startswith(b"CLEAR"):
+                raise OSError(errno.EINVAL, "Invalid argument")
+            self._file.write(data)
+            self._file.close()
+
+
+def test_a_driver_that_cannot_empty_its_log_is_read_as_it_is(tmp_path: Path) -> None:
+    assert rshim._look(OldMisc(tmp_path / "misc"), rshim.LOG, True) == ("DISPLAY_LEVEL 2\n", False)
+
+
 async def test_a_failure_names_the_line(card: RshimCard, device: Device) -> None:
     device.log = [*INSTALLING, "INFO[MISC]: Installation failed: no disk"]
     assert (await card.status()).message == "INFO[MISC]: Installation failed: no disk"
@@ -135,7 +219,7 @@ async def test_the_mode_is_changed_only_if_it_is_another(card: RshimCard, tools:
     await card.set_mode("NIC")
     await card.set_mode("DPU")
     sets = [line for line in (tools / "calls").read_text().splitlines() if " s " in line]
-    assert sets == ["mlxconfig -d 04:00 -y s INTERNAL_CPU_OFFLOAD_ENGINE=0"]
+    assert sets == ["mlxconfig -d 04:00.0 -y s INTERNAL_CPU_OFFLOAD_ENGINE=0"]
 
 
 async def test_a_reset_shuts_the_arm_side_down_before_the_host(card: RshimCard, device: Device, tools: Path) -> None:

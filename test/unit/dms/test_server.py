@@ -108,7 +108,7 @@ async def test_a_server_killed_before_the_card_had_it_all_pushes_it_once_more(tm
     card, settings = CountingCard(), config(tmp_path)
     taken = asyncio.Event()
 
-    async def hang(image: Path, version: str, bf_cfg: bytes, request: str) -> None:
+    async def hang(image: Path, version: str, config: bytes, request: str) -> None:
         taken.set()
         await asyncio.Event().wait()
 
@@ -161,7 +161,7 @@ async def test_a_card_that_hangs_is_given_up_after_the_exec_timeout(tmp_path: Pa
 
 async def test_what_was_never_installed_cannot_be_activated(tmp_path: Path) -> None:
     async with served(config(tmp_path), CountingCard()) as client:
-        with pytest.raises(InstallFailed, match="NON_EXISTENT_VERSION: 'x.bfb' is not installed"):
+        with pytest.raises(InstallFailed, match=r"NON_EXISTENT_VERSION: 'x\.bfb' is not installed"):
             await client.activate("x.bfb;d.cfg")
 
 
