@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
@@ -143,7 +145,7 @@ class RshimCard:
         await self._log()
         self._seen, self._emptying = [], True
         log.info("card_push", device=str(device), image=version)
-        boot = await _in_thread(lambda: (device / "boot").open("wb", buffering=0), f"{device}/boot", BOOT_TIMEOUT)
+        boot = await _in_thread(partial(_open, device / "boot"), f"{device}/boot", BOOT_TIMEOUT)
         try:
             source = await _in_thread(lambda: image.open("rb"), str(image))
             try:
@@ -234,17 +236,21 @@ class RshimCard:
         await tools.run("ipmitool", "chassis", "power", power)
 
 
-def _write(file: object, data: bytes) -> None:
+def _open(path: Path) -> FileIO:
+    """A device file to write to. One that is not there is not made: a plain file would take the image and boot nothing."""
+    return FileIO(path, "w", opener=lambda name, _: os.open(name, os.O_WRONLY))
+
+
+def _write(file: FileIO, data: bytes) -> None:
     """The driver takes what it can; a short write is not an error."""
     view = memoryview(data)
     while view:
-        written = file.write(view)  # type: ignore[attr-defined]
-        view = view[written:]
+        view = view[file.write(view) or 0 :]
 
 
 def _look(misc: Path, level: int, emptying: bool) -> tuple[str, bool]:
     """What ``misc`` shows, and whether that emptied the log; a driver too old for it refuses to."""
-    with misc.open("wb", buffering=0) as file:
+    with _open(misc) as file:
         try:
             file.write(f"CLEAR_ON_READ {int(emptying)}\n".encode())
         except OSError as error:

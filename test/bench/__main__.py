@@ -7,12 +7,15 @@ import asyncio
 import sys
 
 from dpf.runtime import log
-from test.bench import framework
+from test.bench import framework, system
 
 BENCHES = {
     "reconcile": framework.reconcile,
     "cache": framework.cache,
     "restart": framework.cache,
+    "provision": system.fleet,
+    "one": system.one,
+    "footprint": system.footprint,
 }
 
 

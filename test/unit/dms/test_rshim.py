@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import threading
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pytest
 
@@ -186,26 +186,29 @@ async def test_a_device_that_is_gone_while_the_card_resets_is_waited_for(
     assert status.state is State.UP
 
 
-class OldMisc(type(Path())):  # type: ignore[misc]
+class OldMisc(FileIO):
     """A ``misc`` that knows no CLEAR_ON_READ."""
 
-    def open(self, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        file = super().open(mode, *args, **kwargs)
-        return file if "r" in mode else contextlib.nullcontext(self._Refusing(file))
-
-    class _Refusing:
-        def __init__(self, file: BinaryIO) -> None:
-            self._file = file
-
-        def write(self, data: bytes) -> None:
-            if data.startswith(b"CLEAR"):
-                raise OSError(errno.EINVAL, "Invalid argument")
-            self._file.write(data)
-            self._file.close()
+    def write(self, data: Any) -> int:
+        if data.startswith(b"CLEAR_ON_READ"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return super().write(data)
 
 
-def test_a_driver_that_cannot_empty_its_log_is_read_as_it_is(tmp_path: Path) -> None:
-    assert rshim._look(OldMisc(tmp_path / "misc"), rshim.LOG, True) == ("DISPLAY_LEVEL 2\n", False)
+def test_a_driver_that_cannot_empty_its_log_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rshim, "_open", lambda path: OldMisc(path, "w"))
+    assert rshim._look(tmp_path / "misc", rshim.LOG, True) == ("DISPLAY_LEVEL 2\n", False)
+
+
+async def test_an_image_for_a_driver_that_is_gone_is_not_written_to_a_plain_file(
+    card: RshimCard, device: Device, tmp_path: Path
+) -> None:
+    image = tmp_path / "x.bfb"
+    image.write_bytes(b"x")
+    (device.folder / "boot").unlink()
+    with pytest.raises(CardError, match="boot: No such file"):
+        await card.boot(image, "x.bfb", b"", "id")
+    assert not (device.folder / "boot").exists()
 
 
 async def test_a_failure_names_the_line(card: RshimCard, device: Device) -> None:

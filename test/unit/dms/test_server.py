@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from dpf.dms import services
 from dpf.dms.card import CardError, CardStatus, State
 from dpf.dms.server import Server
 from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
@@ -204,6 +207,57 @@ async def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None
         assert list(settings.image_folder.iterdir()) == []
 
 
+async def begun(client: DmsClient, size: int = 0) -> Any:
+    """An Install of x.bfb; its first answer is read."""
+    stream = client._os.Install()
+    request = os_pb2.TransferRequest(version="x.bfb", package_size=size)
+    await stream.write(os_pb2.InstallRequest(transfer_request=request))
+    await stream.read()
+    return stream
+
+
+async def test_a_sender_that_falls_silent_does_not_keep_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "SILENCE", 0.1)
+    async with served(config(tmp_path), CountingCard()) as client:
+        stream = await begun(client)
+        assert (await stream.read()).install_error.detail == "nothing was sent for 0.1 s"
+        monkeypatch.undo()
+        await client.install("x.bfb", IMAGE)
+
+
+async def test_an_image_longer_than_was_said_is_refused_before_its_end(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    async with served(settings, CountingCard()) as client:
+        stream = await begun(client, size=2)
+        await stream.write(os_pb2.InstallRequest(transfer_content=b"three"))
+        answer = await stream.read()
+        assert answer.install_error.type == os_pb2.InstallError.INTEGRITY_FAIL
+        assert list(settings.image_folder.iterdir()) == []
+
+
+async def test_an_image_for_which_there_is_no_room_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    async with served(config(tmp_path), CountingCard()) as client:
+        stream = await begun(client, size=1 << 60)
+        answer = await stream.read()
+        assert answer.install_error.type == os_pb2.InstallError.TOO_LARGE
+
+
+async def test_servers_that_share_a_folder_may_be_given_one_image_at_once(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    other = replace(config(tmp_path), state_file=tmp_path / "state" / "other.json")
+    async with served(settings, CountingCard()) as client, served(other, CountingCard()) as second:
+        stream = await begun(client)
+        await stream.write(os_pb2.InstallRequest(transfer_content=b"par"))
+        await second.install("x.bfb", IMAGE)
+        assert (settings.image_folder / "x.bfb").read_bytes() == IMAGE
+        await stream.write(os_pb2.InstallRequest(transfer_content=b"ts"))
+        await stream.write(os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
+        assert (await stream.read()).WhichOneof("response") == "validated"
+    assert (settings.image_folder / "x.bfb").read_bytes() == b"parts"
+
+
 async def test_two_transfers_of_one_image_at_once_are_refused(tmp_path: Path) -> None:
     async with served(config(tmp_path), CountingCard()) as client:
         first = client._os.Install()
@@ -292,6 +346,43 @@ async def test_a_reboot_cut_short_is_taken_up_in_the_same_boot(tmp_path: Path) -
             while not card.resets:
                 await asyncio.sleep(0.01)
     assert card.resets == [("WARM", "reset")]
+
+
+async def test_one_reboot_of_the_host_at_a_time(tmp_path: Path) -> None:
+    card = CountingCard()
+
+    async def hang(power: str, request: str) -> None:
+        await asyncio.Event().wait()
+
+    card.reset = hang  # type: ignore[method-assign]
+    async with served(config(tmp_path), card) as client:
+        await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
+        with pytest.raises(Unreachable, match="another reboot of the host is under way"):
+            await client.reboot(Policy("COLD", Power.CYCLE), "uid/boot-2")
+    assert card.resets == []
+
+
+async def test_a_reboot_that_failed_is_done_again_only_if_asked_for(tmp_path: Path) -> None:
+    card, settings = CountingCard(), config(tmp_path)
+    policy, failed, done = Policy("WARM", Power.RESET), asyncio.Event(), asyncio.Event()
+
+    async def fail(power: str, request: str) -> None:
+        failed.set()
+        raise CardError("no BMC")
+
+    async def succeed(power: Any, request: str) -> None:
+        done.set()
+
+    card.reset = fail  # type: ignore[method-assign]
+    async with served(settings, card) as client:
+        await client.reboot(policy, "uid/boot-1")
+        await asyncio.wait_for(failed.wait(), 20)
+    card.reset = succeed  # type: ignore[method-assign]
+    async with served(settings, card) as client:
+        await client.report()
+        assert not done.is_set(), "a restart alone takes no host down"
+        await client.reboot(policy, "uid/boot-1")
+        await asyncio.wait_for(done.wait(), 20)
 
 
 async def test_a_state_file_nobody_can_read_counts_as_none(tmp_path: Path) -> None:

@@ -1,0 +1,249 @@
+"""The whole system on this machine: real API servers, every manager as its own process, a simulated fleet without delays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import aiohttp
+
+from dpf.ctl.samples import samples
+from dpf.runtime.client import Client
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.testing import eventually
+from dpf.sandbox import control
+from dpf.sandbox.api import Api
+from dpf.sandbox.layout import NAMESPACE, Layout
+from dpf.sandbox.manifests import Applier
+from dpf.sandbox.settings import Settings
+from dpf_api.bfb import BFB
+from dpf_api.bfb import Phase as BFBPhase
+from dpf_api.dpu import DPU, Phase
+from test.bench.result import Result, say
+
+MANAGERS = ("provisioning-manager", "static-cluster-manager")
+SIZES = (10, 100, 1000)
+REST = 60.0
+"""Seconds that a fleet at rest is watched."""
+TICK = os.sysconf("SC_CLK_TCK")
+WRITES = {"POST", "PUT", "PATCH", "DELETE"}
+_REQUESTS = re.compile(
+    r'^rest_client_requests_total\{code="\d+",host="[^"]*",method="(\w+)"\} ([0-9.e+]+)$', re.MULTILINE
+)
+
+
+@dataclass
+class Process:
+    """A manager, seen from outside."""
+
+    name: str
+    pid: int
+
+    @property
+    def metrics_url(self) -> str:
+        flags = Path(f"/proc/{self.pid}/cmdline").read_bytes().decode().split("\0")
+        return f"http://{flags[flags.index('--metrics-bind-address') + 1]}/metrics"
+
+    def cpu(self) -> float:
+        """Seconds of processor time it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICK
+
+    def memory(self, what: str) -> float:
+        """``VmRSS`` or ``VmHWM`` (the most there ever was) in MiB."""
+        found = re.search(rf"^{what}:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        return int(found[1]) / 1024 if found else 0.0
+
+    async def requests(self) -> tuple[int, int]:
+        """All its requests to API servers so far, and the writes among them."""
+        async with aiohttp.ClientSession() as http, http.get(self.metrics_url) as response:
+            text = await response.text()
+        counts = [(method, int(float(number))) for method, number in _REQUESTS.findall(text)]
+        return sum(n for _, n in counts), sum(n for method, n in counts if method in WRITES)
+
+
+@dataclass
+class Sandbox:
+    """A sandbox that is up."""
+
+    layout: Layout
+    settings: Settings
+    client: Client
+    processes: dict[str, Process] = field(default_factory=dict)
+
+
+@asynccontextmanager
+async def sandbox(dpus: int) -> AsyncIterator[Sandbox]:
+    """A sandbox with so many DPUs, none of them provisioned; all of it is gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="dpf-bench-", dir="/tmp") as folder:
+        dpfctl = [sys.executable, "-m", "dpf_cmd.dpfctl", "sandbox"]
+        where = ["--data-dir", folder]
+        up = [*dpfctl, "up", *where, "--dpus", str(dpus), "--no-delays"]
+        await asyncio.to_thread(subprocess.run, up, check=True, stdout=sys.stderr)
+        try:
+            layout = Layout(Path(folder).resolve())
+            rows = await control.ask(layout.control_socket, "GET", "/processes")
+            found = {row["name"]: Process(row["name"], row["pid"]) for row in rows if row["name"] in MANAGERS}
+            async with Client(Kubeconfig.load(layout.host_kubeconfig), field_owner="bench") as client:
+                yield Sandbox(layout, Settings.read(layout), client, found)
+        finally:
+            await asyncio.to_thread(subprocess.run, [*dpfctl, "down", *where], check=True, stdout=sys.stderr)
+
+
+@dataclass
+class Run:
+    """What provisioning a fleet took."""
+
+    wall: float
+    first: float
+    requests: float
+    writes: float
+    cpu_ms: float
+    peak_mib: float
+
+
+async def provision(box: Sandbox, dpus: int) -> Run:
+    """Applies a DPUSet of all cards and waits until all are Ready. Figures of ``provisioning-manager``, per DPU."""
+    manager = box.processes["provisioning-manager"]
+    objects = samples(box.settings)
+    others = [obj for obj in objects if obj["kind"] != "DPUSet"]
+    dpuset = next(obj for obj in objects if obj["kind"] == "DPUSet")
+    dpuset["spec"]["dpuTemplate"]["spec"]["nodeEffect"] = {"noEffect": True}
+    async with Api(Kubeconfig.load(box.layout.host_kubeconfig), user_agent="bench") as api:
+        applier = Applier(api)
+        await applier.apply(others)
+        for obj in others:
+            if obj["kind"] == "BFB":
+                await eventually(box.client, BFB, obj["metadata"]["name"], NAMESPACE, until=_bfb_ready)
+        cpu, (requests, writes) = manager.cpu(), await manager.requests()
+        started = monotonic()
+        await applier.apply([dpuset])
+    first, last = await _all_ready(box.client, dpus, started)
+    requests_after, writes_after = await manager.requests()
+    return Run(
+        wall=last,
+        first=first,
+        requests=(requests_after - requests) / dpus,
+        writes=(writes_after - writes) / dpus,
+        cpu_ms=(manager.cpu() - cpu) * 1000 / dpus,
+        peak_mib=manager.memory("VmHWM"),
+    )
+
+
+def _bfb_ready(bfb: BFB) -> bool:
+    return bfb.status.phase is BFBPhase.READY
+
+
+async def _all_ready(client: Client, number: int, started: float, *, timeout: float = 1200.0) -> tuple[float, float]:
+    """Seconds until the first and until the last DPU was Ready."""
+    ready: set[str] = set()
+    first = 0.0
+    async with asyncio.timeout(timeout), aclosing(client.watch(DPU, NAMESPACE)) as events:
+        async for _, dpu in events:
+            if dpu.status.phase is Phase.ERROR:
+                raise RuntimeError(f"DPU {dpu.name} is in Error: {dpu.status.message}")
+            if dpu.status.phase is Phase.READY and dpu.name not in ready:
+                ready.add(dpu.name)
+                first = first or monotonic() - started
+                if len(ready) % 100 == 0:
+                    say(f"{len(ready)} of {number} DPUs are Ready after {monotonic() - started:.0f} s")
+                if len(ready) == number:
+                    return first, monotonic() - started
+    raise RuntimeError(f"the watch ended with {len(ready)} of {number} DPUs Ready")
+
+
+async def _at_rest(box: Sandbox) -> float:
+    """Requests per minute of all managers once nothing happens any more."""
+    await asyncio.sleep(10)
+    before = sum([(await process.requests())[0] for process in box.processes.values()])
+    await asyncio.sleep(REST)
+    after = sum([(await process.requests())[0] for process in box.processes.values()])
+    return (after - before) * 60 / REST
+
+
+async def fleet() -> list[Result]:
+    """10, 100 and 1,000 DPUs."""
+    results: list[Result] = []
+    cpu: dict[int, float] = {}
+    for dpus in SIZES:
+        async with sandbox(dpus) as box:
+            run = await provision(box, dpus)
+            cpu[dpus] = run.cpu_ms
+            largest = dpus == SIZES[-1]
+            name = f"provision.{dpus}"
+            results += [
+                Result(f"{name}.wall", run.wall, "s", 180.0 if largest else None),
+                Result(f"{name}.first_ready", run.first, "s", 10.0),
+                Result(f"{name}.requests", run.requests, "requests per DPU", 18.0),
+                Result(f"{name}.writes", run.writes, "writes per DPU", 15.0),
+                Result(f"{name}.cpu", run.cpu_ms, "ms CPU per DPU", 80.0 if largest else None),
+                Result(f"{name}.peak_rss", run.peak_mib, "MiB", 200.0),
+            ]
+            say(f"{dpus} DPUs: {run}")
+            if largest:
+                results.append(Result(f"{name}.rest", await _at_rest(box), "requests per minute", 60.0))
+    growth = cpu[SIZES[-1]] / cpu[100]
+    results.append(Result("provision.cpu_growth", growth, "CPU per DPU at 1,000 over 100", 1.2))
+    return results
+
+
+async def one() -> list[Result]:
+    """One DPU from applied to Ready; the median of three."""
+    walls = []
+    for _ in range(3):
+        async with sandbox(1) as box:
+            walls.append((await provision(box, 1)).wall)
+    return [Result("one", sorted(walls)[1], "s", 3.0, detail=f"{min(walls):.2f} to {max(walls):.2f} in 3 runs")]
+
+
+async def footprint() -> list[Result]:
+    """What a manager takes before it has anything to do: time until its caches are filled, and memory then."""
+    results = []
+    async with sandbox(1) as box:
+        for name, process in box.processes.items():
+            seconds = await _restart(box, name)
+            await asyncio.sleep(3)
+            rows = await control.ask(box.layout.control_socket, "GET", "/processes")
+            process = Process(name, next(row["pid"] for row in rows if row["name"] == name))
+            results += [
+                Result(f"footprint.{name}.start", seconds, "s from exec to caches filled", 1.0),
+                Result(f"footprint.{name}.rss", process.memory("VmRSS"), "MiB at idle", 64.0),
+            ]
+    return results
+
+
+async def _restart(box: Sandbox, name: str) -> float:
+    """Starts a second process of the manager with the first one's flags and takes the time until it is ready."""
+    flags = Path(f"/proc/{box.processes[name].pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+    health = "127.0.0.1:18081"
+    for flag, value in (("--health-probe-bind-address", health), ("--metrics-bind-address", "0")):
+        flags[flags.index(flag) + 1] = value
+    if "--webhook-bind-address" in flags:
+        flags[flags.index("--webhook-bind-address") + 1] = "0"
+    started = monotonic()
+    process = await asyncio.create_subprocess_exec(*flags, stderr=asyncio.subprocess.DEVNULL)
+    try:
+        async with aiohttp.ClientSession() as http, asyncio.timeout(30):
+            while not await _ready(http, f"http://{health}/readyz"):
+                await asyncio.sleep(0.01)
+        return monotonic() - started
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _ready(http: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with http.get(url) as response:
+            return response.status == 200
+    except aiohttp.ClientError:
+        return False
