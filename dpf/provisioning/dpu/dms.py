@@ -28,8 +28,8 @@ SILENCE = 60.0
 """Seconds without a message, either way, that end a transfer."""
 TOOL_TIMEOUT = 60.0
 """Seconds for a call that makes DMS run the firmware's tools."""
-PASSING = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED", "CANCELLED"}
-"""gRPC codes after which the same call may succeed."""
+PASSING = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL"}
+"""gRPC codes after which the same call may succeed; INTERNAL is what gRPC makes of a stream that breaks under it."""
 PASSING_INSTALL = {"INSTALL_IN_PROGRESS"}
 _PERCENT = re.compile(r"(\d+) ?%")
 
@@ -144,12 +144,11 @@ class DmsClient:
         :raises InstallFailed: if it is an error, or another version than was sent is there.
         :raises Unreachable: if the stream ends before, or the error passes.
         """
-        import grpc
-
         from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 
-        answer = await stream.read()
-        if answer is grpc.aio.EOF:
+        # Not read(): that withholds what arrived before the stream broke.
+        answer = await anext(aiter(stream), None)
+        if answer is None:
             raise Unreachable(f"DMS at {self._address} ended the transfer of {version} without a word")
         kind: str = answer.WhichOneof("response") or ""
         if kind == "install_error":

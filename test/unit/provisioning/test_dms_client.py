@@ -109,7 +109,7 @@ async def test_a_stream_that_ends_without_a_word_may_be_tried_again() -> None:
         yield READY
 
     async with against(install) as client:
-        with pytest.raises(Unreachable, match="without a word"):
+        with pytest.raises(Unreachable):
             await client.install("x.bfb", b"x")
 
 
