@@ -1,0 +1,171 @@
+"""Events when there are many, and when the API server does not take them, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, cast
+
+import pytest
+
+from dpf.runtime import events as module
+from dpf.runtime.client import Client
+from dpf.runtime.errors import ApiError, Forbidden, TooManyRequests, Unavailable
+from dpf.runtime.events import EventRecorder
+from dpf.runtime.k8s import ConfigMap, Event
+from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.testing import run_virtual
+
+OBJ = ConfigMap(metadata=ObjectMeta(name="a", namespace="n", uid="u"))
+
+
+class Server:
+    """Takes events, or refuses them with :attr:`error`."""
+
+    def __init__(self) -> None:
+        self.created: list[Event] = []
+        self.patches: list[tuple[str, int]] = []
+        self.tries = 0
+        self.error: ApiError | None = None
+
+    async def create(self, event: Event) -> Event:
+        self._ask()
+        self.created.append(event)
+        return event
+
+    async def merge_patch(self, event: Event, patch: dict[str, Any]) -> Event:
+        self._ask()
+        self.patches.append((event.name, patch["series"]["count"]))
+        return event
+
+    def _ask(self) -> None:
+        self.tries += 1
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Server]:
+    """Runs a coroutine beside a recorder, in virtual time, and gives what the server got."""
+
+    def run(during: Callable[[EventRecorder, Server], Coroutine[Any, Any, None]]) -> Server:
+        server = Server()
+
+        async def work() -> None:
+            monkeypatch.setattr(module, "monotonic", asyncio.get_running_loop().time, raising=False)
+            recorder = EventRecorder(cast("Client", server), "tester")
+            task = asyncio.create_task(recorder.run())
+            await during(recorder, server)
+            await asyncio.sleep(0)
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+        run_virtual(work)
+        return server
+
+    return run
+
+
+Recording = Callable[[Callable[..., Coroutine[Any, Any, None]]], Server]
+
+
+def test_the_first_is_written_at_once_and_repeats_at_most_every_thirty_seconds(recording: Recording) -> None:
+    async def during(recorder: EventRecorder, server: Server) -> None:
+        recorder.warning(OBJ, "Failed", "no route")
+        await asyncio.sleep(0.1)
+        assert len(server.created) == 1
+        for _ in range(300):
+            recorder.warning(OBJ, "Failed", "no route")
+            await asyncio.sleep(1)
+        assert len(server.patches) <= 10
+
+    server = recording(during)
+    assert len(server.created) == 1
+    assert server.patches[-1] == (server.created[0].name, 301), "the last repeats go out at the end"
+
+
+def test_after_six_minutes_a_repeat_is_a_new_event_and_no_count_is_lost(recording: Recording) -> None:
+    async def during(recorder: EventRecorder, _: Server) -> None:
+        recorder.normal(OBJ, "Said", "first")
+        await asyncio.sleep(359)
+        recorder.normal(OBJ, "Said", "second")
+        await asyncio.sleep(2)
+        recorder.normal(OBJ, "Said", "third")
+
+    server = recording(during)
+    assert [event.note for event in server.created] == ["first", "third"]
+    assert server.patches == [(server.created[0].name, 2)]
+
+
+def test_type_reason_action_and_object_tell_events_apart(recording: Recording) -> None:
+    async def during(recorder: EventRecorder, _: Server) -> None:
+        recorder.normal(OBJ, "Said", "one")
+        recorder.warning(OBJ, "Said", "two")
+        recorder.normal(OBJ, "Other", "three")
+        recorder.normal(OBJ, "Said", "four", action="Delete")
+        again = OBJ.model_copy(update={"metadata": ObjectMeta(name="a", namespace="n", uid="another")})
+        recorder.normal(again, "Said", "five")
+
+    server = recording(during)
+    assert [event.note for event in server.created] == ["one", "two", "three", "four", "five"]
+    assert len({event.name for event in server.created}) == 5
+
+
+@pytest.mark.parametrize("error", [Unavailable(0, "", "refused"), TooManyRequests(429, "TooManyRequests", "busy")])
+def test_an_event_is_tried_twelve_times_then_given_up(recording: Recording, error: ApiError) -> None:
+    async def during(recorder: EventRecorder, server: Server) -> None:
+        server.error = error
+        recorder.normal(OBJ, "Said", "x")
+        await asyncio.sleep(600)
+        assert server.tries == 12
+        server.error = None
+        recorder.normal(OBJ, "Other", "y")
+
+    assert [event.reason for event in recording(during).created] == ["Other"]
+
+
+def test_a_refused_event_is_not_tried_again(recording: Recording) -> None:
+    async def during(recorder: EventRecorder, server: Server) -> None:
+        server.error = Forbidden(403, "Forbidden", "no")
+        recorder.normal(OBJ, "Said", "x")
+        await asyncio.sleep(600)
+        assert server.tries == 1
+
+    recording(during)
+
+
+def test_repeats_whose_write_is_cut_by_the_end_of_the_process_are_written_again(recording: Recording) -> None:
+    async def during(recorder: EventRecorder, server: Server) -> None:
+        recorder.normal(OBJ, "Said", "x")
+        recorder.normal(OBJ, "Said", "x")
+        await asyncio.sleep(1)
+        server.error = Unavailable(0, "", "refused")
+        await asyncio.sleep(31)
+        assert server.tries > 1
+        server.error = None
+
+    server = recording(during)
+    assert server.patches == [(server.created[0].name, 2)]
+
+
+def test_the_end_waits_two_seconds_for_a_server_that_does_not_answer() -> None:
+    class Silent(Server):
+        async def create(self, event: Event) -> Event:
+            await asyncio.Event().wait()
+            return event
+
+    async def work() -> float:
+        recorder = EventRecorder(cast("Client", Silent()), "tester")
+        task = asyncio.create_task(recorder.run())
+        for number in range(5):
+            recorder.normal(OBJ, f"Said{number}", "x")
+        await asyncio.sleep(1)
+        before = asyncio.get_running_loop().time()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        return asyncio.get_running_loop().time() - before
+
+    assert run_virtual(work) <= 2.0
