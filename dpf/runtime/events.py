@@ -15,16 +15,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from time import monotonic
 from typing import Literal
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import ApiError, DpfError, Unavailable
+from dpf.runtime.errors import DpfError, TooManyRequests, Unavailable
 from dpf.runtime.k8s import Event, EventSeries, ObjectReference
 from dpf.runtime.log import get_logger, hidden
 from dpf.runtime.meta import Object, ObjectMeta, now
@@ -56,9 +55,10 @@ class _Said:
 @dataclass
 class _Series:
     event: Event | None
-    count: int
-    unsent: int
+    """None if it could not be written: its repeats are not written either."""
     started: float
+    count: int = 1
+    sent: int = 1
 
 
 class EventRecorder:
@@ -73,7 +73,7 @@ class EventRecorder:
         self._instance = f"{component}-{socket.gethostname()}"[:128]
         self._names = (f"{os.urandom(6).hex()}{number:04x}" for number in count())
         self._queue: asyncio.Queue[tuple[_Said, str, str]] = asyncio.Queue(QUEUE)
-        self._series: OrderedDict[_Said, _Series] = OrderedDict()
+        self._series: dict[_Said, _Series] = {}
         self._taking: tuple[_Said, str, str] | None = None
         """What was being written when the process was told to end: it is written again, under the same name."""
 
@@ -95,18 +95,18 @@ class EventRecorder:
 
     async def run(self) -> None:
         """Writes events until cancelled, then what is left."""
+        flush_at = _time() + FLUSH_INTERVAL
         try:
             while True:
-                try:
-                    async with asyncio.timeout(FLUSH_INTERVAL):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(flush_at):
                         self._taking = await self._queue.get()
-                except TimeoutError:
+                if self._taking is not None:
+                    await self._take(*self._taking)
+                    self._taking = None
+                if _time() >= flush_at:
                     await self._flush()
-                    continue
-                await self._take(*self._taking)
-                self._taking = None
-                if self._oldest_unsent() > FLUSH_INTERVAL:
-                    await self._flush()
+                    flush_at = _time() + FLUSH_INTERVAL
         finally:
             await self._last_words()
 
@@ -123,31 +123,39 @@ class EventRecorder:
 
     async def _take(self, said: _Said, note: str, suffix: str, *, tries: int = TRIES) -> None:
         series = self._series.get(said)
-        if series is not None and monotonic() - series.started < SERIES_WINDOW:
+        if series is not None and _time() - series.started < SERIES_WINDOW:
             series.count += 1
-            series.unsent += 1
             return
-        self._forget_old()
+        if series is not None:
+            await self._send(series, tries)
+            del self._series[said]
         event = await self._try(partial(self._client.create, self._event(said, note, suffix)), tries)
-        self._series[said] = _Series(event, count=1, unsent=0, started=monotonic())
+        self._series[said] = _Series(event, started=_time())
 
     async def _flush(self, *, tries: int = TRIES) -> None:
-        for series in list(self._series.values()):
-            event = series.event
-            if not series.unsent or event is None:
-                continue
-            counted = EventSeries(count=series.count, last_observed_time=now())
-            patch = {"series": counted.model_dump(mode="json", by_alias=True)}
-            series.unsent = 0
-            await self._try(partial(self._client.merge_patch, event, patch), tries)
+        """Writes all counts that changed, and forgets series that are over."""
+        for said, series in list(self._series.items()):
+            await self._send(series, tries)
+            if _time() - series.started >= SERIES_WINDOW:
+                del self._series[said]
+
+    async def _send(self, series: _Series, tries: int) -> None:
+        """Writes the count of a series if it has changed. Cut short, it is sent again with the last words."""
+        count = series.count
+        if series.event is None or count == series.sent:
+            return
+        counted = EventSeries(count=count, last_observed_time=now())
+        patch = {"series": counted.model_dump(mode="json", by_alias=True)}
+        await self._try(partial(self._client.merge_patch, series.event, patch), tries)
+        series.sent = count
 
     async def _try(self, send: Callable[[], Awaitable[Event]], tries: int) -> Event | None:
         for attempt in range(1, tries + 1):
             try:
                 return await send()
-            except Unavailable:
+            except (Unavailable, TooManyRequests):
                 await asyncio.sleep(min(0.1 * 2**attempt, 10.0))
-            except (ApiError, DpfError) as error:
+            except DpfError as error:
                 log.debug("event_refused", error=str(error))
                 return None
         return None
@@ -166,15 +174,9 @@ class EventRecorder:
             regarding=ObjectReference(api_version=api_version, kind=kind, namespace=namespace, name=name, uid=uid),
         )
 
-    def _forget_old(self) -> None:
-        while self._series:
-            said, series = next(iter(self._series.items()))
-            if monotonic() - series.started < SERIES_WINDOW or series.unsent:
-                return
-            del self._series[said]
 
-    def _oldest_unsent(self) -> float:
-        return max((monotonic() - s.started for s in self._series.values() if s.unsent), default=0.0)
+def _time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _cut(note: str) -> str:

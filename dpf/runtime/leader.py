@@ -3,10 +3,12 @@
 What it guarantees:
 
 * Clocks of others are never compared with ours: a lease has run out when *we* have seen it unchanged for its duration.
-* A leader that cannot renew ends within the renew deadline, which is shorter than the lease, so it stops before another
-  starts. There is no fencing: a process that was paused may still send one write; writes therefore carry resourceVersions.
+* A leader that cannot renew ends within the renew deadline, counted from when it sent its last renewal that was stored. That
+  is shorter than the lease, so it stops before another starts. There is no fencing: a process that was paused may still send
+  one write; writes therefore carry resourceVersions.
 * A leader renews from what it wrote last, one request each; only a conflict makes it read.
-* On the way out the lease is given back with a duration of one second, and whoever waits sees that by its watch at once.
+* On the way out the lease is given back with a duration of one second, even if a renewal was under way, and whoever waits
+  sees that by its watch at once. A lease that was lost is not given back: that would delay the end.
 * A candidate costs a watch, not a poll.
 """
 
@@ -19,7 +21,7 @@ from contextlib import aclosing, suppress
 from random import uniform
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, ApiError, ConfigError, Conflict, DpfError, Gone, NotFound, Unavailable
+from dpf.runtime.errors import AlreadyExists, ApiError, ConfigError, Conflict, DpfError, Gone, NotFound
 from dpf.runtime.k8s import Lease, LeaseSpec
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import ObjectMeta, now
@@ -30,6 +32,8 @@ log = get_logger(__name__)
 
 JITTER = 1.2
 """A retry waits up to this times its period; client-go's figure."""
+RELEASE_TIMEOUT = 2.0
+"""Seconds that giving the lease back may take."""
 
 
 class LeadershipLost(DpfError):
@@ -94,17 +98,19 @@ class LeaderElector:
 
         :raises LeadershipLost: if the lease is lost.
         """
-        await self._acquire()
-        self.elected.set()
-        self._metrics.leading[self._key[0]] = True
-        log.info("leading", lease=self._key[0], identity=self.identity)
         try:
+            await self._acquire()
+            self.elected.set()
+            self._metrics.leading[self._key[0]] = True
+            log.info("leading", lease=self._key[0], identity=self.identity)
             await self._hold()
+        except asyncio.CancelledError:
+            with suppress(ApiError, TimeoutError):
+                async with asyncio.timeout(RELEASE_TIMEOUT):
+                    await self._release()
+            raise
         finally:
             self._metrics.leading[self._key[0]] = False
-            with suppress(ApiError, TimeoutError):
-                async with asyncio.timeout(2):
-                    await asyncio.shield(self._release())
 
     # Standing for election
 
@@ -142,13 +148,16 @@ class LeaderElector:
         return self._seen_at + (lease.spec.lease_duration_seconds or 0) - _time()
 
     async def _wait_for_change(self) -> None:
-        """Returns when the lease changed hands or ran out."""
+        """Returns when the lease changed hands or ran out.
+
+        :raises ApiError: if it cannot be watched.
+        """
         lease = self._seen
         if lease is None:
             return
         name, namespace = self._key
         version = lease.metadata.resource_version
-        with suppress(TimeoutError, Gone, Unavailable):
+        with suppress(TimeoutError, Gone):
             async with (
                 asyncio.timeout(self._remaining(lease) + 0.05) as deadline,
                 aclosing(self._client.watch(Lease, namespace, name=name, resource_version=version)) as changes,
@@ -164,14 +173,16 @@ class LeaderElector:
     # Leading
 
     async def _hold(self) -> None:
-        renewed = _time()
         while True:
             await asyncio.sleep(self._retry_period)
-            while not await self._renew():
-                if _time() - renewed > self._renew_deadline:
-                    raise LeadershipLost(f"lease {self._key[0]} could not be renewed for {self._renew_deadline:g} s")
-                await asyncio.sleep(min(1.0, self._retry_period))
-            renewed = _time()
+            try:
+                async with asyncio.timeout_at(self._seen_at + self._renew_deadline):
+                    while not await self._renew():  # noqa: ASYNC110  (a retry, not a poll)
+                        await asyncio.sleep(min(1.0, self._retry_period))
+            except TimeoutError:
+                raise LeadershipLost(
+                    f"lease {self._key[0]} could not be renewed for {self._renew_deadline:g} s"
+                ) from None
 
     async def _renew(self) -> bool:
         """Writes the lease again. False if that failed in a way worth another try.
@@ -180,25 +191,33 @@ class LeaderElector:
         """
         try:
             async with asyncio.timeout(self._renew_deadline / 2):
-                return await self._write(self._seen)
-        except Conflict:
-            lease = await self._client.get(Lease, *self._key)
-            if lease.spec.holder_identity != self.identity:
-                raise LeadershipLost(
-                    f"lease {self._key[0]} is held by {lease.spec.holder_identity or 'nobody'}"
-                ) from None
-            self._seen = lease
-            return False
+                try:
+                    return await self._write(self._seen)
+                except (Conflict, NotFound):
+                    return await self._write(await self._read_own())
         except (ApiError, TimeoutError) as error:
             log.warning("lease_not_renewed", lease=self._key[0], error=str(error) or "no answer in time")
             return False
+
+    async def _read_own(self) -> Lease:
+        """The lease as it is now: a renewal whose answer was lost has changed it, or somebody else.
+
+        :raises LeadershipLost: if it is not ours any more.
+        """
+        try:
+            lease = await self._client.get(Lease, *self._key)
+        except NotFound:
+            raise LeadershipLost(f"lease {self._key[0]} was deleted") from None
+        if lease.spec.holder_identity != self.identity:
+            raise LeadershipLost(f"lease {self._key[0]} is held by {lease.spec.holder_identity or 'nobody'}")
+        return lease
 
     async def _write(self, lease: Lease | None) -> bool:
         """Makes the lease ours as of now. False if another was faster while standing for election.
 
         :raises Conflict: if it changed while we hold it.
         """
-        moment = now()
+        moment, sent = now(), _time()
         name, namespace = self._key
         old = lease.spec if lease is not None else LeaseSpec()
         taking = old.holder_identity != self.identity
@@ -221,16 +240,21 @@ class LeaderElector:
             if not taking:
                 raise
             return False
-        self._seen, self._seen_at = written, _time()
+        self._seen, self._seen_at = written, sent
         return True
 
     async def _release(self) -> None:
         lease = self._seen
-        if lease is None or lease.spec.holder_identity != self.identity:
-            return
-        spec = lease.spec.model_copy(update={"holder_identity": "", "lease_duration_seconds": 1, "renew_time": now()})
-        await self._client.replace(Lease(metadata=lease.metadata, spec=spec))
-        log.info("lease_released", lease=self._key[0])
+        while lease is not None and lease.spec.holder_identity == self.identity:
+            free = {"holder_identity": "", "lease_duration_seconds": 1, "renew_time": now()}
+            spec = lease.spec.model_copy(update=free)
+            try:
+                await self._client.replace(Lease(metadata=lease.metadata, spec=spec))
+            except Conflict:  # A renewal was under way when the end came.
+                lease = await self._client.get(Lease, *self._key)
+            else:
+                log.info("lease_released", lease=self._key[0])
+                return
 
 
 def _time() -> float:

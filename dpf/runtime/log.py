@@ -1,7 +1,7 @@
 """Structured logs: one event name and fields, JSON for machines or aligned text for a person, on standard error.
 
-A field whose name says that it holds a secret is never written, nor is a private key wherever it stands: logs are read by more
-people than Secrets are.
+A field whose name says that it holds a secret is never written, nor is a private key or token wherever it stands (in a list, in
+an exception's text or traceback): logs are read by more people than Secrets are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Any, Literal
 
 import orjson
@@ -46,11 +47,21 @@ def add_reconcile(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMa
 def hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """A structlog processor: takes secrets out of an event's fields."""
     for name, value in event.items():
-        if _SECRET_NAME.search(name) and not isinstance(value, bool | int | float):
-            event[name] = HIDDEN
-        elif isinstance(value, str):
-            event[name] = hidden(value)
+        event[name] = _clean(name, value)
     return event
+
+
+def _clean(name: str, value: Any) -> Any:
+    """A field's value as it may be written. What has a text of its own is written as that, never taken apart."""
+    if value is None or isinstance(value, bool | int | float | datetime):
+        return value
+    if _SECRET_NAME.search(name):
+        return HIDDEN
+    if type(value) is dict:
+        return {key: _clean(str(key), each) for key, each in value.items()}
+    if type(value) in {list, tuple, set, frozenset}:
+        return [_clean("", each) for each in value]
+    return hidden(value.decode(errors="replace") if isinstance(value, bytes) else str(value))
 
 
 def hidden(text: str) -> str:
@@ -64,11 +75,11 @@ def _to_json(event: MutableMapping[str, Any], **_: Any) -> str:
 
 def configure(level: Level = "info", format: Format = "json") -> None:  # noqa: A002
     """Sets up logging for the process."""
-    console = format == "console"
-    ending: list[Any] = (
-        [hide_secrets, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-        if console
-        else [structlog.processors.format_exc_info, hide_secrets, structlog.processors.JSONRenderer(_to_json)]
+    # Tracebacks are plain text before secrets are hidden: a prettier renderer would print local variables.
+    render = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+        if format == "console"
+        else structlog.processors.JSONRenderer(_to_json)
     )
     structlog.configure(
         processors=[
@@ -76,7 +87,9 @@ def configure(level: Level = "info", format: Format = "json") -> None:  # noqa: 
             add_reconcile,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *ending,
+            structlog.processors.format_exc_info,
+            hide_secrets,
+            render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),

@@ -118,7 +118,8 @@ class WorkQueue(Generic[K]):
         """Keys that workers have, with the time each got it."""
         self._delayed: dict[K, tuple[float, int]] = {}
         self._timers: list[tuple[float, int, K]] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at = 0.0
         self._getters: deque[asyncio.Future[None]] = deque()
         self._shut = False
 
@@ -243,13 +244,15 @@ class WorkQueue(Generic[K]):
                 return
 
     def _arm(self) -> None:
+        """Makes sure of a timer for the earliest delayed key. When it is due is kept here: uvloop's handles can't always tell."""
         if not self._timers:
             return
         when = self._timers[0][0]
         if self._timer is not None:
-            if not self._timer.cancelled() and self._timer.when() <= when:
+            if self._timer_at <= when:
                 return
             self._timer.cancel()
+        self._timer_at = when
         self._timer = self._loop.call_at(when, self._fire)
 
     def _fire(self) -> None:

@@ -341,11 +341,22 @@ def _patch(old: dict[str, Any], new: dict[str, Any], sent: dict[str, Any], path:
             continue
         if isinstance(value, dict) and isinstance(there, dict):
             yield from _patch(before if isinstance(before, dict) else {}, value, there, here)
+        elif _same_shape(before, value, there):
+            for index, (was, item, raw) in enumerate(zip(before, value, there, strict=True)):
+                yield from _patch(was, item, raw, f"{here}/{index}")
         else:
             yield {"op": "add", "path": here, "value": value}
     for key in old.keys() - new.keys():
         if key in sent:
             yield {"op": "remove", "path": f"{path}/{key.replace('~', '~0').replace('/', '~1')}"}
+
+
+def _same_shape(*lists: Any) -> bool:
+    """Whether all are lists of as many objects: their items can be patched one by one, which keeps what the model ignores."""
+    return (
+        all(isinstance(each, list) and all(isinstance(item, dict) for item in each) for each in lists)
+        and len({len(each) for each in lists}) == 1
+    )
 
 
 def _base64(data: bytes) -> str:

@@ -9,21 +9,24 @@ removed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from dpf.provisioning.bfb.download import DownloadFailed, Image, Source, digest, download, part_of
+from dpf.provisioning.bfb.download import DownloadFailed, Image, Source, digest, download, in_thread, part_of, tag_of
+from dpf.provisioning.bfb.file import BY_FILE, file_of
+from dpf.provisioning.dpu.indexes import BFB_NAME
 from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Result, Watch
 from dpf.runtime.errors import Waiting
 from dpf.runtime.events import EventRecorder
-from dpf.runtime.informer import Index
 from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Key, now
+from dpf.runtime.predicates import all_of, differs, generation_changed
 from dpf_api import names
 from dpf_api.bfb import BFB, BFBStatus, ConditionType, Phase
 from dpf_api.dpu import DPU
@@ -38,8 +41,6 @@ RETRY = (5.0, 300.0)
 """Seconds until a failed download is tried again: at first, and at most; doubled each time."""
 DOWNLOADS = 8
 """Images downloaded at once."""
-
-BFB_USERS: Index[DPU] = Index("bfb-users", lambda dpu: [f"{dpu.namespace}/{dpu.spec.bfb}"] if dpu.spec.bfb else [])
 
 
 @dataclass
@@ -57,14 +58,18 @@ class BFBReconciler:
 
     def __init__(self, cluster: Cluster, events: EventRecorder, jobs: Jobs[Image], folder: Path) -> None:
         self._client = cluster.client
+        self._bfbs = cluster.cache[BFB]
+        self._bfbs.add_index(BY_FILE)
         self._dpus = cluster.cache[DPU]
-        self._dpus.add_index(BFB_USERS)
+        self._dpus.add_index(BFB_NAME)
         self._events = events
         self._jobs = jobs
         self._folder = folder
         # By uid, and only of what this process saw fail: after a restart a failed download is tried at once.
         self._failures: dict[str, int] = {}
         self._due: dict[str, datetime] = {}
+        self._idle: dict[str, asyncio.Event] = {}
+        """Set when the BFB's download has let go of the volume."""
 
     async def reconcile(self, bfb: BFB) -> Result | None:
         job = self._jobs.take(bfb.key, bfb.uid)
@@ -78,53 +83,82 @@ class BFBReconciler:
 
     async def finalize(self, bfb: BFB) -> Result | None:
         self._jobs.cancel(bfb.key)
-        users = self._dpus.keys_by(BFB_USERS, str(bfb.key))
+        users = self._dpus.keys_by(BFB_NAME, str(bfb.key))
         if users:
             shown = ", ".join(key.name for key in users[:5]) + (" ..." if len(users) > 5 else "")
             message = f"waiting for {len(users)} DPUs that use it to go: {shown}"
             await self._say(bfb, Phase.DELETING, "InUse", message)
             raise Waiting("InUse", message)
-        part = part_of(self._folder, bfb.uid)
+        if (idle := self._idle.get(bfb.uid)) is not None:
+            await idle.wait()
         try:
-            for path in (self._target(bfb), part, part.with_name(f"{part.name}.tag")):
-                path.unlink(missing_ok=True)
+            await in_thread(self._remove, bfb)
         except OSError as error:
             self._events.warning(bfb, "FailedDelete", f"{error.filename}: {error.strerror}")
             raise
         self._forget(bfb)
+        self._idle.pop(bfb.uid, None)
         return None
+
+    def _remove(self, bfb: BFB) -> None:
+        part = part_of(self._folder, bfb.uid)
+        files = [part, tag_of(part)] if self._taken(bfb) else [part, tag_of(part), self._target(bfb)]
+        for path in files:
+            path.unlink(missing_ok=True)
+
+    def _taken(self, bfb: BFB) -> Key | None:
+        """Another BFB whose file this one's would be; the older one has it. The webhook refuses a second one if it is there."""
+
+        def age(each: BFB) -> tuple[datetime | None, str]:
+            return each.metadata.creation_timestamp, each.uid
+
+        others = [each for each in self._bfbs.by(BY_FILE, file_of(bfb)) if each.uid != bfb.uid]
+        first = min([bfb, *others], key=age)
+        return None if first.uid == bfb.uid else first.key
 
     def _forget(self, bfb: BFB) -> None:
         self._failures.pop(bfb.uid, None)
         self._due.pop(bfb.uid, None)
 
     def _target(self, bfb: BFB) -> Path:
-        return self._folder / (bfb.spec.file_name or names.bfb_file(bfb.namespace, bfb.name))
+        return self._folder / file_of(bfb)
 
     async def _begin(self, bfb: BFB) -> Result | None:
         """Takes a file that is there already, or starts the download."""
-        target = self._target(bfb)
         bfb = await self._say(bfb, Phase.DOWNLOADING, "Downloading", f"downloading {bfb.spec.url}")
+        if (other := self._taken(bfb)) is not None:
+            return await self._fail(bfb, "FileNameTaken", f"{file_of(bfb)} is the file of BFB {other} already")
 
         async def work(job: Job[Image]) -> Image:
-            if target.is_file() and (image := _known(target, bfb)) is not None:
-                return image
-            progress = job.progress = Progress()
-
-            def told(have: int, total: int) -> None:
-                progress.have, progress.total = have, total
-
-            source = Source(bfb.spec.url, bfb.spec.checksum)
-            return await download(source, part_of(self._folder, bfb.uid), target, told)
+            idle = self._idle[bfb.uid] = asyncio.Event()
+            try:
+                return await self._fetch(bfb, job)
+            finally:
+                idle.set()
 
         self._jobs.start(bfb.key, bfb.uid, work)
         return Result(requeue_after=PROGRESS_EVERY)
+
+    async def _fetch(self, bfb: BFB, job: Job[Image]) -> Image:
+        """The image's file: the one that is there, if it is right, or a download."""
+        target = self._target(bfb)
+        if (image := await in_thread(_known, target, bfb)) is not None:
+            return image
+        progress = job.progress = Progress()
+
+        def told(have: int, total: int) -> None:
+            progress.have, progress.total = have, total
+
+        source = Source(bfb.spec.url, bfb.spec.checksum)
+        return await download(source, part_of(self._folder, bfb.uid), target, told)
 
     async def _judge(self, bfb: BFB, job: Job[Image]) -> Result | None:
         if not job.done:
             progress = job.progress or Progress()
             message = f"{progress.have} of {progress.total or '?'} bytes of {bfb.spec.url}"
-            await self._say(bfb, Phase.DOWNLOADING, "Downloading", message, have=progress.have, size=progress.total)
+            await self._say(
+                bfb, Phase.DOWNLOADING, "Downloading", message, have=progress.have, size=progress.total or None
+            )
             return Result(requeue_after=PROGRESS_EVERY)
         try:
             image = job.result()
@@ -154,13 +188,13 @@ class BFBReconciler:
         """A file that vanished or has another size is downloaded again."""
         target = self._target(bfb)
         try:
-            size = target.stat().st_size
+            size = (await in_thread(target.stat)).st_size
         except FileNotFoundError:
             log.warning("image_vanished", bfb=str(bfb.key))
             return await self._begin(bfb)
         if size != bfb.status.file_size:
             log.warning("image_changed", bfb=str(bfb.key), size=size, expected=bfb.status.file_size)
-            target.unlink(missing_ok=True)
+            await in_thread(target.unlink, missing_ok=True)
             return await self._begin(bfb)
         return Result(requeue_after=LOOK)
 
@@ -172,7 +206,7 @@ class BFBReconciler:
         message: str,
         *,
         have: int | None = None,
-        size: int = 0,
+        size: int | None = None,
         checksum: str = "",
     ) -> BFB:
         """Writes the status, if it is another one."""
@@ -188,9 +222,9 @@ class BFBReconciler:
             phase=phase,
             reason=reason,
             message=message,
-            file_size=size or old.file_size,
+            file_size=old.file_size if size is None else size,
             downloaded_bytes=old.downloaded_bytes if have is None else have,
-            checksum=checksum,
+            checksum=old.checksum if phase is Phase.DELETING else checksum,
             observed_generation=generation,
             conditions=kept,
         )
@@ -199,6 +233,8 @@ class BFBReconciler:
 
 def _known(target: Path, bfb: BFB) -> Image | None:
     """A file that somebody put in the image's place, if it is what the BFB asks for."""
+    if not target.is_file():
+        return None
     image = digest(target)
     if bfb.spec.checksum and image.checksum != bfb.spec.checksum:
         log.warning("image_is_another", bfb=str(bfb.key), file=target.name)
@@ -220,7 +256,7 @@ def bfb_controller(
         BFBReconciler(cluster, events, jobs, folder),
         watches=[
             For(BFB),
-            Watch(DPU, to=used, when=lambda change: change.type == "DELETED"),
+            Watch(DPU, to=used, when=all_of(generation_changed, differs(lambda dpu: dpu.spec.bfb))),
         ],
         workers=workers,
     )

@@ -17,14 +17,14 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
 
 import aiohttp
 
 from dpf.runtime.errors import DpfError
-from dpf.runtime.log import get_logger
 
-log = get_logger(__name__)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 PIECE = 1 << 20
 """Bytes held in memory per download."""
@@ -67,18 +67,23 @@ def part_of(folder: Path, uid: str) -> Path:
     return folder / f"bfb-{uid}"
 
 
+def tag_of(part: Path) -> Path:
+    """Where it is remembered which version of the image that is."""
+    return part.with_name(f"{part.name}.tag")
+
+
 async def download(source: Source, part: Path, target: Path, told: Told) -> Image:
     """Downloads to ``part`` and moves it to ``target`` when it is complete and right.
 
     :raises DownloadFailed: with the reason.
     """
-    tag_file = part.with_name(f"{part.name}.tag")
+    tag_file = tag_of(part)
     try:
-        async with aiohttp.ClientSession(trust_env=True, timeout=_timeout()) as http:
+        async with aiohttp.ClientSession(trust_env=True, timeout=_timeout(), read_bufsize=PIECE) as http:
             total = await _fetch(http, source, part, tag_file, told)
-        image = await asyncio.to_thread(digest, part)
+        image = await in_thread(digest, part)
         _check(image, source, total, part)
-        await asyncio.to_thread(_publish, part, target)
+        await in_thread(_publish, part, target)
     except aiohttp.ClientConnectorCertificateError as error:
         raise DownloadFailed("TLSFailed", f"{source.url}: {error.certificate_error}") from error
     except (aiohttp.ClientSSLError, ssl.SSLError) as error:
@@ -92,7 +97,7 @@ async def download(source: Source, part: Path, target: Path, told: Told) -> Imag
     except OSError as error:
         reason = "DiskFull" if error.errno in {errno.ENOSPC, errno.EDQUOT} else "VolumeFailed"
         raise DownloadFailed(reason, f"{error.filename or part}: {error.strerror}") from error
-    tag_file.unlink(missing_ok=True)
+    await in_thread(tag_file.unlink, missing_ok=True)
     return image
 
 
@@ -100,30 +105,53 @@ def _timeout() -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
 
 
+async def in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """As ``asyncio.to_thread``, but a cancelled caller goes on only when the thread has let go of the volume."""
+    thread = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(thread)
+    except asyncio.CancelledError:
+        await asyncio.wait([thread])
+        raise
+
+
 async def _fetch(http: aiohttp.ClientSession, source: Source, part: Path, tag_file: Path, told: Told) -> int:
     """Gets what is missing; returns the length that the server announced, or 0."""
-    have, tag = await asyncio.to_thread(_there, part, tag_file)
+    have, tag = await in_thread(_there, part, tag_file)
     headers = {"Accept-Encoding": "identity"}
     if have and tag:
         headers |= {"Range": f"bytes={have}-", "If-Range": tag}
+    else:
+        have = 0
     async with http.get(source.url, headers=headers) as response:
-        if response.status == 416:
-            # There is nothing after what we have: either it is complete, or it is no part of this image.
+        if response.status == 416 and have and _announced(response) == have:
             return have
+        if response.status == 416:
+            await in_thread(part.unlink, missing_ok=True)
         if response.status not in {200, 206}:
             raise DownloadFailed("HTTPStatus", f"{source.url}: the server answers {response.status} {response.reason}")
         if response.status == 200:
             have = 0
-        total = have + (response.content_length or 0) if response.content_length is not None else 0
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            await in_thread(part.unlink, missing_ok=True)
+            raise DownloadFailed("HTTPStatus", f"{source.url}: the server sends another part than it was asked for")
+        total = have + response.content_length if response.content_length is not None else 0
         tag = response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-        await asyncio.to_thread(tag_file.write_text, tag)
         told(have, total)
-        file = await asyncio.to_thread(part.open, "ab" if have else "wb")
+        # What is there of another version goes before its tag does: the two are never mixed up, whenever we are killed.
+        file = await in_thread(open_part, part, resume=have > 0)
         try:
+            await in_thread(tag_file.write_text, tag)
             await _write(file, response, have, total, told)
         finally:
-            await asyncio.to_thread(file.close)
+            await in_thread(file.close)
     return total
+
+
+def _announced(response: aiohttp.ClientResponse) -> int:
+    """The length of the whole image, as an answer without it tells; -1 if it does not."""
+    length = response.headers.get("Content-Range", "").rpartition("/")[2]
+    return int(length) if length.isdecimal() else -1
 
 
 def _there(part: Path, tag_file: Path) -> tuple[int, str]:
@@ -132,9 +160,14 @@ def _there(part: Path, tag_file: Path) -> tuple[int, str]:
     return have, tag_file.read_text() if have and tag_file.exists() else ""
 
 
+def open_part(part: Path, *, resume: bool) -> BinaryIO:
+    """The file to write to: behind what is there, or from the beginning."""
+    return part.open("ab" if resume else "wb")
+
+
 async def _write(file: BinaryIO, response: aiohttp.ClientResponse, have: int, total: int, told: Told) -> None:
     async for piece in response.content.iter_chunked(PIECE):
-        await asyncio.to_thread(file.write, piece)
+        await in_thread(file.write, piece)
         have += len(piece)
         told(have, total)
 

@@ -15,7 +15,7 @@ from dpf.runtime.leader import LeaderElector, LeadershipLost
 
 def candidate(client: Client, namespace: str, identity: str, *, duration: float = 2.0) -> LeaderElector:
     return LeaderElector(
-        client, "lease", namespace, identity=identity, duration=duration, renew_deadline=1.0, retry_period=0.3
+        client, "lease", namespace, identity=identity, duration=duration, renew_deadline=duration / 2, retry_period=0.3
     )
 
 
@@ -63,7 +63,7 @@ async def test_a_leader_that_was_killed_is_followed_within_its_lease(
 
 
 async def test_a_leader_whose_lease_was_taken_ends(host_client: Client, namespace: str) -> None:
-    leader = candidate(host_client, namespace, "first")
+    leader = candidate(host_client, namespace, "first", duration=20)
     leading = asyncio.create_task(leader.run())
     await asyncio.wait_for(leader.elected.wait(), 10)
     lease = await host_client.get(Lease, "lease", namespace)

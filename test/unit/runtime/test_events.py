@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import pytest
 
-from dpf.runtime import events as module
 from dpf.runtime.client import Client
 from dpf.runtime.errors import ApiError, Forbidden, TooManyRequests, Unavailable
 from dpf.runtime.events import EventRecorder
@@ -46,14 +45,13 @@ class Server:
 
 
 @pytest.fixture
-def recording(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Server]:
+def recording() -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Server]:
     """Runs a coroutine beside a recorder, in virtual time, and gives what the server got."""
 
     def run(during: Callable[[EventRecorder, Server], Coroutine[Any, Any, None]]) -> Server:
         server = Server()
 
         async def work() -> None:
-            monkeypatch.setattr(module, "monotonic", asyncio.get_running_loop().time, raising=False)
             recorder = EventRecorder(cast("Client", server), "tester")
             task = asyncio.create_task(recorder.run())
             await during(recorder, server)

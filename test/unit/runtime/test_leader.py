@@ -118,7 +118,8 @@ def _leading(during: Callable[[Leases, asyncio.Task[None]], Coroutine[Any, Any, 
         task = asyncio.create_task(elector.run())
         await elector.elected.wait()
         await during(leases, task)
-        await _ended(task)
+        if not task.done():
+            await _ended(task)
 
     run_virtual(work)
 

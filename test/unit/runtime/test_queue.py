@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,3 +188,17 @@ def test_what_a_worker_holds_is_visible_with_its_time() -> None:
         assert asyncio.get_running_loop().time() - queue.processing["stuck"] == pytest.approx(100)
 
     run_virtual(body)
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_delays_too_short_for_a_timer_are_fine_on_every_loop(
+    loop_factory: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    async def body() -> set[str]:
+        queue: WorkQueue[str] = WorkQueue()
+        for number, delay in enumerate((1e-6, 1e-7, 2e-4, 1e-5, 0.01, 1e-6)):
+            queue.add_after(f"k{number}", delay)
+        return {(await queue.get())[0] for _ in range(6)}
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        assert len(runner.run(body())) == 6

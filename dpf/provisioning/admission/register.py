@@ -1,0 +1,54 @@
+"""The webhooks of provisioning, by the names and paths that upstream registers them with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dpf.provisioning.admission import dpu, dpuset
+from dpf.provisioning.admission.bfb import BFBAdmission
+from dpf.provisioning.admission.dpuflavor import DPUFlavorAdmission
+from dpf.provisioning.admission.users import DPUSET_BY_BFB, DPUSET_BY_FLAVOR, Users
+from dpf.provisioning.dpu.indexes import BFB_NAME, FLAVOR
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.meta import Object
+from dpf.runtime.webhook import Operation, Registration, Webhook
+from dpf_api.bfb import BFB
+from dpf_api.dpu import DPU
+from dpf_api.dpuflavor import DPUFlavor
+from dpf_api.dpuset import DPUSet
+
+SERVICE = "dpf-provisioning-webhook-service"
+WRITES: tuple[Operation, ...] = ("CREATE", "UPDATE")
+
+
+def registration(namespace: str) -> Registration:
+    """What the webhooks' server keeps in the API, its authority's Secret in ``namespace``."""
+    return Registration(
+        ca_secret="dpf-provisioning-webhook-ca",  # noqa: S106 - the name of a Secret
+        namespace=namespace,
+        mutating="dpf-provisioning-mutating-webhook-configuration",
+        validating="dpf-provisioning-validating-webhook-configuration",
+    )
+
+
+def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
+    """The webhooks; they look references up in the cluster's cache.
+
+    There is none for the creation of flavors: their schema says it all.
+    """
+    dpusets, dpus = cluster.cache[DPUSet], cluster.cache[DPU]
+    bfbs = BFBAdmission(cluster.cache[BFB], Users(dpusets, DPUSET_BY_BFB, dpus, BFB_NAME))
+    flavors = DPUFlavorAdmission(Users(dpusets, DPUSET_BY_FLAVOR, dpus, FLAVOR))
+    return [
+        Webhook("mbfb.kb.io", BFB, _path("mutate", BFB), WRITES, default=bfbs.default),
+        Webhook("vbfb.kb.io", BFB, _path("validate", BFB), ("CREATE", "DELETE"), validate=bfbs.validate),
+        Webhook("vdpu.kb.io", DPU, _path("validate", DPU), WRITES, validate=dpu.validate),
+        Webhook("vdpuflavor.kb.io", DPUFlavor, _path("validate", DPUFlavor), ("DELETE",), validate=flavors.validate),
+        Webhook("mdpuset.kb.io", DPUSet, _path("mutate", DPUSet), WRITES, default=dpuset.default),
+        Webhook("vdpuset.kb.io", DPUSet, _path("validate", DPUSet), WRITES, validate=dpuset.validate),
+    ]
+
+
+def _path(verb: str, kind: type[Object]) -> str:
+    resource = kind.RESOURCE
+    return f"/{verb}-{resource.group.replace('.', '-')}-{resource.version}-{resource.kind.lower()}"

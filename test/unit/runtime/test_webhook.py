@@ -1,0 +1,154 @@
+"""What a webhook answers; that a real API server understands it is tested on one."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import orjson
+import pytest
+from pydantic import Field
+
+from dpf.runtime.certs import KeyPair
+from dpf.runtime.errors import ConfigError
+from dpf.runtime.meta import Model, Object, Resource
+from dpf.runtime.webhook import Cause, Denied, Endpoint, Webhook, WebhookServer, invalid, respond
+
+
+class Part(Model):
+    name: str
+    size: int = 0
+
+
+class ThingSpec(Model):
+    size: int = 0
+    tags: list[str] = Field(default_factory=list)
+    parts: list[Part] = Field(default_factory=list)
+    limits: dict[str, str] = Field(default_factory=dict)
+
+
+class Thing(Object):
+    RESOURCE: ClassVar[Resource] = Resource("example.org", "v1", "things", "Thing")
+
+    spec: ThingSpec = Field(default_factory=ThingSpec)
+
+
+def thing(**spec: Any) -> dict[str, Any]:
+    return {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "a", "namespace": "n"}, "spec": spec}
+
+
+def defaulted(sent: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
+    """The operations that a webhook answers which makes these changes to the spec."""
+
+    def default(obj: Thing) -> Thing:
+        return obj.model_copy(update={"spec": obj.spec.model_copy(update=changes)})
+
+    answer = respond(Webhook("m", Thing, "/m", ("CREATE",), default=default), None, sent)
+    assert answer["allowed"]
+    return list(orjson.loads(base64.b64decode(answer["patch"]))) if "patch" in answer else []
+
+
+def refused(validate: Callable[[Thing | None, Thing | None], None], new: dict[str, Any] | None) -> dict[str, Any]:
+    answer = respond(Webhook("v", Thing, "/v", ("CREATE",), validate=validate), None, new)
+    assert not answer["allowed"]
+    return dict(answer["status"])
+
+
+def test_nothing_changed_is_no_patch() -> None:
+    assert defaulted(thing(size=3, unknown={"kept": True})) == []
+
+
+def test_only_what_was_changed_is_patched() -> None:
+    assert defaulted(thing(size=3, tags=["x"], unknown=1), size=4) == [{"op": "add", "path": "/spec/size", "value": 4}]
+
+
+def test_a_field_that_was_not_sent_is_added() -> None:
+    assert defaulted(thing(), size=4) == [{"op": "add", "path": "/spec/size", "value": 4}]
+
+
+def test_names_with_slashes_are_escaped() -> None:
+    operations = defaulted(thing(limits={"a": "1"}), limits={"a": "1", "example.org/x~y": "2"})
+    assert operations == [{"op": "add", "path": "/spec/limits/example.org~1x~0y", "value": "2"}]
+
+
+def test_what_was_taken_out_is_removed() -> None:
+    operations = defaulted(thing(limits={"a": "1", "b": "2"}), limits={"a": "1"})
+    assert operations == [{"op": "remove", "path": "/spec/limits/b"}]
+
+
+def test_unknown_fields_inside_a_list_stay() -> None:
+    sent = thing(parts=[{"name": "a", "unknown": 1}, {"name": "b", "size": 5, "unknown": 2}])
+    operations = defaulted(sent, parts=[Part(name="a", size=9), Part(name="b", size=5)])
+    assert operations == [{"op": "add", "path": "/spec/parts/0/size", "value": 9}]
+
+
+def test_a_list_of_another_length_is_replaced() -> None:
+    operations = defaulted(thing(tags=["x"]), tags=["x", "y"])
+    assert operations == [{"op": "add", "path": "/spec/tags", "value": ["x", "y"]}]
+
+
+def test_a_refusal_names_kind_field_and_rule() -> None:
+    def validate(_: Thing | None, new: Thing | None) -> None:
+        assert new is not None
+        raise invalid(new, [Cause("spec.size", "must be at most 3")])
+
+    status = refused(validate, thing(size=4))
+    assert (status["code"], status["reason"]) == (422, "Invalid")
+    assert status["message"] == 'Thing.example.org "a" is invalid: spec.size: must be at most 3'
+    assert status["details"]["causes"] == [
+        {"field": "spec.size", "message": "must be at most 3", "reason": "FieldValueInvalid"}
+    ]
+
+
+def test_a_plain_refusal_is_forbidden() -> None:
+    def validate(_: Thing | None, __: Thing | None) -> None:
+        raise Denied("not now")
+
+    status = refused(validate, thing())
+    assert (status["code"], status["reason"], status["message"]) == (403, "Forbidden", "not now")
+
+
+def test_a_mistake_in_the_function_refuses_without_saying_what_it_was() -> None:
+    def validate(_: Thing | None, __: Thing | None) -> None:
+        raise RuntimeError("password=hunter2")
+
+    status = refused(validate, thing())
+    assert (status["code"], status["reason"]) == (500, "InternalError")
+    assert "hunter2" not in status["message"]
+
+
+def test_an_object_that_the_model_cannot_read_is_refused_by_field() -> None:
+    status = refused(lambda _, __: None, thing(size="big"))
+    assert (status["code"], status["reason"]) == (400, "BadRequest")
+    assert "spec.size" in status["message"]
+
+
+def test_a_deletion_is_validated_with_the_object_as_it_was() -> None:
+    seen: list[tuple[Thing | None, Thing | None]] = []
+    answer = respond(
+        Webhook("v", Thing, "/v", ("DELETE",), validate=lambda old, new: seen.append((old, new))), thing(size=2), None
+    )
+    assert answer == {"allowed": True}
+    [(old, new)] = seen
+    assert new is None
+    assert old is not None
+    assert old.spec.size == 2
+
+
+def test_an_endpoint_is_a_service_or_a_url() -> None:
+    service = Endpoint(service="hooks", namespace="n")
+    assert service.names() == ["hooks.n.svc", "hooks.n.svc.cluster.local"]
+    assert service.client_config("/x") == {"service": {"name": "hooks", "namespace": "n", "path": "/x", "port": 443}}
+    url = Endpoint(url="https://[::1]:9443")
+    assert url.names() == ["::1"]
+    assert url.client_config("/x") == {"url": "https://[::1]:9443/x"}
+
+
+def test_a_server_without_an_address_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="address"):
+        WebhookServer(None, "0", Endpoint(), None, None)  # type: ignore[arg-type]
+
+
+def test_a_key_is_not_in_the_text_of_its_pair() -> None:
+    assert "sesame" not in repr(KeyPair(b"cert", b"sesame", b"ca"))
