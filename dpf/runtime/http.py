@@ -42,6 +42,8 @@ class Servers:
         self._source = source
         self._checks: dict[str, Callable[[], bool]] = {}
         self._stack = AsyncExitStack()
+        self.bound: dict[str, tuple[str, int]] = {}
+        """Host and port of ``health`` and ``metrics`` while they are served: tells which port 0 became."""
 
     def add_readiness(self, name: str, check: Callable[[], bool]) -> None:
         """``/readyz`` needs this check too."""
@@ -73,7 +75,8 @@ class Servers:
         except OSError as error:
             flag = "--health-probe-bind-address" if name == "health" else "--metrics-bind-address"
             raise ConfigError(f"cannot listen on {host}:{port} for {name}: {error.strerror}; give {flag}") from error
-        log.info("listening", server=name, address="{}:{}".format(*runner.addresses[0][:2]))
+        bound = self.bound[name] = runner.addresses[0][:2]
+        log.info("listening", server=name, address="{}:{}".format(*bound))
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")

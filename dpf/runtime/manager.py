@@ -98,6 +98,7 @@ class Manager:
         """
         cache = self.cluster.cache
         self.metrics.watch_cache(cache)
+        self.metrics.watch_skipped_writes(self.cluster.name, lambda: self.cluster.client.skipped_writes)
         self.add_readiness("caches", lambda: all(informer.synced.is_set() for informer in cache.informers()))
         for informer in cache.informers():
             informer.on_unreadable = self._report_unreadable(informer.kind)

@@ -125,6 +125,7 @@ class Metrics:
         self._controllers: dict[str, ControllerMetrics] = {}
         self._rest: dict[str, RestMetrics] = {}
         self._caches: list[Cache] = []
+        self._skipped: dict[str, Callable[[], int]] = {}
         self._circuits: dict[str, bool] = {}
         self._unreadable: Counter[str] = Counter()
         self._gc_started = 0.0
@@ -141,6 +142,10 @@ class Metrics:
     def watch_cache(self, cache: Cache) -> None:
         """The cache whose informers are to be shown."""
         self._caches.append(cache)
+
+    def watch_skipped_writes(self, cluster: str, count: Callable[[], int]) -> None:
+        """Where to read how many writes to a cluster would have changed nothing and were not sent."""
+        self._skipped[cluster] = count
 
     def circuit(self, cluster: str, *, is_open: bool) -> None:
         """The state of a remote cluster's circuit."""
@@ -278,6 +283,9 @@ class Metrics:
             {(method, host): h for host, rest in self._rest.items() for method, h in rest.seconds.items()},
             ("verb", "host"),
         )
+
+        skipped = {(cluster,): count() for cluster, count in self._skipped.items()}
+        yield _counter("dpf_writes_skipped", "Writes not sent: they would change nothing.", skipped, ("cluster",))
 
     def _of_caches(self) -> Iterator[Metric]:
         informers = [informer for cache in self._caches for informer in cache.informers()]

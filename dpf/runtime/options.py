@@ -23,6 +23,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from dpf.runtime.errors import ConfigError
 from dpf.runtime.log import Format, Level
 
 D = TypeVar("D")
@@ -61,6 +62,16 @@ def boolean(text: str) -> bool:
     raise ValueError(f"{text!r} is neither true nor false")
 
 
+def whole(text: str) -> int:
+    """Reads a whole number.
+
+    :raises ValueError: if it is none.
+    """
+    if not re.fullmatch(r"[+-]?\d+", text):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def words(text: str) -> tuple[str, ...]:
     """Reads a comma-separated list."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
@@ -88,7 +99,10 @@ def parse(options: type[D], argv: Sequence[str] | None = None, *, prog: str, des
     for field, hint, default in _flags(options):
         _add(parser, field, hint, default)
     found = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
-    built: D = _build(options, found)
+    try:
+        built: D = _build(options, found)
+    except ConfigError as error:
+        parser.error(str(error))
     return built
 
 
@@ -130,7 +144,7 @@ def _add(parser: argparse.ArgumentParser, field: Field[Any], hint: Any, default:
         parser.add_argument(flag, type=_checked(convert), metavar=_metavar(kind), **common)
 
 
-_CONVERT: dict[Any, Callable[[str], Any]] = {Seconds: duration, int: int, float: float, Path: Path, str: str}
+_CONVERT: dict[Any, Callable[[str], Any]] = {Seconds: duration, int: whole, float: float, Path: Path, str: str}
 
 
 def _metavar(kind: Any) -> str:
@@ -189,3 +203,10 @@ class ManagerOptions:
     graceful_shutdown_timeout: Annotated[Seconds, "how long reconciles may finish after SIGTERM"] = GRACE
     log_level: Annotated[Level, "least level that is logged"] = "info"
     log_format: Annotated[Format, "json, or console for a person"] = "json"
+
+    def __post_init__(self) -> None:
+        """
+        :raises ConfigError: if nothing would ever be reconciled.
+        """
+        if self.workers < 1:
+            raise ConfigError(f"argument --workers: must be at least 1, not {self.workers}")

@@ -341,8 +341,8 @@ def _patch(old: dict[str, Any], new: dict[str, Any], sent: dict[str, Any], path:
             continue
         if isinstance(value, dict) and isinstance(there, dict):
             yield from _patch(before if isinstance(before, dict) else {}, value, there, here)
-        elif _same_shape(before, value, there):
-            for index, (was, item, raw) in enumerate(zip(before, value, there, strict=True)):
+        elif items := _paired(before, value, there):
+            for index, (was, item, raw) in enumerate(items):
                 yield from _patch(was, item, raw, f"{here}/{index}")
         else:
             yield {"op": "add", "path": here, "value": value}
@@ -351,12 +351,11 @@ def _patch(old: dict[str, Any], new: dict[str, Any], sent: dict[str, Any], path:
             yield {"op": "remove", "path": f"{path}/{key.replace('~', '~0').replace('/', '~1')}"}
 
 
-def _same_shape(*lists: Any) -> bool:
-    """Whether all are lists of as many objects: their items can be patched one by one, which keeps what the model ignores."""
-    return (
-        all(isinstance(each, list) and all(isinstance(item, dict) for item in each) for each in lists)
-        and len({len(each) for each in lists}) == 1
-    )
+def _paired(*lists: Any) -> list[tuple[Any, ...]]:
+    """The items of lists of as many objects, side by side: patched one by one they keep what the model ignores. Else nothing."""
+    if not all(isinstance(each, list) and all(isinstance(item, dict) for item in each) for each in lists):
+        return []
+    return list(zip(*lists, strict=True)) if len({len(each) for each in lists}) == 1 else []
 
 
 def _base64(data: bytes) -> str:

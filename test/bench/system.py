@@ -128,6 +128,8 @@ async def provision(box: Sandbox, dpus: int) -> Run:
         started = monotonic()
         await applier.apply([dpuset])
     first, last = await _all_ready(box.client, dpus, started)
+    if not Path(f"/proc/{manager.pid}").exists():
+        raise RuntimeError("provisioning-manager ended meanwhile: its figures would be those of two processes")
     requests_after, writes_after = await manager.requests()
     return Run(
         wall=last,

@@ -22,12 +22,16 @@ from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import Key
 from dpf.runtime.predicates import any_of, differs, generation_changed, labels_changed
-from dpf_api.dpu import DPU
+from dpf_api.dpu import DPU, Phase
 from dpf_api.dpuset import DPUSet, StrategyType
 from dpf_api.names import FINALIZER_DPUSET
 
 BATCH = 50
 """DPUs made in one go."""
+PACE = 1.0
+"""Seconds between batches while most of the last one are still on their first steps: of a thousand DPUs the first should not
+queue behind the pods of the last."""
+FIRST_STEPS = (Phase.INITIALIZING, Phase.NODE_EFFECT, Phase.PENDING, Phase.DMS_DEPLOYMENT)
 AT_ONCE = 16
 """Requests of one set under way at once."""
 INTERVAL = 0.25
@@ -48,6 +52,8 @@ class Selection:
     """Cards that are selected, by the name of their DPU."""
     rejected: set[str] = field(default_factory=set)
     """Names of DPUs of cards that are known and not selected."""
+    made_at: float = float("-inf")
+    """When the last batch of DPUs was made."""
     written_at: float = float("-inf")
 
 
@@ -76,20 +82,32 @@ class DPUSetReconciler:
         selection = self._select(dpuset)
         have = {key.name for key in self._dpus.keys_by(members.OF_SET, dpuset.uid)}
         missing = [card for name, card in selection.wanted.items() if name not in have]
-        errors = [*await self._create(dpuset, missing[:BATCH]), *await self._remove_deselected(dpuset, selection, have)]
+        pause = self._pause(dpuset, selection) if missing else 0.0
+        errors = [] if pause > 0 else await self._create(dpuset, missing[:BATCH])
+        errors += await self._remove_deselected(dpuset, selection, have)
         if dpuset.spec.strategy is not None and dpuset.spec.strategy.type is StrategyType.ROLLING_UPDATE:
             errors += await self._roll(dpuset, len(selection.wanted))
         wait = await self._write_status(dpuset, selection)
         if errors:
             raise errors[0]
-        if len(missing) > BATCH:
-            return Result(requeue_after=0.0)
+        if len(missing) > BATCH or pause > 0:
+            return Result(requeue_after=pause)
         return Result(requeue_after=wait) if wait > 0 else None
 
     async def finalize(self, dpuset: DPUSet) -> Result | None:
         """The DPUs go by garbage collection: the set is their controller."""
         self._selections.pop(dpuset.uid, None)
         return None
+
+    def _pause(self, dpuset: DPUSet, selection: Selection) -> float:
+        """Seconds until the next batch may be made; 0 if it may be now. Then the time is noted."""
+        now = asyncio.get_running_loop().time()
+        starting = sum(self._dpus.count_by(members.PHASE, members.in_phase(dpuset.uid, p)) for p in FIRST_STEPS)
+        wait = selection.made_at + PACE - now
+        if starting >= BATCH and wait > 0:
+            return wait
+        selection.made_at = now
+        return 0.0
 
     # What is selected
 

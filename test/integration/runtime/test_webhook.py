@@ -69,18 +69,22 @@ async def serving(client: Client, namespace: str) -> AsyncIterator[WebhookServer
 
 
 async def client_sees(client: Client, namespace: str) -> None:
-    """The API server takes a moment to call a webhook that was just registered."""
+    """The API server takes a moment to call a webhook that was just registered, for each of the two."""
+    defaulted = denied = False
     async with asyncio.timeout(30):
-        while True:
-            try:
-                probe = await client.create(
-                    Widget(metadata=ObjectMeta(name="probe", namespace=namespace, labels={"p": "1"}))
-                )
-            except ApiError:
-                continue
-            if probe.spec.size == 7:
-                return
-            await client.request("DELETE", Widget.RESOURCE.path(namespace, "probe"))
+        while not (defaulted and denied):
+            for size in (0, 101):
+                body = widget("probe", 0, size=size, namespace=namespace)
+                body["metadata"] = {"name": "probe"}
+                try:
+                    path = Widget.RESOURCE.path(namespace)
+                    answer = await client.request("POST", path, params={"dryRun": "All"}, body=body)
+                except Invalid:
+                    denied = True
+                except ApiError:
+                    continue
+                else:
+                    defaulted = defaulted or b'"size":7' in answer
 
 
 async def test_defaults_are_filled_in_and_unknown_fields_stay(host_client: Client, namespace: str) -> None:
@@ -101,8 +105,9 @@ async def test_a_refusal_names_kind_field_and_rule(host_client: Client, namespac
         ) as info:
             await host_client.create(big)
         assert info.value.details["causes"][0]["field"] == "spec.size"
+        fine = await host_client.create(Widget(metadata=ObjectMeta(name="fine", namespace=namespace)))
         with pytest.raises(Forbidden, match="widgets are for ever"):
-            await host_client.delete(Widget(metadata=ObjectMeta(name="probe", namespace=namespace)))
+            await host_client.delete(fine)
 
 
 async def test_a_mistake_in_a_function_refuses_that_request_only(host_client: Client, namespace: str) -> None:

@@ -11,7 +11,7 @@ import orjson
 import pytest
 import structlog
 
-from dpf.runtime.log import HIDDEN, RECONCILE, Format, Level, configure, get_logger
+from dpf.runtime.log import HIDDEN, RECONCILE, Format, configure, get_logger
 from dpf.runtime.meta import Key
 
 PRIVATE = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIOsesame\n-----END EC PRIVATE KEY-----"
@@ -27,9 +27,9 @@ def restored() -> Iterator[None]:
     structlog.configure(**before)
 
 
-def written(capsys: pytest.CaptureFixture[str], *, level: Level = "info", **fields: object) -> dict[str, object]:
+def written(capsys: pytest.CaptureFixture[str], **fields: object) -> dict[str, object]:
     """The line that comes of an info with these fields."""
-    configure(level, "json")
+    configure("info", "json")
     get_logger("module").info("said", **fields)
     line: dict[str, object] = orjson.loads(capsys.readouterr().err)
     return line
