@@ -124,7 +124,7 @@ def test_two_bfbs_do_not_share_a_file(
     assert admission.ask("vbfb.kb.io", None, bfb("third"))["allowed"]
 
 
-USED = {"bfb": {"name": "image"}, "dpuFlavor": "flavor"}
+USED: dict[str, Any] = {"bfb": {"name": "image"}, "dpuFlavor": "flavor"}
 
 
 @pytest.mark.parametrize(

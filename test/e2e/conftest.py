@@ -1,0 +1,116 @@
+"""A sandbox of its own for each worker: real API servers, the real processes, a simulated fleet with delays one can act in."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpf.ctl.samples import samples
+from dpf.runtime.client import Client
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.testing import eventually
+from dpf.sandbox import control
+from dpf.sandbox.api import Api
+from dpf.sandbox.layout import NAMESPACE, Layout
+from dpf.sandbox.manifests import Applier
+from dpf.sandbox.settings import Settings
+from dpf_api.dpu import DPU, Phase
+
+HOSTS = 16
+READY_WITHIN = 90.0
+
+
+def dpfctl(*words: str) -> None:
+    """Runs a sandbox command; what it says goes to the test's output."""
+    subprocess.run([sys.executable, "-m", "dpf_cmd.dpfctl", "sandbox", *words], check=True, timeout=240)
+
+
+@dataclass
+class Box:
+    """A sandbox that is up. Every test takes hosts of its own from it."""
+
+    layout: Layout
+    settings: Settings
+    client: Client
+    dpu_client: Client
+    hosts: list[str]
+
+    async def provision(self, host: str, **template: Any) -> str:
+        """Applies a DPUSet for one host and returns the name of its DPU. ``template`` overrides the DPUs' spec."""
+        *others, dpuset = copy.deepcopy(samples(self.settings))
+        dpuset["metadata"]["name"] = f"set-{host}"
+        dpuset["spec"]["nodeSelector"] = {"matchLabels": {"kubernetes.io/hostname": host}}
+        dpuset["spec"]["dpuTemplate"]["spec"] |= template
+        async with Api(Kubeconfig.load(self.layout.host_kubeconfig), user_agent="test") as api:
+            await Applier(api).apply([*others, dpuset])
+        return f"{host}-0000-04-00"
+
+    async def in_phase(self, dpu: str, phase: Phase) -> DPU:
+        """The DPU once it is in the phase, or past it where it does not stay."""
+        order = list(Phase)
+
+        def reached(obj: DPU) -> bool:
+            return order.index(obj.status.phase) >= order.index(phase)
+
+        return await eventually(self.client, DPU, dpu, NAMESPACE, until=reached, timeout=READY_WITHIN)
+
+    async def ready(self, dpu: str) -> DPU:
+        """The DPU once it is Ready."""
+        return await eventually(
+            self.client, DPU, dpu, NAMESPACE, until=lambda obj: obj.status.phase is Phase.READY, timeout=READY_WITHIN
+        )
+
+    async def kill(self, process: str) -> None:
+        """SIGKILL; it comes back as under a kubelet."""
+        await control.ask(self.layout.control_socket, "POST", f"/processes/{process}/kill")
+
+    async def card(self, dpu: str) -> dict[str, Any]:
+        """What was done to the card."""
+        cards = await control.ask(self.layout.fleet_socket, "GET", "/cards")
+        found: dict[str, Any] = next(card for card in cards if card["dpu"] == dpu)
+        return found
+
+    async def fault(self, dpu: str, kind: str) -> None:
+        """Sets a fault of the card; an empty one clears it."""
+        await control.ask(self.layout.fleet_socket, "PUT", f"/cards/{dpu}/fault", {"fault": kind})
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
+    # A unix socket's path must be short.
+    folder = Path(f"/tmp/dpf-e2e-{os.getpid()}")
+    dpfctl("up", "--data-dir", str(folder), "--dpus", str(HOSTS))
+    yield Layout(folder)
+    dpfctl("down", "--data-dir", str(folder))
+
+
+_free: list[str] = [f"worker{number}" for number in range(1, HOSTS + 1)]
+
+
+@pytest.fixture
+async def box(sandbox: Layout) -> AsyncIterator[Box]:
+    async with (
+        Client(Kubeconfig.load(sandbox.host_kubeconfig), field_owner="test") as client,
+        Client(Kubeconfig.load(sandbox.dpu_kubeconfig), field_owner="test") as dpu_client,
+    ):
+        yield Box(sandbox, Settings.read(sandbox), client, dpu_client, _free)
+
+
+@pytest.fixture
+def host() -> str:
+    """A host that no other test uses."""
+    return _free.pop(0)
+
+
+async def gather(*work: Any) -> list[Any]:
+    """All results, or the first error."""
+    return list(await asyncio.gather(*work))

@@ -1,0 +1,109 @@
+"""The way of a DPU and back, with everything real but the card."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpf.runtime import conditions
+from dpf.runtime.k8s import Node, Pod, Secret
+from dpf.runtime.meta import Object, ObjectMeta
+from dpf.runtime.testing import eventually, eventually_gone
+from dpf.sandbox.layout import NAMESPACE
+from dpf_api.bfb import BFB, BFBSpec
+from dpf_api.bfb import Phase as BFBPhase
+from dpf_api.dpu import DPU, Phase
+from dpf_api.dpuset import DPUSet
+from dpf_api.nodemaintenance import NodeMaintenance
+from test.e2e.conftest import Box
+from test.spec import spec
+
+
+@spec("provisioning:99", "provisioning:101")
+async def test_a_dpu_becomes_ready_and_goes_leaving_nothing_behind(box: Box, host: str) -> None:
+    name = await box.provision(host)
+    dpu = await box.ready(name)
+    assert {c.type for c in dpu.status.conditions if c.status == "True"} == {
+        "Initialized",
+        "NodeEffectReady",
+        "BFBReady",
+        "DMSRunning",
+        "OSInstalled",
+        "Rebooted",
+        "HostNetworkReady",
+        "Ready",
+    }
+    node = await box.dpu_client.get(Node, name)
+    assert node.labels["provisioning.dpu.nvidia.com/host"] == host
+    assert node.ready
+    await box.client.delete(DPUSet(metadata=ObjectMeta(name=f"set-{host}", namespace=NAMESPACE)))
+    await eventually_gone(box.client, DPU, name, NAMESPACE)
+    await eventually_gone(box.dpu_client, Node, name)
+    left: list[Object] = [
+        *await box.client.list(Pod, NAMESPACE),
+        *await box.client.list(Secret, NAMESPACE),
+        *await box.dpu_client.list(Secret, "kube-system"),
+    ]
+    assert [obj.name for obj in left if name in obj.name or name in str(getattr(obj, "data", ""))] == []
+    assert [m.name for m in await box.client.list(NodeMaintenance, NAMESPACE) if m.name == host] == []
+    assert (await box.client.get(Node, host)).spec.taints == []
+
+
+@pytest.mark.parametrize(
+    "effect",
+    [
+        {"noEffect": True},
+        {"customLabel": {"dpf.example/busy": "yes"}},
+        {"taint": {"key": "dpf", "effect": "NoSchedule"}},
+    ],
+    ids=lambda effect: next(iter(effect)),
+)
+async def test_a_node_effect_holds_while_the_card_is_provisioned_and_is_undone(
+    box: Box, host: str, effect: dict[str, object]
+) -> None:
+    dpu = await box.provision(host, nodeEffect=effect)
+    await box.in_phase(dpu, Phase.OS_INSTALLING)
+    node = await box.client.get(Node, host)
+    assert ("dpf.example/busy" in node.labels) == ("customLabel" in effect)
+    assert any(taint.key == "dpf" for taint in node.spec.taints) == ("taint" in effect)
+    await box.ready(dpu)
+    await eventually(
+        box.client,
+        Node,
+        host,
+        until=lambda n: "dpf.example/busy" not in n.labels and not any(t.key == "dpf" for t in n.spec.taints),
+    )
+
+
+async def test_a_card_that_cannot_be_flashed_says_so_and_others_go_on(box: Box, host: str) -> None:
+    await box.fault(f"{host}-0000-04-00", "install-fails")
+    dpu = await box.provision(host)
+    broken = await eventually(
+        box.client, DPU, dpu, NAMESPACE, until=lambda obj: obj.status.phase is Phase.ERROR, timeout=60
+    )
+    condition = conditions.find(broken.status.conditions, "OSInstalled")
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("False", "InstallationFailed")
+    assert condition.message
+    other = await box.provision(box.hosts.pop(0))
+    await box.ready(other)
+    await box.fault(dpu, "")
+
+
+async def test_a_card_that_never_joins_says_what_is_waited_for(box: Box, host: str) -> None:
+    await box.fault(f"{host}-0000-04-00", "never-joins")
+    dpu = await box.provision(host)
+    waiting = await box.in_phase(dpu, Phase.DPU_CLUSTER_CONFIG)
+    assert waiting.status.phase is Phase.DPU_CLUSTER_CONFIG
+    assert waiting.status.reason
+    assert dpu in waiting.status.message
+    await box.fault(dpu, "")
+
+
+async def test_an_image_that_is_not_there_is_named_and_stops_nobody(box: Box) -> None:
+    url = box.settings.bfb_url.replace(".bfb", "-missing.bfb")
+    await box.client.create(BFB(metadata=ObjectMeta(name="missing", namespace=NAMESPACE), spec=BFBSpec(url=url)))
+    bfb = await eventually(box.client, BFB, "missing", NAMESPACE, until=lambda obj: obj.status.phase is BFBPhase.ERROR)
+    assert bfb.status.reason == "HTTPStatus"
+    assert "404" in bfb.status.message
+    await box.client.delete(bfb)
+    await eventually_gone(box.client, BFB, "missing", NAMESPACE)
