@@ -1,4 +1,4 @@
-"""provisioning-manager: controllers of BFB, DPUSet, DPU and DPUCluster."""
+"""provisioning-manager: controllers of BFB, DPUSet, DPU and DPUCluster, and their admission webhooks."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
+from dpf.provisioning.admission import register
 from dpf.provisioning.assembly import add_controllers
 from dpf.provisioning.configure import configure
 from dpf.provisioning.dpu.dms import dial
@@ -30,7 +31,9 @@ class Options:
     bfb_dir: Annotated[Path, "where this process sees that volume"] = Path("/bfb")
     dms_timeout: Annotated[int, "seconds that a card may take to install and boot; 0 is no limit"] = 900
     dms_pod_timeout: Annotated[Seconds, "how long a DMS pod may take to be ready"] = DMS_POD_TIMEOUT
-    webhook_bind_address: Annotated[str, "HOST:PORT of the admission webhooks; 0 turns them off"] = ":9443"
+    webhook_bind_address: Annotated[str, "HOST:PORT to serve and register admission webhooks on; 0 leaves them out"] = (
+        "0"
+    )
     installs: Annotated[int, "cards that are flashed at once"] = 64
     certificates: Annotated[
         CertificateSource, "who signs the certificates of DMS: this process's own CA, or cert-manager"
@@ -57,6 +60,8 @@ def main() -> None:
 
     def setup(manager: Manager) -> None:
         add_controllers(manager, options.settings(), configure, dial)
+        if options.webhook_bind_address != "0":
+            register.server(manager, options.webhook_bind_address)
 
     sys.exit(run_process(NAME, options.manager, setup))
 

@@ -154,6 +154,7 @@ class Controller(Generic[O]):
         self._priority = priority
         self._ran_at: dict[Key, float] = {}
         self._parked: defaultdict[str, set[Key]] = defaultdict(set)
+        self._closed_at: dict[str, float] = {}
         self._cluster: Cluster | None = None
         self._queue: WorkQueue[Key] | None = None
         self._metrics: ControllerMetrics = Metrics().controller(name, workers)
@@ -237,6 +238,7 @@ class Controller(Generic[O]):
 
     def _unpark(self, cluster: Key, healthy: bool) -> None:
         if healthy:
+            self._closed_at[str(cluster)] = asyncio.get_running_loop().time()
             for key in self._parked.pop(str(cluster), ()):
                 self.enqueue(key)
 
@@ -292,7 +294,7 @@ class Controller(Generic[O]):
         except Exception as error:  # noqa: BLE001  (a mistake is a retry of its object, never the end of others)
             if isinstance(error, TimeoutError) and deadline.expired():
                 metrics.timeouts += 1
-            self._failed(queue, key, priority, error)
+            self._failed(queue, key, priority, error, started)
         else:
             self._succeeded(queue, key, result)
         finally:
@@ -322,7 +324,7 @@ class Controller(Generic[O]):
         else:
             self._metrics.results["success"] += 1
 
-    def _failed(self, queue: WorkQueue[Key], key: Key, priority: int, error: Exception) -> None:
+    def _failed(self, queue: WorkQueue[Key], key: Key, priority: int, error: Exception, started: float) -> None:
         metrics = self._metrics
         match error:
             case Waiting():
@@ -334,9 +336,13 @@ class Controller(Generic[O]):
                 return
             case ClusterUnavailable():
                 metrics.results["requeue_after"] += 1
-                self._parked[error.cluster].add(key)
                 log.debug("reconcile_parked", cluster=error.cluster, message=error.message)
-                queue.add_after(key, PARKED_RETRY, priority)
+                if self._closed_at.get(error.cluster, float("-inf")) < started:
+                    self._parked[error.cluster].add(key)
+                    queue.add_after(key, PARKED_RETRY, priority)
+                else:
+                    # The circuit closed while the reconcile was on its way out: nobody will say so again.
+                    queue.add_rate_limited(key, priority)
                 return
             case Terminal():
                 metrics.results["error"] += 1

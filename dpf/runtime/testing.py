@@ -14,6 +14,9 @@ from dpf.runtime.meta import T
 
 R = TypeVar("R")
 
+RETRY = 0.1
+"""Seconds until a server that is away is asked again."""
+
 
 class _Skipping(selectors.SelectSelector):
     """Never waits: where the loop would, its clock is moved on by as much."""
@@ -72,8 +75,8 @@ async def eventually(
                             last = None if event == "DELETED" else obj
                             if last is not None and until(last):
                                 return last
-                except (Gone, Unavailable):
-                    continue
+                except (Gone, TooManyRequests, Unavailable):
+                    await asyncio.sleep(RETRY)
     except TimeoutError:
         seen = last.model_dump_json(by_alias=True, exclude_unset=True, indent=1) if last is not None else "nothing"
         raise AssertionError(

@@ -118,13 +118,22 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class Registration:
-    """Names of what the server keeps in the API: its authority's Secret and the two configurations."""
+    """Names of what the server keeps in the API: its authority's Secret and the two configurations.
+
+    :param only: the namespace whose objects the webhooks are asked about; all but the control plane's own if empty.
+    """
 
     ca_secret: str
     namespace: str
     mutating: str
     validating: str
+    only: str = ""
     labels: dict[str, str] = field(default_factory=dict)
+
+    def namespaces(self) -> dict[str, Any]:
+        """The selector of those namespaces."""
+        operator, values = ("In", [self.only]) if self.only else ("NotIn", ["kube-system", "kube-public"])
+        return {"matchExpressions": [{"key": "kubernetes.io/metadata.name", "operator": operator, "values": values}]}
 
 
 class WebhookServer:
@@ -262,15 +271,7 @@ class WebhookServer:
             "matchPolicy": "Equivalent",
             "timeoutSeconds": TIMEOUT_SECONDS,
             "rules": [rule],
-            "namespaceSelector": {
-                "matchExpressions": [
-                    {
-                        "key": "kubernetes.io/metadata.name",
-                        "operator": "NotIn",
-                        "values": ["kube-system", "kube-public"],
-                    }
-                ]
-            },
+            "namespaceSelector": self._registration.namespaces(),
             "clientConfig": {**self._endpoint.client_config(webhook.path), "caBundle": _base64(bundle)},
         }
 

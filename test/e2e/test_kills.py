@@ -51,6 +51,6 @@ async def test_a_static_cluster_manager_that_is_killed_is_not_missed(box: Box, h
 async def test_everything_is_killed_at_once(box: Box, host: str) -> None:
     dpu = await box.provision(host)
     await box.in_phase(dpu, Phase.OS_INSTALLING)
-    for process in ("provisioning-manager", f"{dpu}-dms", "static-cluster-manager", "host-apiserver"):
+    for process in (f"{dpu}-dms", "provisioning-manager", "static-cluster-manager", "host-apiserver"):
         await box.kill(process)
     await flashed_once(box, dpu)

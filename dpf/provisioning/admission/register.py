@@ -10,8 +10,10 @@ from dpf.provisioning.admission.dpuflavor import DPUFlavorAdmission
 from dpf.provisioning.admission.users import DPUSET_BY_BFB, DPUSET_BY_FLAVOR, Users
 from dpf.provisioning.dpu.indexes import BFB_NAME, FLAVOR
 from dpf.runtime.cluster import Cluster
+from dpf.runtime.errors import ConfigError
+from dpf.runtime.manager import Manager
 from dpf.runtime.meta import Object
-from dpf.runtime.webhook import Operation, Registration, Webhook
+from dpf.runtime.webhook import Endpoint, Operation, Registration, Webhook, WebhookServer
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
@@ -22,12 +24,13 @@ WRITES: tuple[Operation, ...] = ("CREATE", "UPDATE")
 
 
 def registration(namespace: str) -> Registration:
-    """What the webhooks' server keeps in the API, its authority's Secret in ``namespace``."""
+    """What the webhooks' server keeps in the API, its authority's Secret in ``namespace``, whose objects it is asked about."""
     return Registration(
         ca_secret="dpf-provisioning-webhook-ca",  # noqa: S106 - the name of a Secret
         namespace=namespace,
         mutating="dpf-provisioning-mutating-webhook-configuration",
         validating="dpf-provisioning-validating-webhook-configuration",
+        only=namespace,
     )
 
 
@@ -47,6 +50,25 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
         Webhook("mdpuset.kb.io", DPUSet, _path("mutate", DPUSet), WRITES, default=dpuset.default),
         Webhook("vdpuset.kb.io", DPUSet, _path("validate", DPUSet), WRITES, validate=dpuset.validate),
     ]
+
+
+def server(manager: Manager, address: str) -> WebhookServer:
+    """The server of these webhooks, added to the manager. On a loopback address the API server is told that address, else
+    the Service before the manager's pods.
+
+    :raises ConfigError: if the manager was not told its namespace, or the address is none.
+    """
+    namespace = manager.options.namespace
+    if not namespace:
+        raise ConfigError("webhooks need --namespace: their authority is kept there")
+    host = address.rpartition(":")[0]
+    local = host.startswith("127.") or host in {"localhost", "[::1]"}
+    endpoint = Endpoint(url=f"https://{address}") if local else Endpoint(service=SERVICE, namespace=namespace)
+    serving = WebhookServer(manager.cluster.client, address, endpoint, registration(namespace), manager.metrics)
+    serving.add(*webhooks(manager.cluster))
+    manager.add(serving)
+    manager.add_readiness("webhooks", lambda: serving.started)
+    return serving
 
 
 def _path(verb: str, kind: type[Object]) -> str:

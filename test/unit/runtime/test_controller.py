@@ -237,6 +237,24 @@ def test_work_for_an_unavailable_cluster_waits_for_its_circuit_to_close() -> Non
     run_virtual(body)
 
 
+def test_a_circuit_that_closes_while_work_is_on_its_way_to_be_parked_is_not_missed() -> None:
+    async def body() -> None:
+        async def act(_: Widget) -> None:
+            if len(recording.calls) == 1:
+                await asyncio.sleep(1)
+                raise ClusterUnavailable("n/c", "away a second ago")
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(0.5)
+            r.controller._unpark(Key("n", "c"), healthy=True)
+            await asyncio.sleep(2)
+        assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
 def test_an_owner_is_woken_by_what_it_manages() -> None:
     async def body() -> None:
         owner = {"apiVersion": "bench.dpf.dev/v1", "kind": "Widget", "name": "a", "uid": "uid-a", "controller": True}
