@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import Gone, NotFound, Unavailable
+from dpf.runtime.errors import Gone, NotFound, TooManyRequests, Unavailable
 from dpf.runtime.meta import T
 
 R = TypeVar("R")
