@@ -139,7 +139,7 @@ async def test_killed_container_is_started_again(fleet: Fleet) -> None:
     await fleet.pod(name, is_ready)
     await fleet.ask("POST", f"/pods/{name}/kill")
     pod = await fleet.pod(name, lambda pod: restarts(pod) >= 1 and is_ready(pod))
-    assert pod["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"] == 137
+    assert container(pod)["lastState"]["terminated"]["exitCode"] == 137
 
 
 async def test_deleted_pod_is_stopped_and_goes(fleet: Fleet) -> None:
