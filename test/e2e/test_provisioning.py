@@ -45,7 +45,9 @@ async def test_a_dpu_becomes_ready_and_goes_leaving_nothing_behind(box: Box, hos
     ]
     assert [obj.name for obj in left if name in obj.name or name in str(getattr(obj, "data", ""))] == []
     assert [m.name for m in await box.client.list(NodeMaintenance, NAMESPACE) if m.name == host] == []
-    assert (await box.client.get(Node, host)).spec.taints == []
+    # The cluster's own taints come and go while another test has the API server killed.
+    taints = (await box.client.get(Node, host)).spec.taints
+    assert [taint.key for taint in taints if not taint.key.startswith("node.kubernetes.io/")] == []
 
 
 @pytest.mark.parametrize(
