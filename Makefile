@@ -1,12 +1,10 @@
 # Everything a developer or a user types. `make help` lists it.
 
-SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DPUS ?= 4
-# Each part has control planes of its own: the fleet's tests want young ones.
-TESTS ?= test/unit test/integration/sandbox test/integration/runtime,test/integration/provisioning,test/integration/test_api_rules.py test/e2e
+TESTS ?= test
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -32,7 +30,7 @@ demo: control-planes ## the main job: a sandbox, a DPUSet, Ready DPUs, a summary
 	@$(BIN)/dpfctl sandbox demo --dpus $(DPUS)
 
 test: control-planes lint ## lint, types and all tests (TESTS=path, WORKERS=2)
-	@for part in $(TESTS); do $(BIN)/pytest -n $(WORKERS) --dist loadgroup $${part//,/ } || exit 1; done
+	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 lint: setup ## ruff, strict types, import contracts, generated files up to date
 	@$(BIN)/ruff check .

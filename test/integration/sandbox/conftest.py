@@ -23,6 +23,7 @@ from dpf.sandbox.layout import CardAddress, Inventory, Layout, claim_block
 from test.integration.conftest import Planes
 from test.unit.sandbox.samples import bf_cfg
 
+DPU = {"apiVersion": "provisioning.dpu.nvidia.com/v1alpha1", "kind": "DPU"}
 TOKEN_GROUP = "system:bootstrappers:kubeadm:default-node-token"
 
 
@@ -103,11 +104,11 @@ class Fleet:
         name = f"{card.dpu}-{image}"
         match = {"key": "metadata.name", "operator": "In", "values": [card.host]}
         terms = {"nodeSelectorTerms": [{"matchFields": [match]}]}
-        owner = {"apiVersion": "provisioning.dpu.nvidia.com/v1alpha1", "kind": "DPU", "name": card.dpu}
+        owner = await self._dpu(card)
         body = {
             "metadata": {
                 "name": name,
-                "ownerReferences": [{**owner, "uid": "00000000-0000-0000-0000-000000000001", "controller": True}],
+                "ownerReferences": [owner],
             },
             "spec": {
                 "hostNetwork": True,
@@ -118,6 +119,13 @@ class Fleet:
         }
         await self.host.create(f"/api/v1/namespaces/{self.namespace}/pods", body)
         return name
+
+    async def _dpu(self, card: CardAddress) -> Json:
+        """A reference to the card's DPU, which is real: the garbage collector takes pods whose owner it cannot find."""
+        path = f"/apis/{DPU['apiVersion']}/namespaces/{self.namespace}/dpus"
+        spec = {"nodeName": card.host, "bfb": "bfb", "dpuFlavor": "flavor", "pciAddress": card.pci}
+        stored = await self.host.apply(f"{path}/{card.dpu}", {**DPU, "metadata": {"name": card.dpu}, "spec": spec})
+        return {**DPU, "name": card.dpu, "uid": stored["metadata"]["uid"], "controller": True}
 
     async def pod(self, name: str, condition: Callable[[Json], bool]) -> Json:
         """The pod, as soon as it is as it should be."""
