@@ -1,30 +1,29 @@
-"""HTTP to one API server: one session, typed errors, patience where patience is safe.
+"""Requests to one API server: typed errors, credentials, patience where patience is safe.
 
 * A request that the server turned away unserved (429, or 503 with ``Retry-After``) is sent again after the time it names, at
   most :data:`MAX_TRIES` times; a GET also after a lost connection. Anything else is the caller's to retry: a write whose
   answer was lost may have been done.
 * A 401 makes a rotating token be read again, once.
 * Requests have a deadline of :data:`REQUEST_TIMEOUT`; streams have one on silence.
-* The environment's proxies and netrc are not consulted: an API server is reached directly, and the look-up costs a thread hop
-  per request in aiohttp.
+* The environment's proxies are not consulted: an API server is reached directly.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import random
 from time import perf_counter
 from types import TracebackType
-from urllib.parse import urlencode
-
-import aiohttp
-import yarl
+from urllib.parse import urlencode, urlsplit
 
 from dpf.runtime import wire
 from dpf.runtime.credentials import TokenSource, ssl_context
-from dpf.runtime.errors import ApiError, TooManyRequests, Unavailable, api_error
+from dpf.runtime.errors import ApiError, ConfigError, TooManyRequests, Unavailable, api_error
+from dpf.runtime.http1 import HttpConnections, Response
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.log import get_logger
 
@@ -36,6 +35,9 @@ REQUEST_TIMEOUT = 30.0
 MAX_TRIES = 5
 CONNECTIONS = 64
 """Open connections per cluster; more wait for one to be free."""
+
+_TARGET = re.compile("[!-~]+")
+"""Visible ASCII."""
 
 RequestObserver = Callable[[str, int, float], None]
 """Called after each request with method, status (0: no answer) and seconds."""
@@ -49,31 +51,29 @@ class Transport:
     ) -> None:
         self.kubeconfig = kubeconfig
         self._tokens = TokenSource(kubeconfig)
-        self._user_agent = user_agent
         self.observer = observer
-        self._http: aiohttp.ClientSession | None = None
+        self._connections: HttpConnections | None = None
+        self._closed = False
+        url = urlsplit(kubeconfig.server)
+        self._base = url.path.rstrip("/")
+        # Compression would cost both sides more than it saves beside the server, where managers run.
+        self._fixed = f"Host: {url.netloc}\r\nUser-Agent: {user_agent}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
 
     async def __aenter__(self) -> Transport:
-        context = ssl_context(self.kubeconfig)
-        connector = aiohttp.TCPConnector(
-            limit=CONNECTIONS, ssl=context if context is not None else True, keepalive_timeout=75
-        )
-        self._http = aiohttp.ClientSession(
-            connector=connector,
-            trust_env=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # Compression would cost both sides more than it saves beside the server, where managers run.
-            headers={"User-Agent": self._user_agent, "Accept": "application/json", "Accept-Encoding": "identity"},
-            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT, connect=10),
+        self._connections = HttpConnections(
+            self.kubeconfig.server,
+            tls=ssl_context(self.kubeconfig),
+            server_hostname=self.kubeconfig.tls_server_name,
+            limit=CONNECTIONS,
         )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._http is not None:
-            await self._http.close()
-            self._http = None
+        connections, self._connections, self._closed = self._connections, None, True
+        if connections is not None:
+            connections.close()
 
     @property
     def host(self) -> str:
@@ -115,34 +115,24 @@ class Transport:
         content_type: str,
         timeout: float,
     ) -> bytes:
-        headers = {"Content-Type": content_type} if body is not None else {}
         for fresh in (False, True):
-            if token := await self._tokens.token(fresh=fresh):
-                headers["Authorization"] = f"Bearer {token}"
+            head = self._head(method, path, params, await self._tokens.token(fresh=fresh), body, content_type)
             started, status = perf_counter(), 0
             try:
-                async with self._session.request(
-                    method,
-                    self._url(path, params),
-                    data=body,
-                    headers=headers,
-                    server_hostname=self.kubeconfig.tls_server_name or None,
-                    timeout=aiohttp.ClientTimeout(total=timeout, connect=10),
-                ) as response:
-                    status = response.status
-                    answer = await response.read()
-                    if status == 401 and not fresh and self._tokens.rotates:
-                        continue
-                    if "Warning" in response.headers:
-                        log.info("server_warning", path=path, warning=response.headers["Warning"])
-                    if status < 400:
-                        return answer
-                    raise _error(response, answer)
-            except (aiohttp.ClientError, TimeoutError) as error:
+                response = await self._open.request(head, body or b"", timeout)
+                status = response.status
+            except (OSError, TimeoutError) as error:
                 raise _no_answer(self.host, error) from error
             finally:
                 if self.observer is not None:
                     self.observer(method, status, perf_counter() - started)
+            if status == 401 and not fresh and self._tokens.rotates:
+                continue
+            if warning := response.headers.get("warning"):
+                log.info("server_warning", path=path, warning=warning)
+            if status >= 300:
+                raise _error(method, path, response)
+            return response.body
         raise AssertionError("the second try either returns or raises")
 
     @asynccontextmanager
@@ -154,53 +144,72 @@ class Transport:
         :param silence: seconds without a byte after which the stream counts as dead.
         :raises ApiError: if it is refused, cut or silent; a stream that the server ends just ends.
         """
-        headers = {}
-        if token := await self._tokens.token():
-            headers["Authorization"] = f"Bearer {token}"
+        head = self._head("GET", path, params, await self._tokens.token(), None, "")
         started, status = perf_counter(), 0
         try:
-            async with self._session.get(
-                self._url(path, params),
-                headers=headers,
-                server_hostname=self.kubeconfig.tls_server_name or None,
-                timeout=aiohttp.ClientTimeout(total=None, connect=10, sock_read=silence),
-            ) as response:
+            async with self._open.stream(head, silence=silence) as (response, pieces):
                 status = response.status
                 if self.observer is not None:
                     self.observer("WATCH", status, perf_counter() - started)
                 if status >= 400:
                     if status == 401:
                         await self._tokens.token(fresh=True)
-                    raise _error(response, await response.read())
-                yield _lines(response)
-        except (aiohttp.ClientError, TimeoutError) as error:
+                    raise _error("GET", path, replace(response, body=b"".join([piece async for piece in pieces])))
+                yield _lines(pieces)
+        except (OSError, TimeoutError) as error:
             if status == 0 and self.observer is not None:
                 self.observer("WATCH", 0, perf_counter() - started)
             raise _no_answer(self.host, error) from error
 
     @property
-    def _session(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            raise RuntimeError("the transport is closed; use it inside `async with`")
-        return self._http
+    def _open(self) -> HttpConnections:
+        if self._closed:
+            # Whoever was between two tries when the credentials were replaced.
+            raise Unavailable(0, "Closed", f"API server {self.host}: this connection was given up")
+        if self._connections is None:
+            raise RuntimeError("the transport is not open; use it inside `async with`")
+        return self._connections
 
-    def _url(self, path: str, params: Mapping[str, str] | None) -> yarl.URL:
-        query = f"?{urlencode(params)}" if params else ""
-        return yarl.URL(f"{self.kubeconfig.server}{path}{query}", encoded=True)
+    def _head(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        token: str,
+        body: bytes | None,
+        content_type: str,
+    ) -> bytes:
+        """Request line and headers. Names and tokens come from users: none may end its line early.
+
+        :raises ConfigError: if the token has characters that a token cannot have.
+        """
+        target = f"{self._base}{path}?{urlencode(params)}" if params else f"{self._base}{path}"
+        if not _TARGET.fullmatch(target):
+            raise ValueError(f"{path!r} is no path of an API server")
+        lines = [f"{method} {target} HTTP/1.1\r\n{self._fixed}"]
+        if token:
+            if not _TARGET.fullmatch(token):
+                raise ConfigError(f"the token for {self.kubeconfig.server} has characters that no token has")
+            lines.append(f"Authorization: Bearer {token}\r\n")
+        if body is not None:
+            lines.append(f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n")
+        elif method != "GET":
+            lines.append("Content-Length: 0\r\n")
+        return f"{''.join(lines)}\r\n".encode("ascii")
 
 
-async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+async def _lines(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     splitter = wire.LineSplitter()
-    async for chunk in response.content.iter_any():
-        for line in splitter.feed(chunk):
+    async for piece in pieces:
+        for line in splitter.feed(piece):
             yield line
 
 
-def _error(response: aiohttp.ClientResponse, answer: bytes) -> ApiError:
-    status = wire.status(answer)
-    message = status.message or f"{response.method} {response.url.path}: HTTP {response.status}"
+def _error(method: str, path: str, response: Response) -> ApiError:
+    status = wire.status(response.body)
+    message = status.message or f"{method} {path}: HTTP {response.status}"
     error = api_error(response.status, status.reason, message, status.details)
-    after = response.headers.get("Retry-After", "")
+    after = response.headers.get("retry-after", "")
     if after.isdigit():
         error.details.setdefault("retryAfterSeconds", int(after))
         if isinstance(error, TooManyRequests):

@@ -1,0 +1,255 @@
+"""HTTP connections against servers that say exactly what the test wants, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpf.runtime.client import Client
+from dpf.runtime.errors import ConfigError
+from dpf.runtime.http1 import BUFFERED, ConnectionLost, HttpConnections
+from dpf.runtime.kubeconfig import Kubeconfig
+from test.unit.runtime.widgets import Widget
+
+HEAD = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def asked(reader: asyncio.StreamReader) -> bool:
+    """Reads one request; False when the client is gone."""
+    try:
+        await reader.readuntil(b"\r\n\r\n")
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return False
+    return True
+
+
+@asynccontextmanager
+async def server(serve: Serve, *, limit: int = 4) -> AsyncIterator[HttpConnections]:
+    """Connections to a server that treats each of them so."""
+
+    async def guarded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except ConnectionError:
+            return
+        finally:
+            writer.close()
+
+    listening = await asyncio.start_server(guarded, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    connections = HttpConnections(f"http://127.0.0.1:{port}", tls=None, limit=limit)
+    try:
+        yield connections
+    finally:
+        connections.close()
+        listening.close()
+
+
+class Says:
+    """Answers every request of every connection with the same bytes, and counts both."""
+
+    def __init__(self, answer: bytes, *, close: bool = False) -> None:
+        self.answer = answer
+        self.close = close
+        self.connections = self.requests = 0
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        while await asked(reader):
+            self.requests += 1
+            writer.write(self.answer)
+            await writer.drain()
+            if self.close:
+                return
+
+
+async def test_a_connection_is_used_again() -> None:
+    says = Says(OK)
+    async with server(says) as connections:
+        for _ in range(3):
+            response = await connections.request(HEAD, b"", 5)
+            assert (response.status, response.body) == (200, b"ok")
+    assert (says.connections, says.requests) == (1, 3)
+
+
+async def test_a_connection_that_the_server_ends_is_not_used_again() -> None:
+    says = Says(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
+    async with server(says) as connections:
+        for _ in range(2):
+            await connections.request(HEAD, b"", 5)
+    assert says.connections == 2
+
+
+async def test_a_connection_that_was_lost_while_idle_is_not_used_again() -> None:
+    says = Says(OK, close=True)
+    async with server(says) as connections:
+        await connections.request(HEAD, b"", 5)
+        while any(connection.reusable for connection in connections._kept):
+            await asyncio.sleep(0)
+        await connections.request(HEAD, b"", 5)
+    assert says.connections == 2
+
+
+async def test_a_cancelled_request_takes_its_connection_with_it() -> None:
+    first = asyncio.Event()
+
+    async def late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = 0
+        while await asked(reader):
+            number += 1
+            if not first.is_set():
+                first.set()
+                await reader.read()  # until the client is gone
+                return
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n%d" % number)
+
+    async with server(late) as connections:
+        cancelled = asyncio.ensure_future(connections.request(HEAD, b"", 5))
+        await first.wait()
+        cancelled.cancel()
+        response = await connections.request(HEAD, b"", 5)
+        # The first one of a new connection, not the answer to the cancelled one.
+        assert response.body == b"1"
+
+
+async def test_a_request_has_a_deadline_that_includes_waiting_for_a_connection() -> None:
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with server(silent, limit=1) as connections:
+        both = [connections.request(HEAD, b"", 0.05) for _ in range(2)]
+        found = await asyncio.gather(*both, return_exceptions=True)
+    assert {type(error) for error in found} == {TimeoutError}
+
+
+async def test_more_than_the_limit_wait_for_a_free_connection() -> None:
+    says = Says(OK)
+    async with server(says, limit=2) as connections, asyncio.TaskGroup() as group:
+        for _ in range(20):
+            group.create_task(connections.request(HEAD, b"", 5))
+    assert (says.connections <= 2, says.requests) == (True, 20)
+
+
+@pytest.mark.parametrize("answer", [b"SSH-2.0-OpenSSH_9.9\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nshort"])
+async def test_what_is_no_whole_answer_is_a_lost_connection(answer: bytes) -> None:
+    async with server(Says(answer, close=True)) as connections:
+        with pytest.raises(ConnectionLost):
+            await connections.request(HEAD, b"", 5)
+
+
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_anothers() -> None:
+    says = Says(OK + OK)
+    async with server(says) as connections:
+        await connections.request(HEAD, b"", 5)
+        await connections.request(HEAD, b"", 5)
+    assert says.connections == 2
+
+
+async def test_nobody_listening_is_an_os_error() -> None:
+    connections = HttpConnections("http://127.0.0.1:1", tls=None, limit=1)
+    with pytest.raises(ConnectionRefusedError):
+        await connections.request(HEAD, b"", 5)
+
+
+@given(data=st.binary(max_size=300), cuts=st.lists(st.integers(0, 400), max_size=6), chunked=st.booleans())
+async def test_an_answer_comes_out_whole_however_it_is_cut(data: bytes, cuts: list[int], chunked: bool) -> None:
+    body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data) if chunked and data else data
+    length = b"Transfer-Encoding: chunked" if chunked and data else b"Content-Length: %d" % len(data)
+    answer = b"HTTP/1.1 200 OK\r\n" + length + b"\r\n\r\n" + body
+    edges = sorted({0, len(answer), *(min(cut, len(answer)) for cut in cuts)})
+
+    async def in_pieces(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        for start, end in itertools.pairwise(edges):
+            writer.write(answer[start:end])
+            await writer.drain()
+        await reader.read()
+
+    async with server(in_pieces) as connections:
+        assert (await connections.request(HEAD, b"", 5)).body == data
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def test_a_stream_gives_what_comes_until_the_server_ends_it() -> None:
+    says = Says(CHUNKED + b"3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
+    async with server(says) as connections, connections.stream(HEAD, silence=5) as (head, pieces):
+        assert (head.status, b"".join([piece async for piece in pieces])) == (200, b"onetwo")
+
+
+async def test_a_stream_that_is_cut_is_a_lost_connection() -> None:
+    says = Says(CHUNKED + b"3\r\none\r\n", close=True)
+    async with server(says) as connections, connections.stream(HEAD, silence=5) as (_, pieces):
+        assert await anext(pieces) == b"one"
+        with pytest.raises(ConnectionLost):
+            await anext(pieces)
+
+
+async def test_a_silent_stream_is_given_up() -> None:
+    async with server(Says(CHUNKED)) as connections, connections.stream(HEAD, silence=0.05) as (_, pieces):
+        with pytest.raises(TimeoutError):
+            await anext(pieces)
+
+
+async def test_closing_ends_streams_that_somebody_reads() -> None:
+    async with server(Says(CHUNKED)) as connections:
+        async with connections.stream(HEAD, silence=5) as (_, pieces):
+            reading = asyncio.ensure_future(anext(pieces))
+            await asyncio.sleep(0)
+            connections.close()
+            with pytest.raises(ConnectionLost):
+                await reading
+        with pytest.raises(ConnectionLost):
+            await connections.request(HEAD, b"", 5)
+
+
+async def test_a_slow_reader_makes_the_server_wait_and_misses_nothing() -> None:
+    piece, number = b"x" * 65536, 512
+
+    async def much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(CHUNKED)
+        for _ in range(number):
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+            await writer.drain()
+        writer.write(b"0\r\n\r\n")
+        await reader.read()
+
+    async with server(much) as connections, connections.stream(HEAD, silence=5) as (_, pieces):
+        (connection,) = connections._open
+        size, most = 0, 0
+        async for part in pieces:
+            most = max(most, connection._buffered)
+            size += len(part)
+    assert size == len(piece) * number
+    # What one read of a socket brings comes on top.
+    assert most < BUFFERED + (1 << 19)
+
+
+def test_a_name_from_a_user_stays_a_name() -> None:
+    path = Widget.RESOURCE.path("n", "a/../b?c d\r\nX-Injected: 1")
+    assert path.endswith("/namespaces/n/widgets/a%2F..%2Fb%3Fc%20d%0D%0AX-Injected%3A%201")
+
+
+async def test_a_path_that_would_end_its_line_is_refused() -> None:
+    async with Client(Kubeconfig(server="http://127.0.0.1:1"), field_owner="test") as client:
+        with pytest.raises(ValueError, match="no path"):
+            await client.request("GET", "/api/v1/nodes HTTP/1.1\r\nX-Injected: 1")
+
+
+async def test_a_token_that_would_end_its_line_is_refused() -> None:
+    async with Client(
+        Kubeconfig(server="http://127.0.0.1:1", token="a\r\nX-Injected: 1"), field_owner="test"
+    ) as client:
+        with pytest.raises(ConfigError, match="token"):
+            await client.get(Widget, "a", "n")
