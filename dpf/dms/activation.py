@@ -120,7 +120,12 @@ class Activator:
     async def _follow(self) -> None:
         async for status in self._card.follow():
             self.seen = status
-        if self.seen.state is State.UP:
+        activation = self.current
+        wanted = activation.version.partition(dms.SEPARATOR)[0] if activation is not None else ""
+        if self.seen.state is State.UP and self.seen.version not in {"", wanted}:
+            # The boot loader fell back to the other partition: up, but not with what was asked for.
+            self._end("failed", f"the card came up with {self.seen.version}, not {wanted}: {self.seen.message}")
+        elif self.seen.state is State.UP:
             self._end("done", self.seen.message)
         else:
             self._end("failed", self.seen.message or "the card did not come up")

@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from sys import intern
 from typing import Any, Generic
 
 import msgspec
@@ -45,14 +46,20 @@ ORIGIN: ContextVar[object | None] = ContextVar("origin", default=None)
 
 
 class Record(msgspec.Struct, gc=False):
-    """One version of an object in the store."""
+    """One version of an object in the store. There is one for every object of a cluster, so it holds what is needed often."""
 
     key: Key
-    uid: str
     version: int
     raw: bytes
     view: Any = None
-    """A weak reference to the model, once somebody has read it; False if the model cannot read it."""
+    """A weak reference to the model while somebody holds it; False if the model cannot read it."""
+
+    @property
+    def uid(self) -> str:
+        return wire.identity(self.raw).uid
+
+    def forget_view(self, _: object) -> None:
+        self.view = None
 
 
 class Change(Generic[T]):
@@ -255,7 +262,7 @@ class Informer(Generic[T]):
             if self.on_unreadable is not None:
                 self.on_unreadable(record.key, record.uid, error)
             return None
-        record.view = weakref.ref(obj)
+        record.view = weakref.ref(obj, record.forget_view)
         return obj
 
     def header(self, key: Key) -> Header | None:
@@ -341,7 +348,7 @@ class Informer(Generic[T]):
             return
         if record.uid in self._deleted_here or (known is None and not self.synced.is_set()):
             return
-        record.view = weakref.ref(obj)
+        record.view = weakref.ref(obj, record.forget_view)
         only_ours = known is not None and based_on != "" and known.version == wire.version_of(based_on)
         self._store(known, record, origin=ORIGIN.get() if only_ours else None)
 
@@ -407,4 +414,4 @@ class Informer(Generic[T]):
 
 def _record(raw: bytes) -> Record:
     identity = wire.identity(raw)
-    return Record(Key(identity.namespace, identity.name), identity.uid, wire.version_of(identity.resource_version), raw)
+    return Record(Key(intern(identity.namespace), identity.name), wire.version_of(identity.resource_version), raw)

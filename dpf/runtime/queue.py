@@ -231,6 +231,9 @@ class WorkQueue(Generic[K]):
             if entry is not None and entry[:2] == (negative, sequence):
                 break
         del self._ready[key]
+        if not self._ready:
+            # An emptied dict keeps the room of its fullest day, until it is cleared.
+            self._ready.clear()
         now = self._loop.time()
         self._metrics.observe_queue(now - entry[2])
         self.processing[key] = now

@@ -17,6 +17,7 @@ import pytest
 from dpf.ctl.samples import samples
 from dpf.runtime.client import Client
 from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.meta import Condition
 from dpf.runtime.testing import eventually
 from dpf.sandbox import control
 from dpf.sandbox.api import Api
@@ -25,7 +26,7 @@ from dpf.sandbox.manifests import Applier
 from dpf.sandbox.settings import Settings
 from dpf_api.dpu import DPU, Phase
 
-HOSTS = 16
+HOSTS = 32
 READY_WITHIN = 90.0
 
 
@@ -62,6 +63,19 @@ class Box:
             return order.index(obj.status.phase) >= order.index(phase)
 
         return await eventually(self.client, DPU, dpu, NAMESPACE, until=reached, timeout=READY_WITHIN)
+
+    async def waits(self, dpu: str, reason: str) -> str:
+        """The message of the DPU's condition once it says that reason."""
+
+        def condition(obj: DPU) -> Condition | None:
+            return next((c for c in obj.status.conditions if (c.status, c.reason) == ("False", reason)), None)
+
+        obj = await eventually(
+            self.client, DPU, dpu, NAMESPACE, until=lambda obj: condition(obj) is not None, timeout=READY_WITHIN
+        )
+        found = condition(obj)
+        assert found is not None
+        return found.message
 
     async def ready(self, dpu: str) -> DPU:
         """The DPU once it is Ready."""

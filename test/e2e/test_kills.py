@@ -8,6 +8,9 @@ from dpf_api.dpu import Phase
 from test.e2e.conftest import Box
 
 PHASES = (
+    Phase.INITIALIZING,
+    Phase.NODE_EFFECT,
+    Phase.PENDING,
     Phase.DMS_DEPLOYMENT,
     Phase.OS_INSTALLING,
     Phase.REBOOTING,
@@ -33,7 +36,7 @@ async def test_a_provisioning_manager_that_is_killed_goes_on_where_the_card_is(
     await flashed_once(box, dpu)
 
 
-@pytest.mark.parametrize("phase", [Phase.OS_INSTALLING, Phase.REBOOTING], ids=lambda phase: phase.name.lower())
+@pytest.mark.parametrize("phase", PHASES[3:], ids=lambda phase: phase.name.lower())
 async def test_a_dms_that_is_killed_goes_on_where_the_card_is(box: Box, host: str, phase: Phase) -> None:
     dpu = await box.provision(host)
     await box.in_phase(dpu, phase)
@@ -41,9 +44,10 @@ async def test_a_dms_that_is_killed_goes_on_where_the_card_is(box: Box, host: st
     await flashed_once(box, dpu)
 
 
-async def test_a_static_cluster_manager_that_is_killed_is_not_missed(box: Box, host: str) -> None:
+@pytest.mark.parametrize("phase", [Phase.INITIALIZING, *PHASES[4:]], ids=lambda phase: phase.name.lower())
+async def test_a_static_cluster_manager_that_is_killed_is_not_missed(box: Box, host: str, phase: Phase) -> None:
     dpu = await box.provision(host)
-    await box.in_phase(dpu, Phase.OS_INSTALLING)
+    await box.in_phase(dpu, phase)
     await box.kill("static-cluster-manager")
     await flashed_once(box, dpu)
 

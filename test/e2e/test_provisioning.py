@@ -12,6 +12,8 @@ from dpf.sandbox.layout import NAMESPACE
 from dpf_api.bfb import BFB, BFBSpec
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU, Phase
+from dpf_api.dpucluster import DPUCluster
+from dpf_api.dpucluster import Phase as ClusterPhase
 from dpf_api.dpuset import DPUSet
 from dpf_api.nodemaintenance import NodeMaintenance
 from test.e2e.conftest import Box
@@ -76,29 +78,30 @@ async def test_a_node_effect_holds_while_the_card_is_provisioned_and_is_undone(
     )
 
 
-async def test_a_card_that_cannot_be_flashed_says_so_and_others_go_on(box: Box, host: str) -> None:
-    await box.fault(f"{host}-0000-04-00", "install-fails")
-    dpu = await box.provision(host)
-    broken = await eventually(
-        box.client, DPU, dpu, NAMESPACE, until=lambda obj: obj.status.phase is Phase.ERROR, timeout=60
+@spec("provisioning:100")
+async def test_every_dpu_cluster_of_the_sandbox_is_ready(box: Box) -> None:
+    for cluster in await box.client.list(DPUCluster):
+        ready = conditions.find(cluster.status.conditions, "Ready")
+        assert ready is not None
+        assert (cluster.status.phase, ready.status) == (ClusterPhase.READY, "True")
+
+
+@spec("provisioning:102")
+async def test_a_bfb_in_use_stays_until_its_last_dpu_is_gone(box: Box, host: str) -> None:
+    name = f"bfb-{host}"
+    await box.client.create(
+        BFB(metadata=ObjectMeta(name=name, namespace=NAMESPACE), spec=BFBSpec(url=box.settings.bfb_url))
     )
-    condition = conditions.find(broken.status.conditions, "OSInstalled")
-    assert condition is not None
-    assert (condition.status, condition.reason) == ("False", "InstallationFailed")
-    assert condition.message
-    other = await box.provision(box.hosts.pop(0))
-    await box.ready(other)
-    await box.fault(dpu, "")
-
-
-async def test_a_card_that_never_joins_says_what_is_waited_for(box: Box, host: str) -> None:
-    await box.fault(f"{host}-0000-04-00", "never-joins")
-    dpu = await box.provision(host)
-    waiting = await box.in_phase(dpu, Phase.DPU_CLUSTER_CONFIG)
-    assert waiting.status.phase is Phase.DPU_CLUSTER_CONFIG
-    assert waiting.status.reason
-    assert dpu in waiting.status.message
-    await box.fault(dpu, "")
+    dpu = await box.provision(host, bfb={"name": name})
+    await box.in_phase(dpu, Phase.OS_INSTALLING)
+    await box.client.delete(await box.client.get(BFB, name, NAMESPACE))
+    blocked = await eventually(
+        box.client, BFB, name, NAMESPACE, until=lambda obj: obj.deleting and dpu in obj.status.message
+    )
+    assert blocked.status.phase is BFBPhase.DELETING
+    await box.client.delete(DPUSet(metadata=ObjectMeta(name=f"set-{host}", namespace=NAMESPACE)))
+    await eventually_gone(box.client, DPU, dpu, NAMESPACE)
+    await eventually_gone(box.client, BFB, name, NAMESPACE)
 
 
 async def test_an_image_that_is_not_there_is_named_and_stops_nobody(box: Box) -> None:

@@ -26,6 +26,7 @@ class CountingCard:
         self.pushes: list[tuple[str, bytes]] = []
         self.resets: list[tuple[str, str]] = []
         self.failure: CardError | None = None
+        self.comes_up_with = ""
         self.state = CardStatus(State.EMPTY)
         self.card_mode = "NIC"
         self.host_boot_id = "boot-1"
@@ -50,7 +51,7 @@ class CountingCard:
         await self.go.wait()
         if self.failure is not None:
             raise self.failure
-        self.state = CardStatus(State.UP, 100, self.state.version, "up", self.state.id)
+        self.state = CardStatus(State.UP, 100, self.comes_up_with or self.state.version, "up", self.state.id)
         yield self.state
 
     async def boot_id(self) -> str:

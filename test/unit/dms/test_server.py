@@ -54,6 +54,18 @@ async def test_a_card_is_given_mode_image_and_configuration_and_comes_up(tmp_pat
     assert (tmp_path / "images" / "d.cfg").stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_card_that_comes_up_with_another_image_has_failed(tmp_path: Path) -> None:
+    card = CountingCard()
+    card.comes_up_with = "old.bfb"
+    card.go.set()
+    async with served(config(tmp_path), card) as client:
+        await installed(client)
+        await client.activate("x.bfb;d.cfg")
+        report = await settled(client)
+    assert report.outcome == "failure"
+    assert "old.bfb, not x.bfb" in report.text
+
+
 async def test_progress_names_version_and_percent(tmp_path: Path) -> None:
     card = CountingCard()
     async with served(config(tmp_path), card) as client:
