@@ -31,9 +31,9 @@ class Options:
     bfb_dir: Annotated[Path, "where this process sees that volume"] = Path("/bfb")
     dms_timeout: Annotated[int, "seconds that a card may take to install and boot; 0 is no limit"] = 900
     dms_pod_timeout: Annotated[Seconds, "how long a DMS pod may take to be ready"] = DMS_POD_TIMEOUT
-    webhook_bind_address: Annotated[str, "HOST:PORT to serve and register admission webhooks on; 0 leaves them out"] = (
-        "0"
-    )
+    webhook_bind_address: Annotated[
+        str, "HOST:PORT to serve and register admission webhooks on; 0 leaves them out, as from a shell"
+    ] = ":9443"
     installs: Annotated[int, "cards that are flashed at once"] = 64
     certificates: Annotated[
         CertificateSource, "who signs the certificates of DMS: this process's own CA, or cert-manager"

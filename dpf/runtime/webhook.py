@@ -83,6 +83,9 @@ class Webhook(Generic[T]):
 
     :param name: as registered, for example ``vdpu.kb.io``.
     :param validate: called with the object before (None on create) and after (None on delete).
+    :param when: CEL expression over ``object`` and ``oldObject``; requests for which it is false are not sent here at all.
+    :param required: whether a write is refused while no webhook answers. What only fills in what a reader would assume anyway,
+        or is guarded by a finalizer too, need not be.
     """
 
     name: str
@@ -91,6 +94,8 @@ class Webhook(Generic[T]):
     operations: tuple[Operation, ...]
     default: Callable[[T], T] | None = None
     validate: Callable[[T | None, T | None], None] | None = None
+    when: str = ""
+    required: bool = True
 
 
 @dataclass(frozen=True)
@@ -263,11 +268,13 @@ class WebhookServer:
             "operations": list(webhook.operations),
             "scope": "Namespaced" if resource.namespaced else "Cluster",
         }
+        conditions = [{"name": "concerned", "expression": webhook.when}] if webhook.when else []
         return {
             "name": webhook.name,
             "admissionReviewVersions": ["v1"],
             "sideEffects": "None",
-            "failurePolicy": "Fail",
+            "failurePolicy": "Fail" if webhook.required else "Ignore",
+            "matchConditions": conditions,
             "matchPolicy": "Equivalent",
             "timeoutSeconds": TIMEOUT_SECONDS,
             "rules": [rule],

@@ -29,6 +29,8 @@ def provisioning_manager(layout: Layout) -> Supervised:
     """``provisioning-manager`` with the sandbox's images and shared folder."""
     flags = ["--bfb-dir", str(layout.bfb_dir), "--bfb-pvc", BFB_CLAIM]
     flags += ["--dms-image", "dms", "--hostnetwork-image", "hostnetwork"]
+    # On a loopback address it registers itself by URL, which the sandbox's API server reaches.
+    flags += ["--webhook-bind-address", f"127.0.0.1:{free_port()}"]
     return _manager(layout, "provisioning-manager", flags)
 
 

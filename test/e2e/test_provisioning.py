@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpf.runtime import conditions
+from dpf.runtime.errors import Forbidden
 from dpf.runtime.k8s import Node, Pod, Secret
 from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.testing import eventually, eventually_gone
@@ -87,20 +88,18 @@ async def test_every_dpu_cluster_of_the_sandbox_is_ready(box: Box) -> None:
 
 
 @spec("provisioning:102")
-async def test_a_bfb_in_use_stays_until_its_last_dpu_is_gone(box: Box, host: str) -> None:
+async def test_a_bfb_in_use_cannot_be_deleted_until_its_last_dpu_is_gone(box: Box, host: str) -> None:
     name = f"bfb-{host}"
-    await box.client.create(
+    bfb = await box.client.create(
         BFB(metadata=ObjectMeta(name=name, namespace=NAMESPACE), spec=BFBSpec(url=box.settings.bfb_url))
     )
     dpu = await box.provision(host, bfb={"name": name})
     await box.in_phase(dpu, Phase.OS_INSTALLING)
-    await box.client.delete(await box.client.get(BFB, name, NAMESPACE))
-    blocked = await eventually(
-        box.client, BFB, name, NAMESPACE, until=lambda obj: obj.deleting and dpu in obj.status.message
-    )
-    assert blocked.status.phase is BFBPhase.DELETING
+    with pytest.raises(Forbidden, match=f"in use by DPUSet set-{host}"):
+        await box.client.delete(bfb)
     await box.client.delete(DPUSet(metadata=ObjectMeta(name=f"set-{host}", namespace=NAMESPACE)))
     await eventually_gone(box.client, DPU, dpu, NAMESPACE)
+    await box.client.delete(bfb)
     await eventually_gone(box.client, BFB, name, NAMESPACE)
 
 
