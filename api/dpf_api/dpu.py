@@ -129,6 +129,19 @@ class Reboot(Model):
     """When it was asked for."""
 
 
+class Retry(Model):
+    """How often a DPU that had failed was tried again."""
+
+    count: Annotated[int, Schema(minimum=0)] = 0
+    """How often so far."""
+
+    last_at: Timestamp | None = None
+    """When it was last tried again."""
+
+    pending: bool = False
+    """Whether a retry was decided on and has not begun yet."""
+
+
 class Firmware(Model):
     """Versions of the card's firmware."""
 
@@ -177,6 +190,9 @@ class DPUStatus(Model):
 
     reboot: Reboot | None = None
     """The latest reboot."""
+
+    retry: Retry | None = None
+    """How often the DPU was tried again after it had failed."""
 
 
 class DPU(Object):

@@ -33,6 +33,7 @@ LABEL_COMPONENT: Final = "dpu.nvidia.com/component"
 ANNOTATION_HOST_POWER_CYCLE_REQUIRED: Final = f"{GROUP}/host-power-cycle-required"  # of a DPU: a boolean
 ANNOTATION_POWERCYCLE_COMMAND: Final = f"{GROUP}/powercycle-command"  # of a host Node: cycle (default), reset, skip
 ANNOTATION_REBOOT_COMMAND: Final = f"{GROUP}/reboot-command"  # of a host Node: reset (default), cycle, skip
+ANNOTATION_RETRY: Final = f"{GROUP}/retry"  # of a BFB or DPU in Error: try again now; any value
 
 # Finalizers.
 FINALIZER_BFB: Final = f"{GROUP}/bfb-protection"

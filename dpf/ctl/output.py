@@ -1,10 +1,11 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables for people, JSON and YAML for programs; colours on a terminal alone."""
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TextIO
 
 import orjson
 
@@ -28,20 +29,52 @@ def show(rows: Sequence[Mapping[str, Any]], form: str) -> None:
         say(table(rows))
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as columns as wide as they need to be; the head in capitals, as kubectl prints it."""
+def dump(value: Any, form: str) -> None:
+    """Prints a value as ``json`` or ``yaml``."""
+    if form == "json":
+        say(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
+    else:
+        import yaml  # a tenth of the time that a command takes, for those who ask for it
+
+        say(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
+
+
+Paint = Callable[[str, str], str]
+"""Puts a cell, padded already, into the colour that its column and content ask for."""
+
+
+def painted(stream: TextIO = sys.stdout, *, always: bool | None = None) -> bool:
+    """Whether to write colours: as asked for, else on a terminal, unless ``NO_COLOR`` is set or the terminal is dumb."""
+    if always is not None:
+        return always
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+RED, GREEN, YELLOW, DIM, BOLD = "31", "32", "33", "2", "1"
+
+
+def colour(text: str, code: str) -> str:
+    """The text in a colour of the terminal."""
+    return f"\x1b[{code}m{text}\x1b[0m" if code and text.strip() else text
+
+
+def table(rows: Sequence[Mapping[str, Any]], paint: Paint = lambda _, cell: cell, *, empty: str = "-") -> str:
+    """Rows as columns as wide as they need to be; the head in capitals, as kubectl prints it.
+
+    :param empty: what stands for a cell in which there is nothing.
+    """
     keys = list(rows[0])
-    cells = [[key.upper() for key in keys], *([_cell(row.get(key)) for key in keys] for row in rows)]
+    cells = [[key.upper() for key in keys], *([_cell(row.get(key), empty) for key in keys] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(keys))]
-    return "\n".join(
-        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells
-    )
+    head, *lines = ([cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in cells)
+    coloured = ([paint(key, cell) for key, cell in zip(keys, line, strict=True)] for line in lines)
+    return "\n".join("   ".join(line).rstrip() for line in (head, *coloured))
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, empty: str) -> str:
     match value:
         case None | "":
-            return "-"
+            return empty
         case bool():
             return "yes" if value else "no"
     return str(value)

@@ -33,7 +33,7 @@ GONE_WITHIN = 60.0
 """Seconds that taking a sandbox down may take."""
 
 
-def add_commands(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommands of ``dpfctl sandbox``."""
     commands = parser.add_subparsers(dest="sandbox_command", required=True, metavar="COMMAND")
     fleet = argparse.ArgumentParser(add_help=False)

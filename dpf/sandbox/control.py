@@ -11,6 +11,8 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from dpf.runtime.errors import DpfError
+
 
 class Controlled(Protocol):
     """What can be asked of a supervisor."""
@@ -31,7 +33,7 @@ class Controlled(Protocol):
         """Begins to end everything; the supervisor's process ends when all others have."""
 
 
-class ControlError(Exception):
+class ControlError(DpfError):
     """The supervisor or the fleet refused, or is not there. The message is for the user."""
 
 

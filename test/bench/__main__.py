@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from dpf.runtime import log
-from test.bench import framework, system
+from test.bench import framework, plan, system
 
 BENCHES = {
     "reconcile": framework.reconcile,
@@ -16,6 +16,7 @@ BENCHES = {
     "provision": system.fleet,
     "one": system.one,
     "footprint": system.footprint,
+    "plan": plan.plan,
 }
 
 

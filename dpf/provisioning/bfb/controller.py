@@ -1,7 +1,7 @@
 """The BFB controller: downloads an image, watches over its file, removes it.
 
     Initializing -> Downloading -> Ready          a file that vanishes or changes: Downloading again
-                               -> Error           tried again, later each time
+                               -> Error           tried again, later each time, or when an annotation asks for it
 
 The download is a job beside the workers; killed and started again it goes on where it was. While DPUs use an image it is not
 removed.
@@ -77,6 +77,8 @@ class BFBReconciler:
             return await self._judge(bfb, job)
         if bfb.status.phase is Phase.READY:
             return await self._look(bfb)
+        if names.ANNOTATION_RETRY in bfb.annotations:
+            bfb = await self._retry(bfb)
         if bfb.status.phase is Phase.ERROR and (wait := self._wait(bfb)) > 0:
             return Result(requeue_after=wait)
         return await self._begin(bfb)
@@ -178,6 +180,14 @@ class BFBReconciler:
         self._events.warning(bfb, "FailedDownload", message)
         await self._say(bfb, Phase.ERROR, reason, message)
         return Result(requeue_after=pause)
+
+    async def _retry(self, bfb: BFB) -> BFB:
+        """Takes the annotation that asks for a try at once. Until it is gone nothing is begun, so it is taken once."""
+        bfb = await self._client.merge_patch(bfb, {"metadata": {"annotations": {names.ANNOTATION_RETRY: None}}})
+        if bfb.status.phase is Phase.ERROR:
+            self._events.normal(bfb, "Retrying", f"asked for by annotation; failed before: {bfb.status.message}")
+            self._forget(bfb)
+        return bfb
 
     def _wait(self, bfb: BFB) -> float:
         """Seconds until a failed BFB is due for its next try; 0 for one that this process did not see fail."""

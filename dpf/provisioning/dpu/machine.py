@@ -101,6 +101,8 @@ class Pass:
                 why = next((c for c in step.conditions if c.status == "False"), None)
                 if why is not None:
                     self._events.warning(self._dpu, why.reason, why.message, action="Provision")
+            elif self.phase is Phase.ERROR:
+                self._events.normal(self._dpu, "Retrying", f"tried again from {step.phase.value}", action="Provision")
         for condition in step.conditions:
             self._take(condition)
         self._change({**step.changes, "phase": step.phase})

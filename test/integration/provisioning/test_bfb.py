@@ -28,7 +28,7 @@ from dpf.runtime.metrics import Metrics
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.bfb import BFB, Phase
 from dpf_api.dpu import DPU
-from dpf_api.names import FINALIZER_BFB
+from dpf_api.names import ANNOTATION_RETRY, FINALIZER_BFB
 from test.integration.conftest import Planes
 from test.spec import spec
 from test.unit.provisioning.imageserver import ImageServer
@@ -156,6 +156,20 @@ async def test_a_missing_image_is_an_error_that_is_tried_again(bfbs: Bfbs, serve
     assert await bfbs.events(bfb, 1) == ["FailedDownload"]
     server.status = 200
     await bfbs.until("image", Phase.READY)
+
+
+async def test_an_annotation_has_a_failed_download_tried_again_at_once(
+    bfbs: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY", (3600.0, 3600.0))
+    server.status = 404
+    await bfbs.create("image", server.url)
+    bfb = await bfbs.until("image", Phase.ERROR)
+    server.status = 200
+    await bfbs.client.merge_patch(bfb, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+    bfb = await bfbs.until("image", Phase.READY)
+    assert ANNOTATION_RETRY not in bfb.annotations
+    assert sorted(await bfbs.events(bfb, 3)) == ["FailedDownload", "Retrying", "SuccessfulDownload"]
 
 
 @spec("provisioning:76")

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dpf.provisioning.dpu.install import InstallFailed
 from dpf.runtime.conditions import find
 from dpf.runtime.k8s import Node, Pod, Secret
-from dpf.runtime.testing import eventually_gone
+from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpu import DPU, Phase
-from dpf_api.names import FINALIZER_DPU, LABEL_DOCA_BFB_VERSION, LABEL_HOST, LABEL_OOB_BRIDGE_CONFIGURED
+from dpf_api.names import (
+    ANNOTATION_RETRY,
+    FINALIZER_DPU,
+    LABEL_DOCA_BFB_VERSION,
+    LABEL_HOST,
+    LABEL_OOB_BRIDGE_CONFIGURED,
+)
 from dpf_api.nodemaintenance import NodeMaintenance
 from test.integration.provisioning.conftest import World
 from test.spec import spec
@@ -146,3 +153,37 @@ async def test_a_drain_is_asked_of_the_maintenance_operator_and_given_back(world
     await world.host.delete(dpu)
     await eventually_gone(world.host, DPU, name, world.namespace)
     await eventually_gone(world.host, NodeMaintenance, world.host_node, world.namespace)
+
+
+async def test_a_failed_card_is_tried_again_by_annotation_as_a_new_attempt(world: World) -> None:
+    node = await world.node()
+    await world.bfb()
+    await world.cluster()
+    world.dms.error = InstallFailed("write error")
+    name = (await world.create_dpu(nodeEffect={"taint": {"key": "k", "value": "v", "effect": "NoSchedule"}})).name
+    await world.pod_ready(f"{name}-dms")
+    dpu = await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.ERROR)
+    assert (await world.host.get(Node, node.name)).spec.taints == []
+    world.dms.error = None
+    await world.host.merge_patch(dpu, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+    dpu = await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.REBOOTING)
+    assert ANNOTATION_RETRY not in dpu.annotations
+    assert dpu.status.install is not None
+    assert dpu.status.install.attempt == 1
+    assert dpu.status.retry is not None
+    assert (dpu.status.retry.count, dpu.status.retry.pending) == (1, False)
+    assert [taint.key for taint in (await world.host.get(Node, node.name)).spec.taints] == ["k"]
+
+
+async def test_a_failed_dms_pod_is_replaced_on_retry(world: World) -> None:
+    await world.node()
+    await world.bfb()
+    await world.cluster()
+    name = (await world.create_dpu()).name
+    pod = await eventually(world.host, Pod, f"{name}-dms", world.namespace)
+    await world.host.merge_patch(pod, {"status": {"phase": "Failed"}}, subresource="status")
+    dpu = await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.ERROR)
+    await world.host.merge_patch(dpu, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+    await eventually(world.host, Pod, pod.name, world.namespace, until=lambda found: found.uid != pod.uid)
+    dpu = await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.DMS_DEPLOYMENT)
+    assert ANNOTATION_RETRY not in dpu.annotations

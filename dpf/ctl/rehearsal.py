@@ -1,0 +1,238 @@
+"""What an edited DPUSet would do: the controller's own selection and rollout, run on copies. Pure; nothing is written.
+
+At once: DPUs for cards that are selected and have none are made, DPUs of cards that are not selected any more are deleted, node
+labels are brought up to date. After that a rolling update replaces outdated DPUs in batches; each batch is what the rollout
+would take if the DPUs of the ones before had become Ready. With ``Recreate`` outdated DPUs stay until somebody deletes them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from dpf.provisioning.dpuset import members, rollout
+from dpf.provisioning.dpuset.rollout import Member
+from dpf.provisioning.dpuset.select import Card, choose
+from dpf.runtime.k8s import Node
+from dpf_api.dpu import DPU
+from dpf_api.dpuset import DPUSet, Strategy, StrategyType
+from dpf_api.nodeeffect import NodeEffect
+
+
+class Action(StrEnum):
+    """What happens to a DPU."""
+
+    CREATE = "create"
+    DELETE = "delete"
+    REPROVISION = "reprovision"
+    RELABEL = "relabel"
+    OUTDATED = "stays outdated"
+    BLOCKED = "blocked"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One DPU's part in it. ``batch`` counts from 1; 0 stands for at once, -1 for never by itself."""
+
+    action: Action
+    dpu: str
+    node: str
+    why: str
+    batch: int = 0
+
+    @property
+    def step(self) -> str:
+        """When, in words."""
+        return f"batch {self.batch}" if self.batch > 0 else "at once" if self.batch == 0 else "-"
+
+
+@dataclass
+class Rehearsal:
+    """What comes of one DPUSet's edit."""
+
+    dpuset: DPUSet
+    created: bool
+    strategy: str
+    allowed: int
+    """DPUs that may be unavailable in a rolling update; 0 with Recreate."""
+    selected: int
+    changes: list[Change] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def batches(self) -> int:
+        """How many batches the rolling update takes."""
+        return max((each.batch for each in self.changes), default=0)
+
+    def count(self, action: Action) -> int:
+        """How many DPUs it happens to."""
+        return sum(each.action is action for each in self.changes)
+
+    def plain(self) -> dict[str, Any]:
+        """For programs."""
+        return {
+            "kind": "DPUSet",
+            "namespace": self.dpuset.namespace,
+            "name": self.dpuset.name,
+            "created": self.created,
+            "strategy": self.strategy,
+            "maxUnavailable": self.allowed,
+            "selected": self.selected,
+            "batches": self.batches,
+            "changes": [
+                {"action": e.action.value, "step": e.step, "dpu": e.dpu, "node": e.node, "why": e.why}
+                for e in self.changes
+            ],
+            "notes": self.notes,
+        }
+
+
+def rehearse(old: DPUSet | None, new: DPUSet, nodes: Iterable[Node], dpus: Sequence[DPU]) -> Rehearsal:
+    """Runs the edit through.
+
+    :param old: the set as it is; None if it is a new one.
+    :param dpus: all there are, whoever made them.
+    """
+    new = edited(old, new)
+    strategy = new.spec.strategy or Strategy()
+    wanted, rejected, chosen = _select(new, nodes)
+    own = {each.name: each for each in dpus if old is not None and each.owned_by(old) and not each.deleting}
+    leaving = {each.name for each in dpus if old is not None and each.owned_by(old) and each.deleting}
+    rolling = strategy.type is StrategyType.ROLLING_UPDATE
+    pace = strategy.rolling_update.max_unavailable if strategy.rolling_update is not None else None
+    allowed = rollout.budget(pace, len(wanted)) if rolling else 0
+    result = Rehearsal(new, old is None, strategy.type.value, allowed, len(wanted))
+
+    gone = {n for n, dpu in own.items() if n not in wanted and (n in rejected or dpu.spec.node_name not in chosen)}
+    kept = [dpu for name, dpu in sorted(own.items()) if name not in gone]
+    made = _create(result, new, [card for name, card in wanted.items() if name not in own], leaving, dpus)
+    for name in sorted(gone):
+        result.changes.append(Change(Action.DELETE, name, own[name].spec.node_name, "is not selected any more"))
+    outdated = [dpu for dpu in kept if members.outdated(new, dpu)]
+    if rolling:
+        _relabel(result, new, [dpu for dpu in kept if not members.outdated(new, dpu)])
+        _roll(result, new, kept, made)
+    else:
+        why = "with Recreate it is provisioned anew when you delete it"
+        result.changes += [
+            Change(Action.OUTDATED, dpu.name, dpu.spec.node_name, f"{_difference(new, dpu)}; {why}", -1)
+            for dpu in outdated
+        ]
+    if own and not wanted:
+        result.notes.append("no card is selected any more: all DPUs of the set go")
+    elif not wanted:
+        result.notes.append("no card is selected: look at nodeSelector, dpuSelector and the labels of the nodes")
+    if old is not None and old.deleting:
+        result.notes.append("the set is being deleted: an edit does nothing any more")
+    return result
+
+
+def edited(old: DPUSet | None, new: DPUSet) -> DPUSet:
+    """The set after the edit: the old one's identity, and its strategy if the manifest says nothing of it."""
+    if old is None:
+        return new
+    spec = new.spec if new.spec.strategy is not None else new.spec.model_copy(update={"strategy": old.spec.strategy})
+    meta = old.metadata.model_copy(update={"labels": {**old.labels, **new.labels}})
+    return new.model_copy(update={"metadata": meta, "spec": spec})
+
+
+def _select(dpuset: DPUSet, nodes: Iterable[Node]) -> tuple[dict[str, Card], set[str], set[str]]:
+    """Selected cards by the name of their DPU; DPUs of known cards that are not; nodes that are selected."""
+    wanted: dict[str, Card] = {}
+    rejected: set[str] = set()
+    chosen: set[str] = set()
+    selector = dpuset.spec.node_selector
+    for node in sorted(nodes, key=lambda each: each.name):
+        if selector is None or selector.matches(node.labels):
+            choice = choose(dpuset.spec.dpu_selector, node)
+            chosen.add(node.name)
+            wanted.update((card.name, card) for card in choice.selected)
+            rejected.update(card.name for card in choice.rejected)
+    return wanted, rejected, chosen
+
+
+def _create(
+    result: Rehearsal, new: DPUSet, cards: Sequence[Card], leaving: set[str], dpus: Iterable[DPU]
+) -> list[Member]:
+    """Plans what is made; returns it as the rollout will see it."""
+    taken = {
+        (each.spec.node_name, each.spec.pci_address.replace(":", "-")): each for each in dpus if not each.owned_by(new)
+    }
+    made = []
+    for card in cards:
+        if (other := taken.get((card.node, card.pci))) is not None:
+            why = f"card {card.pci} has DPU {other.key} already, which is not of this set"
+            result.changes.append(Change(Action.BLOCKED, card.name, card.node, why, -1))
+            continue
+        why = "once the one that is being deleted has gone" if card.name in leaving else "is selected"
+        result.changes.append(Change(Action.CREATE, card.name, card.node, why))
+        made.append(Member(card.name, available=True, outdated=False))
+    return made
+
+
+def _relabel(result: Rehearsal, new: DPUSet, dpus: Iterable[DPU]) -> None:
+    wanted = members.node_labels(new)
+    for dpu in dpus:
+        if labels := rollout.missing_labels(wanted, dpu.spec.cluster.node_labels):
+            why = "node labels " + ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+            result.changes.append(Change(Action.RELABEL, dpu.name, dpu.spec.node_name, why))
+
+
+def _roll(result: Rehearsal, new: DPUSet, kept: Sequence[DPU], made: list[Member]) -> None:
+    """Batch after batch until nothing is outdated, or nothing more may be taken."""
+    by_name = {dpu.name: dpu for dpu in kept}
+    states = [members.state(new, dpu) for dpu in kept]
+    wanted, batch = result.selected, 0
+    while any(each.outdated for each in states):
+        names = set(rollout.replaceable(states, wanted=wanted, allowed=result.allowed))
+        if not names and not made:
+            left = [each for each in states if each.outdated]
+            down = sum(not each.available for each in states)
+            result.changes += [
+                Change(Action.OUTDATED, e.name, by_name[e.name].spec.node_name, "the budget is used up", -1)
+                for e in left
+            ]
+            result.notes.append(
+                f"the rolling update stops: {down} DPUs are unavailable and only {result.allowed} may be"
+            )
+            return
+        if names:
+            batch += 1
+        for name in sorted(names):
+            why = _difference(new, by_name[name])
+            result.changes.append(Change(Action.REPROVISION, name, by_name[name].spec.node_name, why, batch))
+        # What is done is Ready from now on and counts neither way, so it need not be looked at again.
+        wanted -= len(names) + len(made)
+        made = []
+        states = [each for each in states if each.name not in names]
+
+
+def _difference(new: DPUSet, dpu: DPU) -> str:
+    """What of the template the DPU must be provisioned anew for."""
+    template = members.template_spec(new)
+    pairs = (("BFB", dpu.spec.bfb, template.bfb.name), ("DPUFlavor", dpu.spec.dpu_flavor, template.dpu_flavor))
+    return ", ".join(
+        f"{what} {before or 'none'} -> {after or 'none'}" for what, before, after in pairs if before != after
+    )
+
+
+def effect(chosen: NodeEffect, *, reboot: bool) -> str:
+    """What happens to a host meanwhile, as the end of a sentence."""
+    if chosen.drain is not None and not chosen.no_effect:
+        what = "drained"
+    elif chosen.taint is not None and not chosen.no_effect:
+        what = f"tainted {chosen.taint.key}={chosen.taint.value}:{chosen.taint.effect}"
+    elif chosen.custom_label and not chosen.no_effect:
+        what = "labelled " + ",".join(f"{key}={value}" for key, value in chosen.custom_label.items())
+    else:
+        what = ""
+    words = [what] * bool(what) + (["rebooted"] if reboot else [])
+    return " and ".join(words) or "left as they are; you are asked to reboot them"
+
+
+def tally(rehearsals: Iterable[Rehearsal]) -> Counter[Action]:
+    """How many DPUs what happens to, in all."""
+    return Counter(change.action for each in rehearsals for change in each.changes)

@@ -1,0 +1,258 @@
+"""``dpfctl wait``: returns when objects are as they should be, and shows meanwhile how far they are.
+
+| exit status | meaning |
+|---|---|
+| 0 | all are |
+| 1 | the command could not do its work |
+| 3 | one is in Error, so waiting is no use (``--through-errors`` waits on) |
+| 124 | the deadline came first |
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import aclosing
+
+from dpf.ctl import connect, output
+from dpf.ctl.connect import Session
+from dpf.ctl.kinds import kind_of
+from dpf.runtime import wire
+from dpf.runtime.client import decode
+from dpf.runtime.conditions import find
+from dpf.runtime.errors import ConfigError, Gone, Unavailable
+from dpf.runtime.meta import Key, Object
+from dpf_api.dpu import DPU
+from dpf_api.dpuset import DPUSet
+
+IN_ERROR = 3
+DEADLINE = 124
+"""As of timeout(1)."""
+PAUSE = 1.0
+"""Seconds until a server that went away is asked again."""
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)?")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
+
+Goal = Callable[[Object], bool]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of ``dpfctl wait``."""
+    parser.add_argument("kind", metavar="KIND", help="dpu, dpuset, bfb or dpucluster")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="objects; all that there are now if none is named")
+    parser.add_argument(
+        "--for",
+        dest="goal",
+        default="ready",
+        metavar="WHAT",
+        help="ready (default), deleted, phase=PHASE or condition=TYPE[=STATUS]",
+    )
+    parser.add_argument("--timeout", type=duration, default=1800.0, metavar="TIME", help="90s, 30m (default), 2h")
+    parser.add_argument("--through-errors", action="store_true", help="wait on when an object is in Error")
+    parser.add_argument("-l", "--selector", default="", metavar="LABELS", help="only objects with these labels")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    connect.add_flags(parser)
+    parser.set_defaults(run=lambda arguments: connect.run(arguments, lambda session: wait(session, arguments)))
+
+
+def duration(text: str) -> float:
+    """Seconds that ``1h30m``, ``90s`` or ``90`` mean.
+
+    :raises argparse.ArgumentTypeError: if it means nothing.
+    """
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90s, 30m or 1h30m")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def goal_of(text: str) -> Goal | None:
+    """What is waited for; None for deletion.
+
+    :raises ConfigError: if the words mean nothing.
+    """
+    what, _, value = text.partition("=")
+    if text == "deleted":
+        return None
+    if text == "ready":
+        return ready
+    if what == "phase" and value:
+        return lambda obj: _phase(obj).lower() == value.lower()
+    if what == "condition" and value:
+        kind, _, status = value.partition("=")
+        return lambda obj: _condition(obj, kind) == (status or "True")
+    raise ConfigError(f"--for={text} means nothing: write ready, deleted, phase=PHASE or condition=TYPE[=STATUS]")
+
+
+def ready(obj: Object) -> bool:
+    """Whether the object is Ready; a DPUSet as it is specified now and not as it was."""
+    if isinstance(obj, DPUSet) and obj.status.observed_generation < obj.metadata.generation:
+        return False
+    return _condition(obj, "Ready") == "True" and not obj.deleting
+
+
+def _condition(obj: Object, kind: str) -> str:
+    found = find(getattr(getattr(obj, "status", None), "conditions", ()), kind)
+    return found.status if found is not None else ""
+
+
+def _phase(obj: Object) -> str:
+    return str(getattr(getattr(obj, "status", None), "phase", ""))
+
+
+class Progress:
+    """What is known of the objects that are waited for."""
+
+    def __init__(self, targets: Sequence[Key], goal: Goal | None) -> None:
+        self._goal = goal
+        self._open = set(targets)
+        self._said: dict[Key, str] = {}
+        self.total = len(self._open)
+        self.failed: dict[Key, str] = {}
+        """Objects in Error, and why."""
+        self.gone: list[Key] = []
+        """Objects that were deleted, which was not what is waited for."""
+
+    @property
+    def left(self) -> int:
+        """How many are not as they should be."""
+        return len(self._open)
+
+    def open_keys(self) -> list[Key]:
+        """Those that are not as they should be."""
+        return sorted(self._open)
+
+    def seen(self, obj: Object) -> str:
+        """Takes note of an object; returns a line of news, or nothing."""
+        key = obj.key
+        if key not in self._open:
+            return ""
+        if self._goal is not None and self._goal(obj):
+            self._open.discard(key)
+            self.failed.pop(key, None)
+            return self._news(key, "done")
+        state = state_of(obj)
+        if _phase(obj) == "Error":
+            self.failed[key] = state
+        else:
+            self.failed.pop(key, None)
+        return self._news(key, state)
+
+    def vanished(self, key: Key) -> str:
+        """Takes note that there is no such object any more."""
+        if key not in self._open:
+            return ""
+        self._open.discard(key)
+        self.failed.pop(key, None)
+        if self._goal is not None:
+            self.gone.append(key)
+        return self._news(key, "deleted")
+
+    def _news(self, key: Key, state: str) -> str:
+        if self._said.get(key) == state:
+            return ""
+        self._said[key] = state
+        return f"[{self.total - self.left}/{self.total}] {key.name}: {state}"
+
+
+def state_of(obj: Object) -> str:
+    """How far an object is, in a line."""
+    status = getattr(obj, "status", None)
+    if obj.deleting:
+        return "Deleting"
+    if isinstance(obj, DPUSet):
+        return f"{obj.status.ready_replicas} of {obj.status.replicas} DPUs are ready"
+    percent = obj.status.install.percent if isinstance(obj, DPU) and obj.status.install is not None else 0
+    installing = f" {percent} %" if percent and _phase(obj) == "OS Installing" else ""
+    message = " ".join(str(getattr(status, "message", "")).split())
+    return f"{_phase(obj) or 'no status yet'}{installing}{f': {message}' if message else ''}"
+
+
+async def wait(session: Session, arguments: argparse.Namespace) -> int:
+    """Waits; returns the exit status."""
+    kind, goal = kind_of(arguments.kind), goal_of(arguments.goal)
+    if goal is not None and "status" not in kind.model_fields:
+        raise ConfigError(f"a {kind.RESOURCE.kind} has no status: there is nothing to wait for")
+    if arguments.names:
+        found = [await session.one(kind, name) for name in arguments.names]
+    else:
+        found = await session.find(kind, labels=arguments.selector)
+    if not found:
+        raise ConfigError(f"there is no {kind.RESOURCE.kind} to wait for")
+    progress = Progress([each.key for each in found], goal)
+    screen = Screen(quiet=arguments.quiet)
+    try:
+        async with asyncio.timeout(arguments.timeout):
+            while True:
+                if await _followed(session, kind, progress, screen, through=arguments.through_errors):
+                    break
+                await asyncio.sleep(PAUSE)
+    except TimeoutError:
+        screen.end()
+        shown = ", ".join(key.name for key in progress.open_keys()[:5])
+        output.complain(f"error: {progress.left} of {progress.total} were not done in {arguments.timeout:g} s: {shown}")
+        return DEADLINE
+    screen.end()
+    if progress.failed and not arguments.through_errors:
+        for key, state in progress.failed.items():
+            output.complain(f"error: {key.name}: {state}")
+        return IN_ERROR
+    if progress.gone:
+        output.complain(f"error: deleted meanwhile: {', '.join(key.name for key in progress.gone)}")
+        return connect.FAILED
+    return 0
+
+
+async def _followed(session: Session, kind: type[Object], progress: Progress, screen: Screen, *, through: bool) -> bool:
+    """Follows the objects by one list and one watch from there; False if the server ended it and it must begin anew."""
+
+    def over() -> bool:
+        return progress.left == 0 or (bool(progress.failed) and not through)
+
+    try:
+        body = await session.client.request("GET", kind.RESOURCE.path(session.namespace))
+        items, version, _ = wire.split_list(body)
+        there = {obj.key: obj for obj in (decode(kind, wire.slim(item)) for item in items)}
+        for key in progress.open_keys():
+            screen.tell(progress.seen(there[key]) if key in there else progress.vanished(key))
+        if over():
+            return True
+        watch = session.client.watch(kind, session.namespace, resource_version=version)
+        async with aclosing(watch) as events:
+            async for event, obj in events:
+                screen.tell(progress.vanished(obj.key) if event == "DELETED" else progress.seen(obj))
+                if over():
+                    return True
+    except Gone:
+        return False
+    except Unavailable as error:
+        screen.tell(f"trying again: {error.message}")
+    return False
+
+
+class Screen:
+    """Where progress is shown: on a terminal one line that changes, and those that say that an object is done."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+        self._live = sys.stderr.isatty()
+
+    def tell(self, line: str) -> None:
+        """Shows news, if there is any."""
+        if not line or self._quiet:
+            return
+        if not self._live:
+            output.complain(line)
+            return
+        lasting = line.endswith((": done", ": deleted"))
+        sys.stderr.write(f"\r\x1b[2K{line[:200]}" + ("\n" if lasting else ""))
+        sys.stderr.flush()
+
+    def end(self) -> None:
+        """Leaves the line that changes."""
+        if self._live and not self._quiet:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()

@@ -1,0 +1,218 @@
+"""``dpfctl`` against real API servers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dpf.ctl.completion import names
+from dpf.runtime.client import Client
+from dpf.runtime.k8s import Node, Pod, ServiceAccount
+from dpf.runtime.meta import ObjectMeta, owner_reference
+from dpf_api.bfb import BFB
+from dpf_api.dpu import DPU
+from dpf_api.dpuset import DPUSet
+from dpf_api.names import ANNOTATION_RETRY, FEATURE_PREFIX
+from dpf_cmd.dpfctl import main
+from test.integration.conftest import Planes
+
+Dpfctl = Callable[..., Coroutine[Any, Any, tuple[int, str, str]]]
+TEMPLATE = {"bfb": {"name": "image"}, "nodeEffect": {"noEffect": True}}
+
+
+@pytest.fixture
+def dpfctl(control_planes: Planes, namespace: str, capsys: pytest.CaptureFixture[str]) -> Dpfctl:
+    """Runs a command against this test's namespace; gives exit status, standard output and standard error."""
+
+    async def run(*words: str, kubeconfig: Path = control_planes.host) -> tuple[int, str, str]:
+        def call() -> int:
+            with pytest.raises(SystemExit) as ended:
+                main([*words, "--kubeconfig", str(kubeconfig), "-n", namespace])
+            assert isinstance(ended.value.code, int)
+            return ended.value.code
+
+        capsys.readouterr()
+        status = await asyncio.to_thread(call)
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return run
+
+
+async def put(client: Client, namespace: str, name: str = "d1", *, owner: DPUSet | None = None, **status: Any) -> DPU:
+    """A DPU with a status that nobody but the test writes."""
+    meta = ObjectMeta(name=name, namespace=namespace, owner_references=[owner_reference(owner)] if owner else [])
+    body = {
+        "nodeName": f"{name}-{namespace}",
+        "bfb": "image",
+        "pciAddress": "0000-04-00",
+        "nodeEffect": {"noEffect": True},
+    }
+    dpu = await client.create(DPU.model_validate({"metadata": meta, "spec": body}))
+    return await client.merge_patch(dpu, {"status": {"phase": "Pending", **status}}, subresource="status")
+
+
+def condition(kind: str, status: str, reason: str = "Because") -> dict[str, str]:
+    moment = "2026-01-01T00:00:00Z"
+    return {"type": kind, "status": status, "reason": reason, "message": "", "lastTransitionTime": moment}
+
+
+async def put_set(client: Client, namespace: str) -> DPUSet:
+    spec = {"strategy": {"type": "RollingUpdate"}, "nodeSelector": {"matchLabels": {"test": namespace}}}
+    body = {"metadata": {"name": "set", "namespace": namespace}, "spec": spec | {"dpuTemplate": {"spec": TEMPLATE}}}
+    return await client.create(DPUSet.model_validate(body))
+
+
+async def test_describe_shows_what_owns_what(host_client: Client, namespace: str, dpfctl: Dpfctl) -> None:
+    dpuset = await put_set(host_client, namespace)
+    dpu = await put(host_client, namespace, owner=dpuset, reason="BFBNotReady", message="waiting for BFB image")
+    containers = {"containers": [{"name": "dms", "image": "x"}], "serviceAccountName": "other"}
+    await host_client.create(ServiceAccount(metadata=ObjectMeta(name="other", namespace=namespace)))
+    meta = ObjectMeta(name="d1-dms", namespace=namespace, owner_references=[owner_reference(dpu)])
+    await host_client.create(Pod.model_validate({"metadata": meta, "spec": containers}))
+    status, out, _ = await dpfctl("describe")
+    assert status == 0
+    lines = [line.strip().split("  ")[0] for line in out.splitlines()]
+    assert lines[-3:] == ["└─DPUSet/set", "└─DPU/d1", "└─Pod/d1-dms"]
+    assert "BFBNotReady" in out
+    assert "\x1b" not in out
+    assert "\x1b[31m" in (await dpfctl("describe", "--color"))[1]
+    tree = json.loads((await dpfctl("describe", "dpu", "d1", "-o", "json"))[1])
+    (heading,) = tree["children"]
+    assert heading["children"][0]["children"][0]["message"] == "waiting for BFB image"
+    assert yaml.safe_load((await dpfctl("describe", "dpu", "d1", "-o", "yaml"))[1]) == tree
+
+
+async def test_get_prints_what_kubectl_prints(host_client: Client, namespace: str, dpfctl: Dpfctl) -> None:
+    await put(host_client, namespace, conditions=[condition("Ready", "False")])
+    _, out, _ = await dpfctl("get", "dpu")
+    head, line = (row.split() for row in out.splitlines())
+    assert head == ["NAME", "READY", "PHASE", "NODE", "BFB", "CLUSTER", "WAITING", "AGE"]
+    assert line[:5] == ["d1", "False", "Pending", f"d1-{namespace}", "image"]
+    assert json.loads((await dpfctl("get", "dpus", "d1", "-o", "json"))[1])["metadata"]["name"] == "d1"
+    assert (await dpfctl("get", "dpus", "-o", "name"))[1] == "dpus.provisioning.dpu.nvidia.com/d1\n"
+    status, _, err = await dpfctl("get", "dpu", "nobody")
+    assert (status, err) == (1, f"error: there is no DPU 'nobody' in namespace {namespace}\n")
+
+
+async def test_plan_tells_what_an_edit_would_do_and_writes_nothing(
+    host_client: Client, namespace: str, dpfctl: Dpfctl, tmp_path: Path
+) -> None:
+    dpuset = await put_set(host_client, namespace)
+    labels = {f"{FEATURE_PREFIX}dpu-0-pci-address": "0000-04-00", "test": namespace}
+    nodes = [
+        await host_client.create(Node(metadata=ObjectMeta(name=f"{host}-{namespace}", labels=labels)))
+        for host in ("a", "b")
+    ]
+    for host in ("a", "b"):
+        await put(
+            host_client,
+            namespace,
+            f"{host}-{namespace}-0000-04-00",
+            owner=dpuset,
+            conditions=[condition("Ready", "True")],
+        )
+    before = [each.metadata.resource_version for each in await host_client.list(DPU, namespace)]
+    edit = dpuset.model_dump(mode="json", by_alias=True, include={"metadata": {"name"}, "spec": True})
+    edit["spec"]["dpuTemplate"]["spec"]["bfb"]["name"] = "other"
+    file = tmp_path / "edit.yaml"
+    file.write_text(yaml.safe_dump({"apiVersion": "provisioning.dpu.nvidia.com/v1alpha1", "kind": "DPUSet", **edit}))
+    status, out, _ = await dpfctl("plan", "-f", str(file), "-o", "json")
+    assert status == 0
+    (found,) = json.loads(out)["sets"]
+    assert [(each["action"], each["step"], each["dpu"]) for each in found["changes"]] == [
+        ("reprovision", "batch 1", f"a-{namespace}-0000-04-00"),
+        ("reprovision", "batch 2", f"b-{namespace}-0000-04-00"),
+    ]
+    assert "DPUs: 2 to provision anew, in 2 batches." in (await dpfctl("plan", "-f", str(file)))[1]
+    assert [each.metadata.resource_version for each in await host_client.list(DPU, namespace)] == before
+    for node in nodes:
+        await host_client.delete(node)
+
+
+async def test_plan_of_a_changed_image_is_refused(
+    host_client: Client, namespace: str, dpfctl: Dpfctl, tmp_path: Path
+) -> None:
+    body = {"metadata": {"name": "image", "namespace": namespace}, "spec": {"url": "http://x/a.bfb"}}
+    await host_client.create(BFB.model_validate(body))
+    file = tmp_path / "edit.json"
+    edit = {
+        **body,
+        "apiVersion": "provisioning.dpu.nvidia.com/v1alpha1",
+        "kind": "BFB",
+        "spec": {"url": "http://x/b.bfb"},
+    }
+    file.write_text(json.dumps(edit))
+    status, out, _ = await dpfctl("plan", "-f", str(file))
+    assert status == 3
+    assert "can't be changed" in out
+
+
+async def test_retry_annotates_what_is_in_error_and_nothing_else(
+    host_client: Client, namespace: str, dpfctl: Dpfctl
+) -> None:
+    await put(host_client, namespace, "good")
+    await put(host_client, namespace, "bad", phase="Error", reason="InstallationFailed", message="write error")
+    status, _, err = await dpfctl("retry", "dpu", "good")
+    assert status == 1
+    assert "not in Error" in err
+    status, out, _ = await dpfctl("retry", "dpu", "--all")
+    assert (status, out) == (0, "dpu/bad is tried again (failed: InstallationFailed: write error)\n")
+    found = {each.name: ANNOTATION_RETRY in each.annotations for each in await host_client.list(DPU, namespace)}
+    assert found == {"good": False, "bad": True}
+
+
+async def test_wait_returns_when_all_are_ready_and_tells_of_them(
+    host_client: Client, namespace: str, dpfctl: Dpfctl
+) -> None:
+    one = await put(host_client, namespace, "one")
+    await put(host_client, namespace, "two", phase="Ready", conditions=[condition("Ready", "True")])
+    waiting = asyncio.create_task(dpfctl("wait", "dpus", "--timeout", "60s"))
+    done = {"status": {"phase": "Ready", "conditions": [condition("Ready", "True")]}}
+    await host_client.merge_patch(one, done, subresource="status")
+    status, _, err = await waiting
+    assert status == 0
+    assert {line.partition("] ")[2] for line in err.splitlines()} >= {"one: done", "two: done"}
+
+
+async def test_wait_ends_at_errors_deadlines_and_deletions(host_client: Client, namespace: str, dpfctl: Dpfctl) -> None:
+    dpu = await put(host_client, namespace)
+    status, _, err = await dpfctl("wait", "dpu", "d1", "--timeout", "0.5s")
+    assert status == 124
+    assert "1 of 1 were not done in 0.5 s: d1" in err
+    broken = {"status": {"phase": "Error", "message": "write error"}}
+    dpu = await host_client.merge_patch(dpu, broken, subresource="status")
+    status, _, err = await dpfctl("wait", "dpu", "d1", "-q")
+    assert (status, err) == (3, "error: d1: Error: write error\n")
+    waiting = asyncio.create_task(dpfctl("wait", "dpu", "d1", "--for", "deleted", "--through-errors"))
+    held = asyncio.create_task(dpfctl("wait", "dpu", "d1", "--for", "phase=Error"))
+    assert (await held)[0] == 0
+    await host_client.delete(dpu)
+    assert (await waiting)[0] == 0
+
+
+async def test_a_cluster_without_the_crds_is_told_apart(control_planes: Planes, dpfctl: Dpfctl) -> None:
+    status, _, err = await dpfctl("describe", kubeconfig=control_planes.dpu)
+    assert status == 1
+    assert "CRDs are not installed" in err
+
+
+async def test_who_may_not_read_is_told_what_is_missing(
+    host_client: Client, control_planes: Planes, namespace: str, dpfctl: Dpfctl
+) -> None:
+    await host_client.create(ServiceAccount(metadata=ObjectMeta(name="nobody", namespace=namespace)))
+    status, _, err = await dpfctl("get", "dpus", kubeconfig=control_planes.account("nobody", namespace))
+    assert status == 1
+    assert "not allowed" in err
+    assert 'cannot list resource "dpus"' in err
+
+
+async def test_names_of_objects_complete(host_client: Client, control_planes: Planes, namespace: str) -> None:
+    await put(host_client, namespace)
+    assert await asyncio.to_thread(names, "dpu", control_planes.host, namespace) == ["d1"]

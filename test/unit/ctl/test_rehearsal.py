@@ -1,0 +1,104 @@
+"""What an edit of a DPUSet would do, worked out on objects in memory."""
+
+from __future__ import annotations
+
+from dpf.ctl.rehearsal import Action, Rehearsal, effect, rehearse
+from dpf_api.dpu import DPU
+from dpf_api.nodeeffect import NodeEffect, default_node_effect
+from test.unit.ctl.objects import PCI, dpu, dpuset, node
+
+HOSTS = ("a", "b", "c", "d")
+NODES = [node(name) for name in HOSTS]
+DPUS = [dpu(name) for name in HOSTS]
+TWO = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}
+
+
+def steps(result: Rehearsal, action: Action) -> list[tuple[str, int]]:
+    return [(each.node, each.batch) for each in result.changes if each.action is action]
+
+
+def test_an_edit_that_changes_nothing_touches_no_dpu() -> None:
+    assert rehearse(dpuset(), dpuset(), NODES, DPUS).changes == []
+
+
+def test_a_new_set_makes_a_dpu_for_each_card() -> None:
+    result = rehearse(None, dpuset(uid=""), NODES, [])
+    assert steps(result, Action.CREATE) == [(host, 0) for host in HOSTS]
+    assert (result.created, result.selected) == (True, 4)
+
+
+def test_another_image_is_rolled_out_in_batches_within_the_budget() -> None:
+    result = rehearse(dpuset(), dpuset(bfb="new", strategy=TWO), NODES, DPUS)
+    assert steps(result, Action.REPROVISION) == [("a", 1), ("b", 1), ("c", 2), ("d", 2)]
+    assert {each.why for each in result.changes} == {"BFB old -> new"}
+    assert result.allowed == 2
+
+
+def test_broken_dpus_go_first() -> None:
+    dpus = [*DPUS[:3], dpu("d", ready=False)]
+    result = rehearse(dpuset(), dpuset(bfb="new"), NODES, dpus)
+    assert steps(result, Action.REPROVISION) == [("d", 1), ("a", 2), ("b", 3), ("c", 4)]
+
+
+def test_a_rollout_that_cannot_go_on_says_why() -> None:
+    dpus = [dpu("a", bfb="new", ready=False), *DPUS[1:]]
+    result = rehearse(dpuset(), dpuset(bfb="new"), NODES, dpus)
+    assert result.count(Action.REPROVISION) == 0
+    assert result.count(Action.OUTDATED) == 3
+    assert result.notes == ["the rolling update stops: 1 DPUs are unavailable and only 1 may be"]
+
+
+def test_dpus_that_are_made_use_up_the_budget_until_they_are_ready() -> None:
+    result = rehearse(dpuset(), dpuset(bfb="new"), [*NODES, node("e")], DPUS)
+    assert steps(result, Action.CREATE) == [("e", 0)]
+    assert steps(result, Action.REPROVISION) == [("a", 1), ("b", 2), ("c", 3), ("d", 4)]
+
+
+def test_recreate_leaves_outdated_dpus_to_their_user() -> None:
+    result = rehearse(dpuset(), dpuset(bfb="new", strategy={"type": "Recreate"}), NODES, DPUS)
+    assert steps(result, Action.OUTDATED) == [(host, -1) for host in HOSTS]
+
+
+def test_a_manifest_without_strategy_keeps_the_one_of_the_set() -> None:
+    result = rehearse(dpuset(strategy=TWO), dpuset(bfb="new", strategy=None), NODES, DPUS)
+    assert (result.strategy, result.allowed) == ("RollingUpdate", 2)
+
+
+def test_a_narrowed_selector_deletes_at_once_what_no_longer_matches() -> None:
+    nodes = [node("a", rack="1"), node("b", rack="2")]
+    narrowed = dpuset(nodeSelector={"matchLabels": {"rack": "1"}})
+    result = rehearse(dpuset(), narrowed, nodes, DPUS[:2])
+    assert [(each.action, each.node) for each in result.changes] == [(Action.DELETE, "b")]
+
+
+def test_a_card_that_the_labels_do_not_tell_of_keeps_its_dpu() -> None:
+    bare = node("a").model_copy(update={"metadata": node("a").metadata.model_copy(update={"labels": {}})})
+    assert rehearse(dpuset(), dpuset(), [bare, node("b")], DPUS[:2]).changes == []
+
+
+def test_labels_reach_dpus_without_a_flash() -> None:
+    result = rehearse(dpuset(), dpuset(labels={"rack": "1"}), NODES[:2], [dpu("a", labels={"rack": "1"}), dpu("b")])
+    assert [(each.action, each.node, each.why) for each in result.changes] == [
+        (Action.RELABEL, "b", "node labels rack=1")
+    ]
+
+
+def test_a_card_of_another_set_is_left_to_it() -> None:
+    result = rehearse(None, dpuset(uid=""), NODES[:1], [dpu("a", owner="other")])
+    assert [(each.action, each.batch) for each in result.changes] == [(Action.BLOCKED, -1)]
+    assert f"ns/a-{PCI}" in result.changes[0].why
+
+
+def test_a_dpu_that_is_going_is_made_anew() -> None:
+    going: DPU = dpu("a", deletionTimestamp="2026-01-01T00:00:00Z")
+    result = rehearse(dpuset(), dpuset(), NODES[:1], [going])
+    assert [(each.action, each.why) for each in result.changes] == [
+        (Action.CREATE, "once the one that is being deleted has gone")
+    ]
+
+
+def test_what_happens_to_hosts_is_said() -> None:
+    assert effect(default_node_effect(), reboot=True) == "drained and rebooted"
+    assert effect(NodeEffect(custom_label={"a": "b"}), reboot=False) == "labelled a=b"
+    assert effect(NodeEffect(no_effect=True), reboot=True) == "rebooted"
+    assert "asked" in effect(NodeEffect(no_effect=True), reboot=False)

@@ -1,0 +1,74 @@
+"""What ``dpfctl wait`` understands of what it sees."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from dpf.ctl.wait import Progress, duration, goal_of, ready, state_of
+from dpf.runtime.errors import ConfigError
+from dpf_api.dpuset import DPUSet
+from test.unit.ctl.objects import condition, dpu
+
+BROKEN = {"phase": "Error", "message": "write\nerror"}
+
+
+def test_an_object_is_done_once_and_tells_it_once() -> None:
+    one, two = dpu("a"), dpu("b", ready=False)
+    progress = Progress([one.key, two.key], ready)
+    assert progress.seen(two) == "[0/2] b-0000-04-00: Pending"
+    assert progress.seen(two) == ""
+    assert progress.seen(one) == "[1/2] a-0000-04-00: done"
+    assert progress.seen(one) == ""
+    assert progress.open_keys() == [two.key]
+
+
+def test_objects_that_nobody_asked_for_are_no_news() -> None:
+    assert Progress([dpu("a").key], ready).seen(dpu("b")) == ""
+
+
+def test_an_object_in_error_counts_as_failed_until_it_leaves_it() -> None:
+    progress = Progress([dpu("a").key], ready)
+    progress.seen(dpu("a", status=BROKEN))
+    assert progress.failed == {dpu("a").key: "Error: write error"}
+    progress.seen(dpu("a", ready=False))
+    assert not progress.failed
+
+
+def test_deletion_is_what_was_waited_for_or_not() -> None:
+    key = dpu("a").key
+    wanted, unwanted = Progress([key], goal_of("deleted")), Progress([key], ready)
+    assert wanted.seen(dpu("a")) == "[0/1] a-0000-04-00: Ready"
+    for progress in (wanted, unwanted):
+        assert progress.vanished(key) == "[1/1] a-0000-04-00: deleted"
+    assert (wanted.gone, unwanted.gone) == ([], [key])
+
+
+def test_goals_are_phases_and_conditions_too() -> None:
+    for text, met in (("phase=pending", True), ("condition=Ready=False", True), ("condition=Ready", False)):
+        goal = goal_of(text)
+        assert goal is not None
+        assert goal(dpu("a", ready=False)) is met
+    with pytest.raises(ConfigError, match="write ready, deleted"):
+        goal_of("happiness")
+
+
+def test_a_set_is_ready_as_it_is_specified_now() -> None:
+    status = {"observedGeneration": 1, "replicas": 4, "readyReplicas": 4, "conditions": [condition("Ready", True)]}
+    dpuset = DPUSet.model_validate({"metadata": {"name": "s", "generation": 2}, "status": status})
+    assert not ready(dpuset)
+    assert ready(dpuset.model_copy(update={"metadata": dpuset.metadata.model_copy(update={"generation": 1})}))
+    assert state_of(dpuset) == "4 of 4 DPUs are ready"
+
+
+def test_an_installation_shows_how_far_it_is() -> None:
+    status = {"phase": "OS Installing", "install": {"percent": 40}, "message": "writing"}
+    assert state_of(dpu("a", status=status)) == "OS Installing 40 %: writing"
+
+
+def test_durations_are_as_kubectl_takes_them() -> None:
+    assert [duration(each) for each in ("90", "90s", "1h30m", "0.5m")] == [90.0, 90.0, 5400.0, 30.0]
+    for wrong in ("", "soon", "5 m", "-1s"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            duration(wrong)
