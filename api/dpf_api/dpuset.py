@@ -24,6 +24,7 @@ class ConditionType(StrEnum):
     """Types of a DPUSet's conditions."""
 
     READY = "Ready"
+    PROGRESSING = "Progressing"
 
 
 class RollingUpdate(Model):
@@ -124,6 +125,9 @@ class DPUSetStatus(Model):
     ready_replicas: Annotated[int, Schema(minimum=0)] = 0
     """How many of them are Ready."""
 
+    updated_replicas: Annotated[int, Schema(minimum=0)] = 0
+    """How many DPUs have the image and flavor that the template says."""
+
     reason: str = ""
     """One word on why not all are Ready; empty when they are."""
 
@@ -131,7 +135,7 @@ class DPUSetStatus(Model):
     """The generation of the spec that this status speaks of."""
 
     conditions: Annotated[list[Condition], CONDITIONS] = Field(default_factory=list)
-    """What is true of the set: Ready."""
+    """What is true of the set: Ready, and Progressing, which tells how a changed template gets on."""
 
 
 _ANNOTATION = f"self.spec.dpuTemplate.annotations['{ANNOTATION_HOST_POWER_CYCLE_REQUIRED}']"
@@ -153,6 +157,7 @@ class DPUSet(Object):
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         Column("Desired", ".status.replicas", "integer"),
         Column("Ready", ".status.readyReplicas", "integer"),
+        Column("Updated", ".status.updatedReplicas", "integer", description="with the template's image and flavor"),
         Column("BFB", ".spec.dpuTemplate.spec.bfb.name"),
         Column("Waiting", ".status.reason", description="why not all are ready"),
         Column("Flavor", ".spec.dpuTemplate.spec.dpuFlavor", wide=True),

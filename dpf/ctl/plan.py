@@ -258,7 +258,7 @@ _WORDS = {
     Action.CREATE: "to create",
     Action.DELETE: "to delete",
     Action.REPROVISION: "to provision anew",
-    Action.RELABEL: "to relabel",
+    Action.UPDATE: "to update as they are",
     Action.OUTDATED: "left outdated",
     Action.BLOCKED: "blocked",
 }

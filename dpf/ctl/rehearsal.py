@@ -1,8 +1,9 @@
 """What an edited DPUSet would do: the controller's own selection and rollout, run on copies. Pure; nothing is written.
 
-At once: DPUs for cards that are selected and have none are made, DPUs of cards that are not selected any more are deleted, node
-labels are brought up to date. After that a rolling update replaces outdated DPUs in batches; each batch is what the rollout
-would take if the DPUs of the ones before had become Ready. With ``Recreate`` outdated DPUs stay until somebody deletes them.
+At once: DPUs for cards that are selected and have none are made, DPUs of cards that are not selected any more are deleted, and
+what needs no flash (labels, annotations, node effect) is brought up to date. After that a rolling update replaces outdated DPUs
+in batches; each batch is what the rollout would take if the DPUs of the ones before had become Ready. With ``Recreate`` outdated
+DPUs stay until somebody deletes them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Action(StrEnum):
     CREATE = "create"
     DELETE = "delete"
     REPROVISION = "reprovision"
-    RELABEL = "relabel"
+    UPDATE = "update"
     OUTDATED = "stays outdated"
     BLOCKED = "blocked"
 
@@ -112,8 +113,8 @@ def rehearse(old: DPUSet | None, new: DPUSet, nodes: Iterable[Node], dpus: Seque
     for name in sorted(gone):
         result.changes.append(Change(Action.DELETE, name, own[name].spec.node_name, "is not selected any more"))
     outdated = [dpu for dpu in kept if members.outdated(new, dpu)]
+    _update(result, new, [dpu for dpu in kept if not (rolling and members.outdated(new, dpu))])
     if rolling:
-        _relabel(result, new, [dpu for dpu in kept if not members.outdated(new, dpu)])
         _roll(result, new, kept, made)
     else:
         why = "with Recreate it is provisioned anew when you delete it"
@@ -173,12 +174,27 @@ def _create(
     return made
 
 
-def _relabel(result: Rehearsal, new: DPUSet, dpus: Iterable[DPU]) -> None:
-    wanted = members.node_labels(new)
+def _update(result: Rehearsal, new: DPUSet, dpus: Iterable[DPU]) -> None:
+    """What the controller brings to DPUs that there are, without a flash."""
     for dpu in dpus:
-        if labels := rollout.missing_labels(wanted, dpu.spec.cluster.node_labels):
-            why = "node labels " + ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
-            result.changes.append(Change(Action.RELABEL, dpu.name, dpu.spec.node_name, why))
+        if patch := members.drift(new, dpu):
+            result.changes.append(Change(Action.UPDATE, dpu.name, dpu.spec.node_name, ", ".join(_words(patch))))
+
+
+def _words(patch: dict[str, Any]) -> Iterable[str]:
+    spec, metadata = patch.get("spec", {}), patch.get("metadata", {})
+    entries = (
+        ("labels", metadata.get("labels", {})),
+        ("annotations", metadata.get("annotations", {})),
+        ("node labels", spec.get("cluster", {}).get("nodeLabels", {})),
+    )
+    for what, values in entries:
+        if values:
+            yield f"{what} " + " ".join(f"{key}={value}" for key, value in sorted(values.items()))
+    if "nodeEffect" in spec:
+        yield "node effect " + " ".join(key for key, value in spec["nodeEffect"].items() if value is not None)
+    if "automaticNodeReboot" in spec:
+        yield f"automaticNodeReboot {str(spec['automaticNodeReboot']).lower()}"
 
 
 def _roll(result: Rehearsal, new: DPUSet, kept: Sequence[DPU], made: list[Member]) -> None:

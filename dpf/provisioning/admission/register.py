@@ -72,7 +72,9 @@ def server(manager: Manager, address: str) -> WebhookServer:
     """
     namespace = manager.options.namespace
     if not namespace:
-        raise ConfigError("webhooks need --namespace, where their authority is kept; or --webhook-bind-address 0 for none")
+        raise ConfigError(
+            "webhooks need --namespace, where their authority is kept; or --webhook-bind-address 0 for none"
+        )
     host = address.rpartition(":")[0]
     local = host.startswith("127.") or host in {"localhost", "[::1]"}
     endpoint = Endpoint(url=f"https://{address}") if local else Endpoint(service=SERVICE, namespace=namespace)

@@ -60,7 +60,8 @@ async def undo(hands: Hands, seen: Seen) -> Changes | None:
 def _drain_to_undo(seen: Seen) -> NodeMaintenance | None:
     """The request for the host's drain, if it is there for DPUs that no longer need it."""
     found = seen.maintenance
-    if found is None or found.deleting or not nodeeffect.drains(seen.dpu.spec.node_effect):
+    # Whatever the DPU's effect is by now: it may have been another when the drain was asked for.
+    if found is None or found.deleting:
         return None
     ours = REQUESTOR in found.spec.additional_requestors
     return found if ours and not nodeeffect.needed_by_others(seen.siblings) else None

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from dpf.provisioning.dpu import indexes
 from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.select import Card, Choice, choose
+from dpf.provisioning.dpuset.status import summary
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch
-from dpf.runtime.errors import AlreadyExists, ApiError
+from dpf.runtime.errors import AlreadyExists, ApiError, NotFound
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import Key
@@ -25,6 +27,8 @@ from dpf.runtime.predicates import any_of, differs, generation_changed, labels_c
 from dpf_api.dpu import DPU, Phase
 from dpf_api.dpuset import DPUSet, StrategyType
 from dpf_api.names import FINALIZER_DPUSET
+
+W = TypeVar("W")
 
 BATCH = 50
 """DPUs made in one go."""
@@ -52,6 +56,10 @@ class Selection:
     """Cards that are selected, by the name of their DPU."""
     rejected: set[str] = field(default_factory=set)
     """Names of DPUs of cards that are known and not selected."""
+    taken: dict[str, str] = field(default_factory=dict)
+    """What is said of cards that another's DPU has, by the name that their DPU would have."""
+    synced: object = None
+    """The state of the set that its DPUs were last brought up to."""
     made_at: float = float("-inf")
     """When the last batch of DPUs was made."""
     written_at: float = float("-inf")
@@ -83,8 +91,9 @@ class DPUSetReconciler:
         have = {key.name for key in self._dpus.keys_by(members.OF_SET, dpuset.uid)}
         missing = [card for name, card in selection.wanted.items() if name not in have]
         pause = self._pause(dpuset, selection) if missing else 0.0
-        errors = [] if pause > 0 else await self._create(dpuset, missing[:BATCH])
+        errors = [] if pause > 0 else await self._create(dpuset, selection, missing[:BATCH])
         errors += await self._remove_deselected(dpuset, selection, have)
+        errors += await self._sync(dpuset, selection)
         if dpuset.spec.strategy is not None and dpuset.spec.strategy.type is StrategyType.ROLLING_UPDATE:
             errors += await self._roll(dpuset, len(selection.wanted))
         wait = await self._write_status(dpuset, selection)
@@ -138,25 +147,20 @@ class DPUSetReconciler:
 
     # What is done about it
 
-    async def _create(self, dpuset: DPUSet, cards: list[Card]) -> list[ApiError]:
-        slots = asyncio.Semaphore(AT_ONCE)
+    async def _create(self, dpuset: DPUSet, selection: Selection, cards: list[Card]) -> list[ApiError]:
+        return await _at_once(lambda card: self._create_one(dpuset, selection, card), cards)
 
-        async def create(card: Card) -> ApiError | None:
-            async with slots:
-                return await self._create_one(dpuset, card)
-
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(create(card)) for card in cards]
-        return [error for task in tasks if (error := task.result()) is not None]
-
-    async def _create_one(self, dpuset: DPUSet, card: Card) -> ApiError | None:
-        taken = indexes.card_of(card.node, card.pci)
-        if others := [dpu for dpu in self._dpus.by(indexes.CARD, taken) if not dpu.owned_by(dpuset)]:
-            self.blocked[taken].add(dpuset.key)
+    async def _create_one(self, dpuset: DPUSet, selection: Selection, card: Card) -> ApiError | None:
+        place = indexes.card_of(card.node, card.pci)
+        if others := [dpu for dpu in self._dpus.by(indexes.CARD, place) if not dpu.owned_by(dpuset)]:
+            self.blocked[place].add(dpuset.key)
             message = f"card {card.pci} of node {card.node} has DPU {others[0].key} already, which is not of this set"
-            self._events.warning(dpuset, "FailedCreate", message)
+            if selection.taken.get(card.name) != message:
+                self._events.warning(dpuset, "FailedCreate", message)
+            selection.taken[card.name] = message
             return None
-        self.blocked[taken].discard(dpuset.key)
+        self.blocked[place].discard(dpuset.key)
+        selection.taken.pop(card.name, None)
         dpu = members.build(dpuset, card)
         try:
             await self._client.create(dpu)
@@ -167,6 +171,29 @@ class DPUSetReconciler:
             self._events.warning(dpuset, "FailedCreate", f"DPU {dpu.name}: {error.message}")
             return error
         self._events.normal(dpuset, "SuccessfulCreate", f"created DPU {dpu.name}")
+        return None
+
+    async def _sync(self, dpuset: DPUSet, selection: Selection) -> list[ApiError]:
+        """Brings what needs no flash to the DPUs that there are, once for each edit of the set."""
+        edit = dpuset.metadata.generation, dict(dpuset.labels)
+        if selection.synced == edit:
+            return []
+        dpus = [dpu for dpu in self._dpus.by(members.OF_SET, dpuset.uid) if not dpu.deleting]
+        drifting = [(dpu, patch) for dpu in dpus if (patch := members.drift(dpuset, dpu))]
+        errors = await _at_once(lambda item: self._update(dpuset, *item), drifting)
+        if not errors:
+            selection.synced = edit
+        return errors
+
+    async def _update(self, dpuset: DPUSet, dpu: DPU, patch: dict[str, Any]) -> ApiError | None:
+        try:
+            await self._client.merge_patch(dpu, patch)
+        except NotFound:
+            return None
+        except ApiError as error:
+            self._events.warning(dpuset, "FailedUpdate", f"DPU {dpu.name}: {error.message}")
+            return error
+        self._events.normal(dpuset, "SuccessfulUpdate", f"DPU {dpu.name} was updated where it is")
         return None
 
     async def _remove_deselected(self, dpuset: DPUSet, selection: Selection, have: set[str]) -> list[ApiError]:
@@ -186,9 +213,6 @@ class DPUSetReconciler:
         if self._dpus.count_by(members.LIKE, members.template_of(dpuset)) == total:
             return []
         dpus = {dpu.name: dpu for dpu in self._dpus.by(members.OF_SET, dpuset.uid)}
-        for dpu in dpus.values():
-            if labels := rollout.missing_labels(members.node_labels(dpuset), dpu.spec.cluster.node_labels):
-                await self._client.merge_patch(dpu, {"spec": {"cluster": {"nodeLabels": labels}}})
         strategy = dpuset.spec.strategy.rolling_update if dpuset.spec.strategy is not None else None
         allowed = rollout.budget(strategy.max_unavailable if strategy is not None else None, wanted)
         states = [members.state(dpuset, dpu) for dpu in dpus.values()]
@@ -209,7 +233,8 @@ class DPUSetReconciler:
 
     async def _write_status(self, dpuset: DPUSet, selection: Selection) -> float:
         """Writes the status, unless it was written a moment ago: seconds to wait then."""
-        status = members.summary(dpuset, len(selection.wanted), self._dpus)
+        taken = [said for name, said in sorted(selection.taken.items()) if name in selection.wanted]
+        status = summary(dpuset, len(selection.wanted), self._dpus, taken)
         if status == dpuset.status:
             return 0.0
         now = asyncio.get_running_loop().time()
@@ -219,6 +244,19 @@ class DPUSetReconciler:
         selection.written_at = now
         await self._client.status(dpuset).set(status)
         return 0.0
+
+
+async def _at_once(do: Callable[[W], Awaitable[ApiError | None]], work: Iterable[W]) -> list[ApiError]:
+    """Does it for all, some at a time; returns what failed."""
+    slots = asyncio.Semaphore(AT_ONCE)
+
+    async def one(item: W) -> ApiError | None:
+        async with slots:
+            return await do(item)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(item)) for item in work]
+    return [error for task in tasks if (error := task.result()) is not None]
 
 
 def dpuset_controller(cluster: Cluster, events: EventRecorder) -> Controller[DPUSet]:

@@ -1,23 +1,35 @@
-"""The DPUs of a set: how one is made, how it is found by what it is like, and what they come to together."""
+"""The DPUs of a set: how one is made, what of an edit reaches it as it is, and how it is found by what it is like."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from dpf.provisioning.dpuset.rollout import Member
 from dpf.provisioning.dpuset.select import Card
-from dpf.runtime.conditions import is_true, new, set_condition
-from dpf.runtime.informer import Index, Informer
-from dpf.runtime.meta import ObjectMeta, owner_reference
+from dpf.runtime.conditions import is_true
+from dpf.runtime.informer import Index
+from dpf.runtime.meta import ObjectMeta, owner_reference, to_wire
 from dpf_api import names
 from dpf_api.dpu import DPU, ClusterReference, ConditionType, DPUSpec, Phase
-from dpf_api.dpuset import ConditionType as SetCondition
-from dpf_api.dpuset import DPUSet, DPUSetStatus, DPUTemplateSpec
+from dpf_api.dpuset import DPUSet, DPUTemplateSpec
+
+RESERVED_LABELS = frozenset(
+    {
+        names.LABEL_DPUSET_NAME,
+        names.LABEL_DPUSET_NAMESPACE,
+        names.LABEL_DPU_PCI_ADDRESS,
+        names.LABEL_DPU_PF_NAME,
+        names.LABEL_DPU_HOST_IP,
+    }
+)
 
 
 def build(dpuset: DPUSet, card: Card) -> DPU:
     """The DPU of a card, with its finalizer on it from the start."""
     template = template_spec(dpuset)
     labels = {
-        **dpuset.labels,
+        **own_labels(dpuset),
         names.LABEL_DPUSET_NAME: dpuset.name,
         names.LABEL_DPUSET_NAMESPACE: dpuset.namespace,
         names.LABEL_DPU_PCI_ADDRESS: card.pci,
@@ -44,6 +56,38 @@ def build(dpuset: DPUSet, card: Card) -> DPU:
         finalizers=[names.FINALIZER_DPU],
     )
     return DPU(metadata=meta, spec=DPUSpec(**spec))
+
+
+def drift(dpuset: DPUSet, dpu: DPU) -> dict[str, Any]:
+    """The merge patch that brings the DPU up to the template where no flash is needed; empty if nothing differs.
+
+    Labels and annotations are set, never taken away: a user or another program may have put them there.
+    """
+    template = template_spec(dpuset)
+    metadata = {
+        "labels": lacking(own_labels(dpuset), dpu.labels),
+        "annotations": lacking(dpuset.spec.dpu_template.annotations, dpu.annotations),
+    }
+    spec: dict[str, Any] = {}
+    if labels := lacking(node_labels(dpuset), dpu.spec.cluster.node_labels):
+        spec["cluster"] = {"nodeLabels": labels}
+    if dpu.spec.node_effect != template.node_effect:
+        wanted = to_wire(template.node_effect)
+        spec["nodeEffect"] = {**dict.fromkeys(to_wire(dpu.spec.node_effect)), **wanted}
+    if dpu.spec.automatic_node_reboot != template.automatic_node_reboot:
+        spec["automaticNodeReboot"] = template.automatic_node_reboot
+    parts = {"metadata": {key: value for key, value in metadata.items() if value}, "spec": spec}
+    return {key: value for key, value in parts.items() if value}
+
+
+def lacking(wanted: Mapping[str, str], have: Mapping[str, str]) -> dict[str, str]:
+    """Of the wanted entries those that are missing or have another value."""
+    return {key: value for key, value in wanted.items() if have.get(key) != value}
+
+
+def own_labels(dpuset: DPUSet) -> dict[str, str]:
+    """The set's labels that its DPUs bear too: all but those that say where a DPU belongs."""
+    return {key: value for key, value in dpuset.labels.items() if key not in RESERVED_LABELS}
 
 
 def template_spec(dpuset: DPUSet) -> DPUTemplateSpec:
@@ -121,30 +165,3 @@ def state(dpuset: DPUSet, dpu: DPU) -> Member:
 def stands(dpu: DPU) -> object:
     """What of a DPU concerns its set."""
     return dpu.status.phase, available(dpu), dpu.deleting, dpu.spec.bfb, dpu.spec.dpu_flavor
-
-
-def summary(dpuset: DPUSet, wanted: int, dpus: Informer[DPU]) -> DPUSetStatus:
-    """The set's status, from counts alone."""
-    counts = {phase.value: dpus.count_by(PHASE, in_phase(dpuset.uid, phase)) for phase in Phase}
-    ready = dpus.count_by(AVAILABLE, dpuset.uid)
-    generation = dpuset.metadata.generation
-    if wanted == 0:
-        condition = new(
-            SetCondition.READY.value, False, "NothingSelected", "no card is selected", generation=generation
-        )
-    elif ready >= wanted:
-        condition = new(SetCondition.READY.value, True, "AllReady", generation=generation)
-    else:
-        what = "Failed" if counts[Phase.ERROR.value] else "Provisioning"
-        message = f"{ready} of {wanted} DPUs are ready, {counts[Phase.ERROR.value]} failed"
-        condition = new(SetCondition.READY.value, False, what, message, generation=generation)
-    return dpuset.status.model_copy(
-        update={
-            "dpu_statistics": {phase: count for phase, count in counts.items() if count},
-            "replicas": wanted,
-            "ready_replicas": ready,
-            "reason": "" if condition.status == "True" else condition.reason,
-            "observed_generation": generation,
-            "conditions": set_condition(dpuset.status.conditions, condition),
-        }
-    )

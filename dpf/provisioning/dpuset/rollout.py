@@ -1,4 +1,4 @@
-"""What a DPUSet does next: which DPUs to make, to delete and to relabel, in which order, within which budget.
+"""What a DPUSet does next: which DPUs to replace, in which order, within which budget.
 
 ``Recreate`` changes no DPU that exists: a DPU that a user deletes is made anew from the template. ``RollingUpdate`` replaces
 DPUs whose BFB or flavor differs from the template, in order of name: those that are unavailable anyway at once, available
@@ -8,7 +8,7 @@ ones while the budget of unavailable DPUs lasts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 MAX_UNAVAILABLE = 1
@@ -49,8 +49,3 @@ def replaceable(members: Iterable[Member], *, wanted: int, allowed: int) -> list
     broken = [member.name for member in outdated if not member.available]
     room = max(0, allowed - unavailable)
     return broken + [member.name for member in outdated if member.available][:room]
-
-
-def missing_labels(template: Mapping[str, str], have: Mapping[str, str]) -> dict[str, str]:
-    """The template's node labels that a DPU lacks or has with another value; labels are never taken away."""
-    return {key: value for key, value in template.items() if have.get(key) != value}

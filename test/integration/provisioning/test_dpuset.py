@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from dpf.runtime import conditions
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually_gone
 from dpf_api.dpu import DPU
@@ -72,7 +75,8 @@ async def test_two_sets_do_not_share_a_card(world: World) -> None:
     name = f"{world.host_node}-{PCI}"
     await world.eventually(DPU, name)
     second = await world.dpuset("second")
-    await world.eventually(DPUSet, "second", until=lambda each: each.status.replicas == 1)
+    blocked = await world.eventually(DPUSet, "second", until=lambda each: each.status.reason == "CardTaken")
+    assert f"{world.namespace}/{name}" in conditions.find(blocked.status.conditions, "Ready").message
     assert (await world.host.get(DPU, name, world.namespace)).owned_by(first)
     await world.host.delete(first)
     await world.host.delete(await world.host.get(DPU, name, world.namespace))
@@ -87,3 +91,49 @@ async def test_a_rolling_update_replaces_what_is_outdated(world: World) -> None:
     await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
     after = await world.eventually(DPU, name, until=lambda dpu: dpu.uid != before.uid)
     assert after.spec.bfb == "newer"
+
+
+@pytest.mark.parametrize("strategy", ["Recreate", "RollingUpdate"])
+async def test_an_edit_that_needs_no_flash_reaches_the_dpus_that_there_are(world: World, strategy: str) -> None:
+    await world.node()
+    dpuset = await world.dpuset(strategy={"type": strategy})
+    name = f"{world.host_node}-{PCI}"
+    before = await world.eventually(DPU, name)
+    effect = {"noEffect": None, "drain": None, "taint": {"key": "dpu", "effect": "NoSchedule"}}
+    spec = {"nodeEffect": effect, "automaticNodeReboot": False, "cluster": {"nodeLabels": {"rack": "1"}}}
+    template = {"annotations": {"note": "x"}, "spec": spec}
+    await world.host.merge_patch(dpuset, {"metadata": {"labels": {"team": "blue"}}, "spec": {"dpuTemplate": template}})
+    after = await world.eventually(DPU, name, until=lambda dpu: dpu.labels.get("team") == "blue")
+    after = await world.eventually(DPU, name, until=lambda dpu: dpu.annotations == {"note": "x"})
+    assert after.uid == before.uid
+    assert after.spec.node_effect.taint.key == "dpu"
+    assert after.spec.node_effect.drain is None
+    assert after.spec.automatic_node_reboot is False
+    assert after.spec.cluster.node_labels["rack"] == "1"
+
+
+async def test_with_recreate_an_outdated_dpu_is_told_of_and_made_anew_when_it_is_deleted(world: World) -> None:
+    await world.node()
+    dpuset = await world.dpuset()
+    name = f"{world.host_node}-{PCI}"
+    before = await world.eventually(DPU, name)
+    await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
+    told = await world.eventually(
+        DPUSet, "set", until=lambda each: any(c.reason == "Recreate" for c in each.status.conditions)
+    )
+    assert (told.status.replicas, told.status.updated_replicas) == (1, 0)
+    await world.host.delete(before)
+    after = await world.eventually(DPU, name, until=lambda dpu: dpu.uid != before.uid)
+    assert after.spec.bfb == "newer"
+
+
+async def test_every_card_of_a_node_has_its_dpu_and_a_narrowed_selector_takes_the_others(world: World) -> None:
+    await world.node(dpu_1_pci_address="0000-05-00")
+    both = {FEATURE_PREFIX + "dpu-0-pci-address": PCI, FEATURE_PREFIX + "dpu-1-pci-address": "0000-05-00"}
+    dpuset = await world.dpuset(dpuSelector=both)
+    first, second = f"{world.host_node}-{PCI}", f"{world.host_node}-0000-05-00"
+    await world.eventually(DPU, first)
+    await world.eventually(DPU, second)
+    await world.host.merge_patch(dpuset, {"spec": {"dpuSelector": {FEATURE_PREFIX + "dpu-1-pci-address": None}}})
+    await eventually_gone(world.host, DPU, second, world.namespace)
+    assert not (await world.host.get(DPU, first, world.namespace)).deleting

@@ -112,7 +112,7 @@ def test_columns_a_user_watches() -> None:
 
     assert columns(DPU) == ["Ready", "Phase", "Node", "BFB", "Cluster", "Waiting", "Age"]
     assert columns(DPUCluster) == ["Ready", "Phase", "Type", "MaxNodes", "Version", "DPUs", "Age"]
-    assert columns(DPUSet) == ["Desired", "Ready", "BFB", "Waiting", "Age"]
+    assert columns(DPUSet) == ["Desired", "Ready", "Updated", "BFB", "Waiting", "Age"]
     assert columns(BFB) == ["Phase", "File", "Reason", "Age"]
 
 

@@ -79,7 +79,7 @@ def test_a_card_that_the_labels_do_not_tell_of_keeps_its_dpu() -> None:
 def test_labels_reach_dpus_without_a_flash() -> None:
     result = rehearse(dpuset(), dpuset(labels={"rack": "1"}), NODES[:2], [dpu("a", labels={"rack": "1"}), dpu("b")])
     assert [(each.action, each.node, each.why) for each in result.changes] == [
-        (Action.RELABEL, "b", "node labels rack=1")
+        (Action.UPDATE, "b", "node labels rack=1")
     ]
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpf.provisioning.dpuset.rollout import Member, budget, missing_labels, replaceable
+from dpf.provisioning.dpuset.rollout import Member, budget, replaceable
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,3 @@ def test_no_more_available_dpus_go_than_the_budget_allows(have: list[Member], al
 def test_a_rollout_with_room_makes_progress(have: list[Member], allowed: int) -> None:
     if any(member.outdated for member in have) and all(member.available for member in have):
         assert replaceable(have, wanted=len(have), allowed=allowed)
-
-
-def test_labels_are_added_and_never_taken_away() -> None:
-    assert missing_labels({"a": "1", "b": "2"}, {"b": "3", "c": "4"}) == {"a": "1", "b": "2"}

@@ -1,0 +1,129 @@
+"""What of an edited template reaches a DPU as it is, and what a set says of its DPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from dpf.provisioning.dpuset.members import INDEXES, drift
+from dpf.provisioning.dpuset.status import summary
+from dpf.runtime.conditions import find
+from dpf.runtime.informer import Informer
+from dpf.runtime.meta import to_wire
+from dpf_api.dpu import DPU, Phase
+from dpf_api.dpuset import DPUSet
+from dpf_api.names import LABEL_DPUSET_NAME
+
+
+def dpuset(*, strategy: dict[str, Any] | None = None, **template: Any) -> DPUSet:
+    """A set of image ``image``."""
+    meta = {"name": "set", "namespace": "ns", "uid": "s", "generation": 1, "labels": {"team": "blue"}}
+    annotations = template.pop("annotations", {})
+    body: dict[str, Any] = {"bfb": {"name": "image"}, "nodeEffect": {"noEffect": True}} | template
+    spec = {"dpuTemplate": {"annotations": annotations, "spec": body}, "strategy": strategy}
+    return DPUSet.model_validate({"metadata": meta, "spec": spec})
+
+
+def dpu(name: str = "d1", phase: Phase = Phase.READY, **spec: Any) -> DPU:
+    """One of its DPUs."""
+    owner = {"apiVersion": "v1", "kind": "DPUSet", "name": "set", "uid": "s", "controller": True}
+    ready = [{"type": "Ready", "status": "True", "reason": "x"}] if phase is Phase.READY else []
+    return DPU.model_validate(
+        {
+            "metadata": {
+                "name": name,
+                "namespace": "ns",
+                "uid": name,
+                "resourceVersion": "1",
+                "labels": {"team": "blue", LABEL_DPUSET_NAME: "set"},
+                "ownerReferences": [owner],
+            },
+            "spec": {"nodeName": name, "bfb": "image", "nodeEffect": {"noEffect": True}} | spec,
+            "status": {"phase": phase.value, "conditions": ready},
+        }
+    )
+
+
+def test_a_dpu_that_is_as_the_template_says_has_no_drift() -> None:
+    assert drift(dpuset(), dpu()) == {}
+
+
+@pytest.mark.parametrize(
+    ("template", "patch"),
+    [
+        ({"annotations": {"note": "x"}}, {"metadata": {"annotations": {"note": "x"}}}),
+        ({"automaticNodeReboot": False}, {"spec": {"automaticNodeReboot": False}}),
+        ({"cluster": {"nodeLabels": {"rack": "1"}}}, {"spec": {"cluster": {"nodeLabels": {"rack": "1"}}}}),
+        ({"bfb": {"name": "other"}}, {}),
+    ],
+    ids=["annotations", "reboot", "node labels", "image: a flash, not a patch"],
+)
+def test_what_needs_no_flash_is_patched(template: dict[str, Any], patch: dict[str, Any]) -> None:
+    assert drift(dpuset(**template), dpu()) == patch
+
+
+def test_a_node_effect_replaces_the_other_kind() -> None:
+    patch = drift(dpuset(nodeEffect={"taint": {"key": "dpu", "effect": "NoSchedule"}}), dpu())
+    assert patch == {"spec": {"nodeEffect": {"noEffect": None, "taint": {"key": "dpu", "effect": "NoSchedule"}}}}
+
+
+def test_labels_that_place_a_dpu_are_never_the_users() -> None:
+    forged = dpuset()
+    meta = forged.metadata.model_copy(update={"labels": {LABEL_DPUSET_NAME: "forged", "team": "red"}})
+    assert drift(forged.model_copy(update={"metadata": meta}), dpu()) == {"metadata": {"labels": {"team": "red"}}}
+
+
+def told(dpuset_: DPUSet, *dpus: DPU, wanted: int, taken: tuple[str, ...] = ()) -> dict[str, tuple[str, str, str]]:
+    """The conditions: status, reason and message by type."""
+    informer = Informer(DPU)
+    for index in INDEXES:
+        informer.add_index(index)
+    for each in dpus:
+        informer.apply("ADDED", orjson.dumps(to_wire(each)))
+    status = summary(dpuset_, wanted, informer, taken)
+    return {c.type: (c.status, c.reason, c.message) for c in status.conditions}
+
+
+ROLLING = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+
+
+def test_a_set_whose_dpus_are_all_ready_is_ready_and_up_to_date() -> None:
+    said = told(dpuset(), dpu("a"), dpu("b"), wanted=2)
+    assert [(status, reason) for status, reason, _ in said.values()] == [("True", "AllReady"), ("True", "UpToDate")]
+
+
+def test_a_paused_rollout_says_why_it_pauses_and_what_it_waits_for() -> None:
+    said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), dpu("a"), dpu("b", Phase.ERROR, bfb="new"), wanted=2)
+    status, reason, message = said["Progressing"]
+    assert (status, reason) == ("True", "BudgetUsedUp")
+    assert "1 are unavailable (1 failed) and 1 may be" in message
+
+
+def test_a_rollout_that_has_room_goes_on() -> None:
+    said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), dpu("a"), dpu("b", bfb="new"), wanted=2)
+    assert said["Progressing"][:2] == ("True", "RollingUpdate")
+
+
+def test_recreate_says_that_somebody_must_delete() -> None:
+    status, reason, message = told(dpuset(bfb={"name": "new"}), dpu("a"), wanted=1)["Progressing"]
+    assert (status, reason) == ("False", "Recreate")
+    assert "delete the 1 others" in message
+
+
+def test_a_card_that_another_set_has_is_told_in_a_condition() -> None:
+    said = told(dpuset(), dpu("a"), wanted=2, taken=("card x has DPU ns/y already, which is not of this set",))
+    assert said["Ready"][:2] == ("False", "CardTaken")
+    assert "ns/y" in said["Ready"][2]
+
+
+def test_every_phase_is_counted() -> None:
+    informer = Informer(DPU)
+    for index in INDEXES:
+        informer.add_index(index)
+    for phase in Phase:
+        informer.apply("ADDED", orjson.dumps(to_wire(dpu(phase.name.lower(), phase))))
+    status = summary(dpuset(), len(Phase), informer)
+    assert status.dpu_statistics == {phase.value: 1 for phase in Phase}
+    assert find(status.conditions, "Ready") is not None
