@@ -13,12 +13,12 @@ from types import TracebackType
 from typing import Any, Generic
 
 import orjson
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from dpf.runtime import wire
-from dpf.runtime.errors import DpfError, NotFound, api_error
+from dpf.runtime.errors import DpfError, NotFound, Unavailable, api_error
 from dpf.runtime.kubeconfig import Kubeconfig
-from dpf.runtime.meta import Model, Object, T, to_wire
+from dpf.runtime.meta import Key, Model, Object, T, to_wire
 from dpf.runtime.transport import REQUEST_TIMEOUT, RequestObserver, Transport
 
 PAGE = 500
@@ -27,6 +27,7 @@ PAGE = 500
 SILENCE = 90.0
 """Seconds of silence that end a watch. A server sends a bookmark about every minute."""
 
+_version = TypeAdapter(dict[str, str])
 _List = list  # the class below has a method of that name
 
 MERGE_PATCH = "application/merge-patch+json"
@@ -119,8 +120,17 @@ class Client:
                     yield event.type, decode(kind, wire.slim(event.object))
 
     async def server_version(self, *, timeout: float = REQUEST_TIMEOUT) -> dict[str, str]:
-        """The server's ``/version``."""
-        version: dict[str, str] = orjson.loads(await self.transport.request("GET", "/version", timeout=timeout))
+        """The server's ``/version``.
+
+        :raises Unavailable: if there is no answer, or one that is none of an API server (a proxy's page).
+        """
+        answer = await self.transport.request("GET", "/version", timeout=timeout)
+        try:
+            version: dict[str, str] = _version.validate_json(answer)
+        except ValidationError:
+            raise Unavailable(
+                200, "NotKubernetes", f"{self.transport.host} answers, but not as an API server"
+            ) from None
         return version
 
     # Writing
@@ -272,7 +282,8 @@ def decode(kind: type[T], raw: bytes) -> T:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        name = str(wire.header(raw).key)
+        identity = wire.identity(raw)
+        name = str(Key(identity.namespace, identity.name))
         raise UnreadableObject(kind.RESOURCE.kind, name, f"{where}: {first['msg']}") from None
 
 

@@ -7,11 +7,13 @@ registered. Writes of the client are in the cache when they return.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from dpf.runtime.client import Client
+from dpf.runtime.client import Client, UnreadableObject
 from dpf.runtime.informer import Informer
-from dpf.runtime.meta import Object, T
+from dpf.runtime.meta import Key, Object, T
 from dpf.runtime.reflector import Reflector, Scope
 
 SYNC_TIMEOUT = 120.0
@@ -28,6 +30,8 @@ class Cache:
         self._informers: dict[type[Object], Informer[Any]] = {}
         self.reflectors: dict[type[Object], Reflector[Any]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self.on_unreadable: Callable[[type[Object], Key, str, UnreadableObject], None] | None = None
+        """Called once per version of an object that its model can't read, with kind, key, uid and error."""
         client.written.append(self._wrote)
         client.deleted.append(self._deleted)
 
@@ -46,6 +50,7 @@ class Cache:
         informer = self._informers.get(kind)
         if informer is None:
             informer = self._informers[kind] = Informer(kind)
+            informer.on_unreadable = partial(self._unreadable, kind)
             scope = self._scopes.get(kind) or Scope(self._namespace if kind.RESOURCE.namespaced else "")
             self.reflectors[kind] = Reflector(self._client, informer, scope)
             if self._group is not None:
@@ -79,6 +84,10 @@ class Cache:
                 f"no list of {missing} within {timeout:g} s: is the API server there, "
                 "are the CRDs installed, and may this account list and watch them?"
             ) from None
+
+    def _unreadable(self, kind: type[Object], key: Key, uid: str, error: UnreadableObject) -> None:
+        if self.on_unreadable is not None:
+            self.on_unreadable(kind, key, uid, error)
 
     def _wrote(self, kind: type[Object], raw: bytes, obj: Object, based_on: str) -> None:
         informer = self._informers.get(kind)

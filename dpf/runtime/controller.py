@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
-from dpf.runtime import finalizers
+from dpf.runtime import finalizers, tracing
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound, Terminal, Waiting
 from dpf.runtime.informer import ORIGIN, Change, Handler, Informer
@@ -287,17 +287,30 @@ class Controller(Generic[O]):
         started = asyncio.get_running_loop().time()
         metrics.active += 1
         origin = ORIGIN.set((self.name, key))
-        context = RECONCILE.set((self.name, key, os.urandom(4).hex()))
+        ident = os.urandom(4).hex()
+        context = RECONCILE.set((self.name, key, ident))
+        span, outcome, failure = None, "success", ""
+        if tracing.tracer is not None:
+            span = tracing.tracer.reconcile(self.name, self.kind.RESOURCE.kind, key.namespace, key.name, ident)
         try:
             async with asyncio.timeout(self._timeout) as deadline:
                 result = await self._dispatch(obj)
+        except asyncio.CancelledError as error:
+            if being_cancelled():
+                outcome = "cancelled"
+                raise
+            outcome, failure = "error", "what it waited for was cancelled"
+            self._failed(queue, key, priority, cut_short(error), started)
         except Exception as error:  # noqa: BLE001  (a mistake is a retry of its object, never the end of others)
             if isinstance(error, TimeoutError) and deadline.expired():
                 metrics.timeouts += 1
+            outcome, failure = _outcome(error)
             self._failed(queue, key, priority, error, started)
         else:
             self._succeeded(queue, key, result)
         finally:
+            if span is not None:
+                span.end({"dpf.outcome": outcome}, failure)
             RECONCILE.reset(context)
             ORIGIN.reset(origin)
             metrics.active -= 1
@@ -364,6 +377,30 @@ class Controller(Generic[O]):
                 metrics.panics += not isinstance(error, OSError | TimeoutError)
                 log.exception("reconcile_failed", exc_info=error)
         queue.add_rate_limited(key, priority)
+
+
+def _outcome(error: Exception) -> tuple[str, str]:
+    """What a span says of a reconcile that did not succeed: how it ended, and the error if it was one."""
+    match error:
+        case Waiting() | ClusterUnavailable():
+            return "waiting", ""
+        case Conflict() | NotFound():
+            return "overtaken", ""
+        case _:
+            return "error", str(error) or type(error).__name__
+
+
+def being_cancelled() -> bool:
+    """Whether the current task was told to end; else a CancelledError in it came out of something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def cut_short(error: asyncio.CancelledError) -> Exception:
+    """The error that such a CancelledError stands for: gRPC, for one, raises it when a channel is closed under a call."""
+    failure = RuntimeError("what this waited for was cancelled")
+    failure.__cause__ = error
+    return failure
 
 
 def _mapped(to: Callable[[Any], Iterable[Key]], change: Change[Any]) -> set[Key]:

@@ -3,8 +3,12 @@
 What it guarantees:
 
 * Saying one costs the caller nothing but putting it in a queue of 1,000; what does not fit is dropped and counted.
-* The same (type, reason, action, object) within six minutes is one event that becomes a series: it is written once, repeats are
-  counted here and written at most every thirty seconds. The note stays the first one: the API lets nobody change it.
+* Each is a log line as well, whatever becomes of the event: a warning is logged as one.
+* Normal events have a limit, :data:`BURST` at once and :data:`RATE` a second: when a thousand objects move nobody reads a
+  thousand stories, and the API server has better things to store. What is kept back is counted. Warnings have none.
+* The same (type, reason, action, object, related object) within six minutes is one event that becomes a series: it is written
+  once, repeats are counted here and written at most every thirty seconds. The note stays the first one: the API lets
+  nobody change it.
 * A write that fails is tried again with back-off, twelve times as client-go does, then given up: an event is no record.
 * When the process ends, what is queued and counted still goes out, for at most two seconds.
 * A note is at most 1,024 bytes (the API's limit) and carries no secret that :mod:`dpf.runtime.log` knows the shape of.
@@ -23,7 +27,7 @@ from itertools import count
 from typing import Literal
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import DpfError, TooManyRequests, Unavailable
+from dpf.runtime.errors import AlreadyExists, DpfError, TooManyRequests, Unavailable
 from dpf.runtime.k8s import Event, EventSeries, ObjectReference
 from dpf.runtime.log import get_logger, hidden
 from dpf.runtime.meta import Object, ObjectMeta, now
@@ -32,6 +36,9 @@ from dpf.runtime.metrics import Metrics
 log = get_logger(__name__)
 
 QUEUE = 1000
+BURST = 25
+RATE = 1.0
+"""Normal events that are written at once, and per second in the long run."""
 SERIES_WINDOW = 360.0
 """Seconds after which a repeat is a new event (events.k8s.io recorder)."""
 FLUSH_INTERVAL = 30.0
@@ -42,6 +49,10 @@ LAST_WORDS = 2.0
 Kind = Literal["Normal", "Warning"]
 
 
+_Reference = tuple[str, str, str, str, str]
+"""API version, kind, namespace, name and uid of an object."""
+
+
 @dataclass(frozen=True)
 class _Said:
     """What makes two events the same."""
@@ -49,7 +60,8 @@ class _Said:
     type: Kind
     reason: str
     action: str
-    regarding: tuple[str, str, str, str, str]
+    regarding: _Reference
+    related: _Reference | None = None
 
 
 @dataclass
@@ -74,20 +86,30 @@ class EventRecorder:
         self._names = (f"{os.urandom(6).hex()}{number:04x}" for number in count())
         self._queue: asyncio.Queue[tuple[_Said, str, str]] = asyncio.Queue(QUEUE)
         self._series: dict[_Said, _Series] = {}
+        self._allowance, self._filled_at = float(BURST), 0.0
         self._taking: tuple[_Said, str, str] | None = None
         """What was being written when the process was told to end: it is written again, under the same name."""
 
-    def normal(self, obj: Object, reason: str, note: str, *, action: str = "Reconcile") -> None:
-        """Says that something went as it should. ``reason`` is one CamelCase word."""
-        self._say("Normal", obj, reason, note, action)
+    def normal(
+        self, obj: Object, reason: str, note: str, *, action: str = "Reconcile", related: Object | None = None
+    ) -> None:
+        """Says that something went as it should.
 
-    def warning(self, obj: Object, reason: str, note: str, *, action: str = "Reconcile") -> None:
+        :param reason: one CamelCase word.
+        :param related: another object that it is about.
+        """
+        self._say("Normal", obj, reason, note, action, related)
+
+    def warning(
+        self, obj: Object, reason: str, note: str, *, action: str = "Reconcile", related: Object | None = None
+    ) -> None:
         """Says that something needs a person's attention."""
-        self._say("Warning", obj, reason, note, action)
+        self._say("Warning", obj, reason, note, action, related)
 
-    def _say(self, kind: Kind, obj: Object, reason: str, note: str, action: str) -> None:
-        resource = obj.RESOURCE
-        said = _Said(kind, reason, action, (resource.api_version, resource.kind, obj.namespace, obj.name, obj.uid))
+    def _say(self, kind: Kind, obj: Object, reason: str, note: str, action: str, related: Object | None) -> None:
+        said = _Said(kind, reason, action, _reference(obj), _reference(related) if related is not None else None)
+        tell = log.warning if kind == "Warning" else log.info
+        tell("told", kind=obj.RESOURCE.kind, object=str(obj.key), reason=reason, note=note)
         try:
             self._queue.put_nowait((said, _cut(hidden(note)), next(self._names)))
         except asyncio.QueueFull:
@@ -129,8 +151,32 @@ class EventRecorder:
         if series is not None:
             await self._send(series, tries)
             del self._series[said]
-        event = await self._try(partial(self._client.create, self._event(said, note, suffix)), tries)
+        event = None
+        if self._allowed(said):
+            event = await self._try(partial(self._create, self._event(said, note, suffix)), tries)
+            self._metrics.events[said.type] += event is not None
+        else:
+            self._metrics.events_withheld += 1
         self._series[said] = _Series(event, started=_time())
+
+    def _allowed(self, said: _Said) -> bool:
+        """Whether the event may be written; it is paid for then."""
+        if said.type == "Warning":
+            return True
+        now = _time()
+        self._allowance = min(BURST, self._allowance + RATE * (now - self._filled_at))
+        self._filled_at = now
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        return True
+
+    async def _create(self, event: Event) -> Event:
+        try:
+            return await self._client.create(event)
+        except AlreadyExists:
+            # Nobody else uses its name: it was written, and the answer was lost or not waited for.
+            return event
 
     async def _flush(self, *, tries: int = TRIES) -> None:
         """Writes all counts that changed, and forgets series that are over."""
@@ -161,7 +207,7 @@ class EventRecorder:
         return None
 
     def _event(self, said: _Said, note: str, suffix: str) -> Event:
-        api_version, kind, namespace, name, uid = said.regarding
+        _, _, namespace, name, _ = said.regarding
         return Event(
             metadata=ObjectMeta(name=f"{name[:200]}.{suffix}", namespace=namespace or "default"),
             event_time=now(),
@@ -171,8 +217,19 @@ class EventRecorder:
             reason=said.reason,
             action=said.action,
             note=note,
-            regarding=ObjectReference(api_version=api_version, kind=kind, namespace=namespace, name=name, uid=uid),
+            regarding=_named(said.regarding),
+            related=_named(said.related) if said.related is not None else None,
         )
+
+
+def _reference(obj: Object) -> _Reference:
+    resource = obj.RESOURCE
+    return resource.api_version, resource.kind, obj.namespace, obj.name, obj.uid
+
+
+def _named(reference: _Reference) -> ObjectReference:
+    api_version, kind, namespace, name, uid = reference
+    return ObjectReference(api_version=api_version, kind=kind, namespace=namespace, name=name, uid=uid)
 
 
 def _time() -> float:

@@ -2,17 +2,22 @@
 
 ``/healthz`` answers ``ok`` as long as the event loop turns. ``/readyz`` answers 503 and names what is missing until all checks
 hold. ``/metrics`` is plain HTTP without authentication, like a kubelet's read-only port: bind it to an address that only the
-scraper reaches, or to 0 to have none.
+scraper reaches, or to 0 to have none. With a guard it is HTTPS, with a certificate made at start that nobody signed, and only
+whom the guard lets in is answered.
 """
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from types import TracebackType
+from typing import Protocol
 
 from aiohttp import web
 
+from dpf.runtime.certs import SmallCA, load
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.log import get_logger
 from dpf.runtime.metrics import Metrics
@@ -33,13 +38,24 @@ def split_address(address: str) -> tuple[str, int] | None:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+class Guard(Protocol):
+    """Says who may have the metrics."""
+
+    async def verdict(self, authorization: str, path: str) -> int:
+        """The HTTP status for a request with that header; 200 lets it in."""
+
+
+SCRAPE_CERTIFICATE = timedelta(days=365)
+
+
 class Servers:
     """The health and metrics servers. Use as an async context manager."""
 
-    def __init__(self, *, health: str, metrics: str, source: Metrics) -> None:
+    def __init__(self, *, health: str, metrics: str, source: Metrics, guard: Guard | None = None) -> None:
         self._health = split_address(health)
         self._metrics = split_address(metrics)
         self._source = source
+        self._guard = guard
         self._checks: dict[str, Callable[[], bool]] = {}
         self._stack = AsyncExitStack()
         self.bound: dict[str, tuple[str, int]] = {}
@@ -53,7 +69,7 @@ class Servers:
         health = [web.get("/healthz", self._healthz), web.get("/readyz", self._readyz)]
         metrics = [web.get("/metrics", self._scrape)]
         await self._serve("health", self._health, health)
-        await self._serve("metrics", self._metrics, metrics)
+        await self._serve("metrics", self._metrics, metrics, _tls() if self._guard is not None else None)
         return self
 
     async def __aexit__(
@@ -61,7 +77,13 @@ class Servers:
     ) -> None:
         await self._stack.aclose()
 
-    async def _serve(self, name: str, address: tuple[str, int] | None, routes: list[web.RouteDef]) -> None:
+    async def _serve(
+        self,
+        name: str,
+        address: tuple[str, int] | None,
+        routes: list[web.RouteDef],
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         if address is None:
             return
         app = web.Application()
@@ -71,7 +93,7 @@ class Servers:
         self._stack.push_async_callback(runner.cleanup)
         host, port = address
         try:
-            await web.TCPSite(runner, host, port).start()
+            await web.TCPSite(runner, host, port, ssl_context=tls).start()
         except OSError as error:
             flag = "--health-probe-bind-address" if name == "health" else "--metrics-bind-address"
             raise ConfigError(f"cannot listen on {host}:{port} for {name}: {error.strerror}; give {flag}") from error
@@ -87,5 +109,27 @@ class Servers:
             return web.Response(status=503, text=f"not ready: {', '.join(missing)}")
         return web.Response(text="ok")
 
-    async def _scrape(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._source.render(), headers={"Content-Type": "text/plain; version=0.0.4"})
+    async def _scrape(self, request: web.Request) -> web.StreamResponse:
+        if self._guard is not None:
+            status = await self._guard.verdict(request.headers.get("Authorization", ""), request.path)
+            if status != 200:
+                return web.Response(status=status, text=REFUSALS[status])
+        response = web.StreamResponse(headers={"Content-Type": "text/plain; version=0.0.4"})
+        await response.prepare(request)
+        async for piece in self._source.scrape():
+            await response.write(piece)
+        await response.write_eof()
+        return response
+
+
+REFUSALS = {
+    401: "metrics need a bearer token that the cluster accepts",
+    403: "this account may not get the non-resource URL /metrics",
+    503: "the API server could not be asked whether this account may",
+}
+
+
+def _tls() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load(context, SmallCA.make("metrics").issue("metrics", purposes=["server"], lifetime=SCRAPE_CERTIFICATE))
+    return context

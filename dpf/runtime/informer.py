@@ -205,6 +205,10 @@ class Informer(Generic[T]):
         """The keys of all objects, readable or not."""
         return iter(self._records)
 
+    def raws(self) -> Iterator[bytes]:
+        """The JSON of all objects as they are now; no model is made of any."""
+        return iter([record.raw for record in self._records.values()])
+
     def list(self, namespace: str | None = None) -> _List[T]:
         """All objects, or those of a namespace."""
         records = [r for r in self._records.values() if namespace is None or r.key.namespace == namespace]

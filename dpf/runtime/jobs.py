@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
-from dpf.runtime.controller import Controller
+from dpf.runtime.controller import Controller, being_cancelled, cut_short
 from dpf.runtime.meta import Key
 
 R = TypeVar("R")
@@ -44,6 +44,10 @@ class Job(Generic[R]):
         async with slots:
             try:
                 self._value = await work(self)
+            except asyncio.CancelledError as error:
+                if being_cancelled():
+                    raise
+                self._error = cut_short(error)
             except Exception as error:  # noqa: BLE001  (handed to the reconciler by result())
                 self._error = error
         self.done = True

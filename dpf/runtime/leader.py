@@ -194,6 +194,7 @@ class LeaderElector:
                 try:
                     return await self._write(self._seen)
                 except (Conflict, NotFound):
+                    self._metrics.slow_renewals[self._key[0]] += 1
                     return await self._write(await self._read_own())
         except (ApiError, TimeoutError) as error:
             log.warning("lease_not_renewed", lease=self._key[0], error=str(error) or "no answer in time")

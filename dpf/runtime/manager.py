@@ -3,8 +3,8 @@
 What it guarantees:
 
 * Start: health and metrics servers, then parts that need no leadership (webhooks, remote clusters), then caches; then, when this
-  process leads, parts and controllers that act. ``/healthz`` answers from the first moment, ``/readyz`` when caches are filled and
-  webhooks answer.
+  process leads, parts and controllers that act. ``/healthz`` answers from the first moment, also while the API server is being
+  waited for; ``/readyz`` when caches are filled and webhooks answer.
 * A part that fails ends the process with its error: a half-running manager helps nobody.
 * SIGTERM or SIGINT: no more work is taken, reconciles that run may finish within the grace period, then everything is
   cancelled; the lease is released, the last events are sent. A second signal ends the process at once.
@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 import uvloop
 
-from dpf.runtime import memory
+from dpf.runtime import memory, tracing
 from dpf.runtime.client import Client, UnreadableObject
 from dpf.runtime.cluster import SYNC_TIMEOUT, Cluster
 from dpf.runtime.controller import Controller
@@ -35,12 +35,17 @@ from dpf.runtime.log import configure, get_logger
 from dpf.runtime.meta import Key, Object, ObjectMeta
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.options import ManagerOptions
+from dpf.runtime.scraping import ScrapeGuard
 
 log = get_logger(__name__)
 
 CONNECT_RETRY = 1.0
 CONNECT_TIMEOUT = 5.0
 """Seconds between tries to reach the API server at start, and for each."""
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+"""What asks a process to end."""
 
 
 class Runnable(Protocol):
@@ -65,8 +70,12 @@ class Manager:
         self._followers: list[Runnable] = []
         self._leaders: list[Runnable] = []
         self._stopping = asyncio.Event()
+        self._begun = False
         self._servers = Servers(
-            health=options.health_probe_bind_address, metrics=options.metrics_bind_address, source=metrics
+            health=options.health_probe_bind_address,
+            metrics=options.metrics_bind_address,
+            source=metrics,
+            guard=ScrapeGuard(cluster.client) if options.guarded else None,
         )
 
     def add(self, *parts: Controller[Any] | Runnable) -> None:
@@ -90,27 +99,36 @@ class Manager:
         """Ends :meth:`run` gracefully."""
         self._stopping.set()
 
-    async def run(self) -> None:
+    async def run(self, begin: Callable[[], Awaitable[None]] | None = None) -> None:
         """Runs until stopped.
 
+        :param begin: awaited when health is being served and before all else; it may still add parts.
         :raises TimeoutError: if the caches could not be filled.
         :raises LeadershipLost: if another took the lease.
         """
         cache = self.cluster.cache
+        cache.on_unreadable = self._report_unreadable
         self.metrics.watch_cache(cache)
         self.metrics.watch_skipped_writes(self.cluster.name, lambda: self.cluster.client.skipped_writes)
+        self.add_readiness("API server", lambda: self._begun)
         self.add_readiness("caches", lambda: all(informer.synced.is_set() for informer in cache.informers()))
-        for informer in cache.informers():
-            informer.on_unreadable = self._report_unreadable(informer.kind)
         try:
-            # Ended from the inside out: what acts, then caches and webhooks, then events, then health.
-            async with self._servers, _running(self.metrics, self.events), _running(cache, *self._followers):
-                await self._unless_stopped(cache.synced(timeout=SYNC_TIMEOUT))
-                memory.settle()
-                log.info("caches_filled", objects=sum(len(informer) for informer in cache.informers()))
-                await self._lead()
+            async with self._servers:
+                if begin is not None:
+                    await self._unless_stopped(begin())
+                self._begun = True
+                await self._run_parts()
         except* _Stopped:
             log.info("stopped")
+
+    async def _run_parts(self) -> None:
+        cache = self.cluster.cache
+        # Ended from the inside out: what acts, then caches and webhooks, then events, then health.
+        async with _running(self.metrics, self.events), _running(cache, *self._followers):
+            await self._unless_stopped(cache.synced(timeout=SYNC_TIMEOUT))
+            memory.settle()
+            log.info("caches_filled", objects=sum(len(informer) for informer in cache.informers()))
+            await self._lead()
 
     async def _lead(self) -> None:
         """Waits for leadership, if it is to be had, and runs what acts."""
@@ -146,13 +164,10 @@ class Manager:
             task.cancel()
             stopped.cancel()
 
-    def _report_unreadable(self, kind: type[Object]) -> Callable[[Key, str, UnreadableObject], None]:
-        def report(key: Key, uid: str, error: UnreadableObject) -> None:
-            self.metrics.decode_failed(kind.RESOURCE.kind)
-            meta = ObjectMeta(name=key.name, namespace=key.namespace, uid=uid)
-            self.events.warning(kind.model_construct(metadata=meta), "Unreadable", str(error))
-
-        return report
+    def _report_unreadable(self, kind: type[Object], key: Key, uid: str, error: UnreadableObject) -> None:
+        self.metrics.decode_failed(kind.RESOURCE.kind)
+        meta = ObjectMeta(name=key.name, namespace=key.namespace, uid=uid)
+        self.events.warning(kind.model_construct(metadata=meta), "Unreadable", str(error))
 
 
 class _Stopped(Exception):
@@ -174,9 +189,10 @@ def run_process(name: str, options: ManagerOptions, setup: Callable[[Manager], A
 
     Whatever ends it badly is one log line that says what to do, not a traceback: 2 for a mistake in flags or kubeconfig, 1 else.
     """
-    configure(options.log_level, options.log_format)
+    configure(options.go.level(options.log_level), options.go.format(options.log_format))
     memory.start()
     try:
+        tracing.start(name, options.otlp_endpoint)
         uvloop.run(_main(name, options, setup))
     except ConfigError as error:
         log.error("misconfigured", error=str(error))
@@ -187,6 +203,8 @@ def run_process(name: str, options: ManagerOptions, setup: Callable[[Manager], A
         return _report(name, _first(errors))
     except Exception as error:  # noqa: BLE001  (the last word of the process)
         return _report(name, error)
+    finally:
+        tracing.stop()
     return 0
 
 
@@ -198,18 +216,23 @@ async def _main(name: str, options: ManagerOptions, setup: Callable[[Manager], A
     async with client:
         manager = Manager(name, Cluster("host", client, namespace=options.namespace), options, metrics)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, _signalled, manager, number)
-        await _reach(client)
-        added = setup(manager)
-        if added is not None:
-            await added
-        await manager.run()
+        for number in SIGNALS:
+            loop.add_signal_handler(number, _signalled, manager)
+
+        async def begin() -> None:
+            await _reach(client)
+            added = setup(manager)
+            if added is not None:
+                await added
+
+        await manager.run(begin)
 
 
-def _signalled(manager: Manager, number: signal.Signals) -> None:
-    """The first signal is a request; after it the default action is back, so the second one ends the process."""
-    asyncio.get_running_loop().remove_signal_handler(number)
+def _signalled(manager: Manager) -> None:
+    """The first signal is a request; after it the default actions are back, so a second one ends the process."""
+    loop = asyncio.get_running_loop()
+    for number in SIGNALS:
+        loop.remove_signal_handler(number)
     manager.stop()
 
 

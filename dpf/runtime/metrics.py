@@ -13,7 +13,7 @@ import asyncio
 import gc
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -104,21 +104,29 @@ class RestMetrics:
     def count(self, method: str, code: int, seconds: float) -> None:
         """A request was answered; code 0 means it was not."""
         self.requests[method, code] += 1
-        histogram = self.seconds.get(method)
-        if histogram is None:
-            histogram = self.seconds[method] = Histogram(REQUEST_BUCKETS)
-        histogram.observe(seconds)
+        counts = self.seconds.get(method)
+        if counts is None:
+            counts = self.seconds[method] = Histogram(REQUEST_BUCKETS)
+        counts.observe(seconds)
 
 
 class Metrics:
-    """All metrics of a process. :meth:`render` is what a scrape gets."""
+    """All metrics of a process. :meth:`scrape` is what a scrape gets."""
 
     def __init__(self) -> None:
         self.leading: dict[str, bool] = {}
         """Lease name to whether this process holds it."""
+        self.slow_renewals: Counter[str] = Counter()
+        """Renewals, by lease name, for which the leader had to read the lease first."""
         self.webhooks: Counter[tuple[str, int]] = Counter()
         """Admission requests by path and HTTP code."""
         self.webhook_seconds: dict[str, Histogram] = {}
+        self.webhooks_in_flight: Counter[str] = Counter()
+        self.webhook_panics: Counter[str] = Counter()
+        """Admission requests, by path, on which a webhook's function raised what nobody expected."""
+        self.events: Counter[str] = Counter(Normal=0, Warning=0)
+        """Events written, by type."""
+        self.events_withheld = 0
         self.events_dropped = 0
         self.loop_lag = 0.0
         self.gc_pause_max = 0.0
@@ -130,6 +138,7 @@ class Metrics:
         self._unreadable: Counter[str] = Counter()
         self._gc_started = 0.0
         self._more: list[Callable[[], Iterable[Metric]]] = []
+        self._texts: list[Callable[[], AsyncIterator[str]]] = []
 
     def controller(self, name: str, workers: int) -> ControllerMetrics:
         """The counts of a controller, made on first use."""
@@ -163,6 +172,20 @@ class Metrics:
         """Metrics of the application: ``collect`` is called at each scrape."""
         self._more.append(collect)
 
+    def add_text(self, collect: Callable[[], AsyncIterator[str]]) -> None:
+        """Metrics of the application that are too many to become samples one by one.
+
+        :param collect: yields the text format piece by piece, family after family; each piece is sent before the next.
+        """
+        self._texts.append(collect)
+
+    async def scrape(self) -> AsyncIterator[bytes]:
+        """All that there is, in the text exposition format, piece by piece."""
+        yield self.render()
+        for collect in self._texts:
+            async for text in collect():
+                yield text.encode()
+
     async def run(self) -> None:
         """Watches how late the event loop is and how long the garbage collector stops it, until cancelled."""
         gc.callbacks.append(self._on_gc)
@@ -181,7 +204,7 @@ class Metrics:
             self.gc_pause_max = max(self.gc_pause_max, perf_counter() - self._gc_started)
 
     def render(self) -> bytes:
-        """The text exposition format."""
+        """The text exposition format; without what was added by :meth:`add_text`."""
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.gc_collector import GCCollector
         from prometheus_client.platform_collector import PlatformCollector
@@ -207,7 +230,7 @@ class Metrics:
     def _of_controllers(self) -> Iterator[Metric]:
         controllers = self._controllers.values()
         prefix = "controller_runtime_"
-        yield _counter(
+        yield counter(
             prefix + "reconcile",
             "Reconciles by result.",
             {(c.name, result): n for c in controllers for result, n in c.results.items()},
@@ -219,20 +242,20 @@ class Metrics:
             ("reconcile_panics", "Reconciles that raised what nobody expected.", "panics"),
             ("reconcile_timeouts", "Reconciles that passed their deadline.", "timeouts"),
         ):
-            yield _counter(prefix + name, text, {(c.name,): getattr(c, field) for c in controllers}, ("controller",))
-        yield _gauge(
+            yield counter(prefix + name, text, {(c.name,): getattr(c, field) for c in controllers}, ("controller",))
+        yield gauge(
             prefix + "max_concurrent_reconciles",
             "Workers of a controller.",
             {(c.name,): c.max for c in controllers},
             ("controller",),
         )
-        yield _gauge(
+        yield gauge(
             prefix + "active_workers",
             "Workers that reconcile now.",
             {(c.name,): c.active for c in controllers},
             ("controller",),
         )
-        yield _histogram(
+        yield histogram(
             prefix + "reconcile_time_seconds",
             "Length of reconciles.",
             {(c.name,): c.seconds for c in controllers},
@@ -244,18 +267,18 @@ class Metrics:
         labels = ("name", "controller")
         for name, text in (("adds", "Adds to the queue."), ("retries", "Adds after a failure.")):
             values = {(c.name, c.name): getattr(c.queue, name) for c in controllers}
-            yield _counter(f"workqueue_{name}", text, values, labels)
+            yield counter(f"workqueue_{name}", text, values, labels)
         queues = [(c.name, c.work_queue) for c in controllers if c.work_queue is not None]
         depths = {(n, n, str(p)): d for n, q in queues for p, d in (q.depths() or {0: 0}).items()}
-        yield _gauge("workqueue_depth", "Keys that are ready.", depths, (*labels, "priority"))
+        yield gauge("workqueue_depth", "Keys that are ready.", depths, (*labels, "priority"))
         ages = {name: [_loop_time() - started for started in queue.processing.values()] for name, queue in queues}
-        yield _gauge(
+        yield gauge(
             "workqueue_unfinished_work_seconds",
             "Seconds of work in progress, added up.",
             {(name, name): sum(age) for name, age in ages.items()},
             labels,
         )
-        yield _gauge(
+        yield gauge(
             "workqueue_longest_running_processor_seconds",
             "Seconds of the longest work in progress.",
             {(name, name): max(age, default=0.0) for name, age in ages.items()},
@@ -263,11 +286,11 @@ class Metrics:
         )
         waited = {(c.name, c.name): c.queue.waited for c in controllers}
         worked = {(c.name, c.name): c.queue.worked for c in controllers}
-        yield _histogram("workqueue_queue_duration_seconds", "Time keys waited in the queue.", waited, labels)
-        yield _histogram("workqueue_work_duration_seconds", "Time keys were worked on.", worked, labels)
+        yield histogram("workqueue_queue_duration_seconds", "Time keys waited in the queue.", waited, labels)
+        yield histogram("workqueue_work_duration_seconds", "Time keys were worked on.", worked, labels)
 
     def _of_clients(self) -> Iterator[Metric]:
-        yield _counter(
+        yield counter(
             "rest_client_requests",
             "Requests to API servers; code 0 means no answer.",
             {
@@ -277,7 +300,7 @@ class Metrics:
             },
             ("code", "method", "host"),
         )
-        yield _histogram(
+        yield histogram(
             "rest_client_request_duration_seconds",
             "Length of requests.",
             {(method, host): h for host, rest in self._rest.items() for method, h in rest.seconds.items()},
@@ -285,14 +308,14 @@ class Metrics:
         )
 
         skipped = {(cluster,): count() for cluster, count in self._skipped.items()}
-        yield _counter("dpf_writes_skipped", "Writes not sent: they would change nothing.", skipped, ("cluster",))
+        yield counter("dpf_writes_skipped", "Writes not sent: they would change nothing.", skipped, ("cluster",))
 
     def _of_caches(self) -> Iterator[Metric]:
         informers = [informer for cache in self._caches for informer in cache.informers()]
         sizes = {(i.kind.RESOURCE.kind,): len(i) for i in informers}
-        yield _gauge("dpf_cache_objects", "Objects in the cache.", sizes, ("kind",))
+        yield gauge("dpf_cache_objects", "Objects in the cache.", sizes, ("kind",))
         unreadable = {(kind,): n for kind, n in self._unreadable.items()}
-        yield _counter("dpf_cache_unreadable_objects", "Object versions no model could read.", unreadable, ("kind",))
+        yield counter("dpf_cache_unreadable_objects", "Object versions no model could read.", unreadable, ("kind",))
         stats = {
             kind.RESOURCE.kind: reflector.stats
             for cache in self._caches
@@ -307,20 +330,33 @@ class Metrics:
             ("dropped", "Events that were no object of the kind."),
         ):
             values = {(kind,): getattr(s, field) for kind, s in stats.items()}
-            yield _counter(f"dpf_cache_{field}", text, values, ("kind",))
+            yield counter(f"dpf_cache_{field}", text, values, ("kind",))
 
     def _of_process(self) -> Iterator[Metric]:
         leading = {(name,): int(leads) for name, leads in self.leading.items()}
-        yield _gauge("leader_election_master_status", "Whether this process leads.", leading, ("name",))
+        yield gauge("leader_election_master_status", "Whether this process leads.", leading, ("name",))
+        slow = {(name,): self.slow_renewals[name] for name in self.leading}
+        yield counter("leader_election_slowpath", "Renewals that had to read the lease first.", slow, ("name",))
         up = {(cluster,): int(not is_open) for cluster, is_open in self._circuits.items()}
-        yield _gauge("dpf_remote_cluster_up", "Whether a remote cluster answers.", up, ("cluster",))
+        yield gauge("dpf_remote_cluster_up", "Whether a remote cluster answers.", up, ("cluster",))
+        yield from self._of_webhooks()
+        events = {(kind,): n for kind, n in self.events.items()}
+        yield counter("dpf_events", "Events written.", events, ("type",))
+        yield counter("dpf_events_withheld", "Normal events kept back by the limit.", {(): self.events_withheld}, ())
+        yield counter("dpf_events_dropped", "Events lost to a full queue.", {(): self.events_dropped}, ())
+        yield gauge("dpf_event_loop_lag_seconds", "How late the event loop was.", {(): self.loop_lag}, ())
+        yield gauge("dpf_gc_pause_seconds_max", "Longest stop for garbage collection.", {(): self.gc_pause_max}, ())
+
+    def _of_webhooks(self) -> Iterator[Metric]:
+        prefix, label = "controller_runtime_webhook_", ("webhook",)
         requests = {(path, str(code)): n for (path, code), n in self.webhooks.items()}
-        yield _counter("controller_runtime_webhook_requests", "Admission requests.", requests, ("webhook", "code"))
+        yield counter(prefix + "requests", "Admission requests.", requests, (*label, "code"))
+        flying = {(path,): n for path, n in self.webhooks_in_flight.items()}
+        yield gauge(prefix + "requests_in_flight", "Admission requests being answered.", flying, label)
+        panics = {(path,): n for path, n in self.webhook_panics.items()}
+        yield counter(prefix + "panics", "Admission functions that raised what nobody expected.", panics, label)
         seconds = {(path,): h for path, h in self.webhook_seconds.items()}
-        yield _histogram("controller_runtime_webhook_latency_seconds", "Length of admission.", seconds, ("webhook",))
-        yield _counter("dpf_events_dropped", "Events lost to a full queue.", {(): self.events_dropped}, ())
-        yield _gauge("dpf_event_loop_lag_seconds", "How late the event loop was.", {(): self.loop_lag}, ())
-        yield _gauge("dpf_gc_pause_seconds_max", "Longest stop for garbage collection.", {(): self.gc_pause_max}, ())
+        yield histogram(prefix + "latency_seconds", "Length of admission.", seconds, label)
 
 
 Values = Mapping[Any, Any]
@@ -331,7 +367,8 @@ def _loop_time() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _counter(name: str, text: str, values: Values, labels: tuple[str, ...]) -> Metric:
+def counter(name: str, text: str, values: Values, labels: tuple[str, ...]) -> Metric:
+    """A counter as a scrape shows it, by label values; ``_total`` is put behind the name."""
     from prometheus_client.metrics_core import CounterMetricFamily
 
     family = CounterMetricFamily(name, text, labels=labels)
@@ -340,7 +377,8 @@ def _counter(name: str, text: str, values: Values, labels: tuple[str, ...]) -> M
     return family
 
 
-def _gauge(name: str, text: str, values: Values, labels: tuple[str, ...]) -> Metric:
+def gauge(name: str, text: str, values: Values, labels: tuple[str, ...]) -> Metric:
+    """A gauge as a scrape shows it, by label values."""
     from prometheus_client.metrics_core import GaugeMetricFamily
 
     family = GaugeMetricFamily(name, text, labels=labels)
@@ -349,10 +387,11 @@ def _gauge(name: str, text: str, values: Values, labels: tuple[str, ...]) -> Met
     return family
 
 
-def _histogram(name: str, text: str, values: Mapping[Any, Histogram], labels: tuple[str, ...]) -> Metric:
+def histogram(name: str, text: str, values: Mapping[Any, Histogram], labels: tuple[str, ...]) -> Metric:
+    """A histogram as a scrape shows it, by label values."""
     from prometheus_client.metrics_core import HistogramMetricFamily
 
     family = HistogramMetricFamily(name, text, labels=labels)
-    for key, histogram in values.items():
-        family.add_metric(key, histogram.buckets(), histogram.total)
+    for key, counts in values.items():
+        family.add_metric(key, counts.buckets(), counts.total)
     return family

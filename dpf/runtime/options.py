@@ -24,6 +24,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dpf.runtime.errors import ConfigError
+from dpf.runtime.goflags import GoFlags
 from dpf.runtime.log import Format, Level
 
 D = TypeVar("D")
@@ -141,7 +142,8 @@ def _add(parser: argparse.ArgumentParser, field: Field[Any], hint: Any, default:
         parser.add_argument(flag, choices=get_args(kind), **common)
     else:
         convert = _CONVERT.get(kind, words)
-        parser.add_argument(flag, type=_checked(convert), metavar=_metavar(kind), **common)
+        flags = [flag, flag[1:]] if len(field.name) == 1 else [flag]
+        parser.add_argument(*flags, type=_checked(convert), metavar=_metavar(kind), **common)
 
 
 _CONVERT: dict[Any, Callable[[str], Any]] = {Seconds: duration, int: whole, float: float, Path: Path, str: str}
@@ -198,11 +200,16 @@ class ManagerOptions:
     )
     leader_elect_retry_period: Annotated[Seconds, "time between tries to take or renew the lease"] = RETRY_PERIOD
     metrics_bind_address: Annotated[str, "HOST:PORT of /metrics; 0 turns it off"] = ":8080"
+    metrics_secure: Annotated[
+        bool, "serve them by HTTPS, and only to accounts that the cluster allows to get /metrics"
+    ] = False
     health_probe_bind_address: Annotated[str, "HOST:PORT of /healthz and /readyz; 0 turns it off"] = ":8081"
     workers: Annotated[int, "objects of a kind reconciled at once"] = 8
     graceful_shutdown_timeout: Annotated[Seconds, "how long reconciles may finish after SIGTERM"] = GRACE
     log_level: Annotated[Level, "least level that is logged"] = "info"
     log_format: Annotated[Format, "json, or console for a person"] = "json"
+    otlp_endpoint: Annotated[str, "URL of an OTLP/HTTP receiver of traces, such as http://HOST:4318; off if empty"] = ""
+    go: GoFlags = GoFlags()  # noqa: RUF009  (frozen)
 
     def __post_init__(self) -> None:
         """
@@ -210,3 +217,8 @@ class ManagerOptions:
         """
         if self.workers < 1:
             raise ConfigError(f"argument --workers: must be at least 1, not {self.workers}")
+
+    @property
+    def guarded(self) -> bool:
+        """Whether metrics are served to those only who may have them."""
+        return self.metrics_secure and not self.go.insecure_metrics

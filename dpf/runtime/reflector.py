@@ -144,27 +144,41 @@ class Reflector(Generic[T]):
             async for event in self._events(lines):
                 if collected is None:
                     self._take(event)
-                elif event.type == "BOOKMARK":
-                    header = wire.header(bytes(event.object))
-                    if wire.INITIAL_EVENTS_END in header.annotations:
-                        self._fill(list(collected.values()), header.resource_version)
-                        collected = None
-                else:
-                    raw = wire.slim(event.object)
-                    identity = wire.identity(raw)
-                    if event.type == "DELETED":
-                        collected.pop((identity.namespace, identity.name), None)
-                    else:
-                        collected[identity.namespace, identity.name] = raw
+                elif self._collect(event, collected):
+                    collected = None
         if collected is not None:
             raise api_error(503, "ListCut", f"the list of {self._kind} ended before it was complete")
+
+    def _collect(self, event: wire.WatchEvent, collected: dict[tuple[str, str], bytes]) -> bool:
+        """Takes one event of a streamed list. True once the list is complete, and in the cache."""
+        try:
+            if event.type == "BOOKMARK":
+                header = wire.header(bytes(event.object))
+                if wire.INITIAL_EVENTS_END not in header.annotations:
+                    return False
+                self._fill(list(collected.values()), header.resource_version)
+                return True
+            raw = wire.slim(event.object)
+            identity = wire.identity(raw)
+            if not identity.name:
+                raise wire.DecodeError(f"{event.type} without an object")
+            if event.type == "DELETED":
+                collected.pop((identity.namespace, identity.name), None)
+            else:
+                collected[identity.namespace, identity.name] = raw
+        except (wire.DecodeError, KeyError) as error:
+            self._drop(error)
+        return False
 
     async def _paged_list(self) -> None:
         params = self._params(limit=str(PAGE))
         raws: list[bytes] = []
         while True:
             body = await self._client.transport.request("GET", self._path, params=params)
-            items, version, more = wire.split_list(body)
+            try:
+                items, version, more = wire.split_list(body)
+            except wire.DecodeError as error:
+                raise api_error(503, "NotAList", f"the list of {self._kind} is none") from error
             raws += [wire.slim(item) for item in items]
             if not more:
                 break
@@ -208,10 +222,13 @@ class Reflector(Generic[T]):
             else:
                 raise wire.DecodeError(f"there is no event {event.type}")
         except (wire.DecodeError, KeyError) as error:
-            self.stats.dropped += 1
-            log.warning("event_dropped", kind=self._kind, error=str(error))
+            self._drop(error)
             return
         self._version = str(self._informer.watched_version)
+
+    def _drop(self, error: Exception) -> None:
+        self.stats.dropped += 1
+        log.warning("event_dropped", kind=self._kind, error=str(error))
 
     def _succeeded(self) -> None:
         self.failing_since = None

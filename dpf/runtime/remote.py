@@ -56,9 +56,13 @@ class _Member:
         self.kubeconfig = kubeconfig
         self.metrics = metrics
         self.suspect = asyncio.Event()
+        """A request got no answer."""
+        self.renewed = asyncio.Event()
+        """The credentials are others than those of the last probe."""
         self.health = Health(ok=False, message="no answer yet", since=now())
         self.client = Client(kubeconfig, field_owner=field_owner, observer=self.observe)
         self.cluster = Cluster(str(key), self.client)
+        self.cluster.cache.on_unreadable = lambda kind, *_: metrics.decode_failed(kind.RESOURCE.kind)
         self.task: asyncio.Task[None] | None = None
 
     def observe(self, method: str, status: int, seconds: float) -> None:
@@ -73,6 +77,7 @@ class _Member:
         stale, self.client.transport = self.client.transport, fresh
         self.kubeconfig = kubeconfig
         self.suspect.set()
+        self.renewed.set()
         await stale.__aexit__(None, None, None)
 
     async def probe(self) -> str:
@@ -162,6 +167,7 @@ class RemoteClusters:
             return
         member.task.cancel()
         await asyncio.wait([member.task])
+        self._metrics.forget_cluster(str(key))
         log.info("cluster_disconnected", cluster=str(key))
 
     def __contains__(self, key: Key) -> bool:
@@ -201,6 +207,7 @@ class RemoteClusters:
         wait = PROBE_RETRY[0]
         while True:
             member.suspect.clear()
+            member.renewed.clear()
             try:
                 version = await member.probe()
                 await member.cluster.cache.synced(timeout=PROBE_TIMEOUT)
@@ -214,7 +221,7 @@ class RemoteClusters:
                 await _until(member.suspect, pause)
             else:
                 # Requests that fail meanwhile are no news.
-                await asyncio.sleep(pause)
+                await _until(member.renewed, pause)
 
     def _set(self, member: _Member, health: Health) -> None:
         before = member.health

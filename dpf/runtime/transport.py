@@ -2,7 +2,7 @@
 
 * A request that the server turned away unserved (429, or 503 with ``Retry-After``) is sent again after the time it names, at
   most :data:`MAX_TRIES` times; a GET also after a lost connection. Anything else is the caller's to retry: a write whose
-  answer was lost may have been done.
+  answer was lost may have been done, and who has waited for a time-out has waited long enough.
 * A 401 makes a rotating token be read again, once.
 * Requests have a deadline of :data:`REQUEST_TIMEOUT`; streams have one on silence.
 * The environment's proxies are not consulted: an API server is reached directly.
@@ -20,7 +20,7 @@ from time import perf_counter
 from types import TracebackType
 from urllib.parse import urlencode, urlsplit
 
-from dpf.runtime import wire
+from dpf.runtime import tracing, wire
 from dpf.runtime.credentials import TokenSource, ssl_context
 from dpf.runtime.errors import ApiError, ConfigError, TooManyRequests, Unavailable, api_error
 from dpf.runtime.http1 import HttpConnections, Response
@@ -118,6 +118,7 @@ class Transport:
         for fresh in (False, True):
             head = self._head(method, path, params, await self._tokens.token(fresh=fresh), body, content_type)
             started, status = perf_counter(), 0
+            span = tracing.tracer.request(method, self.host, path) if tracing.tracer is not None else None
             try:
                 response = await self._open.request(head, body or b"", timeout)
                 status = response.status
@@ -126,6 +127,8 @@ class Transport:
             finally:
                 if self.observer is not None:
                     self.observer(method, status, perf_counter() - started)
+                if span is not None:
+                    span.end({"http.response.status_code": status}, "" if 0 < status < 400 else f"HTTP {status}")
             if status == 401 and not fresh and self._tokens.rotates:
                 continue
             if warning := response.headers.get("warning"):
@@ -229,6 +232,7 @@ def _pause(error: ApiError, method: str, tries: int) -> float | None:
     after = error.details.get("retryAfterSeconds")
     if isinstance(error, TooManyRequests) or (isinstance(error, Unavailable) and after is not None):
         return float(1 if after is None else after) * (1 + 0.2 * random())  # noqa: S311  (spreads callers, guards nothing)
-    if isinstance(error, Unavailable) and error.status == 0 and method == "GET":
+    timed_out = isinstance(error.__cause__, TimeoutError)
+    if isinstance(error, Unavailable) and error.status == 0 and method == "GET" and not timed_out:
         return float(min(0.1 * 2**tries, 2.0))
     return None

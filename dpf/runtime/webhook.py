@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 import ssl
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from typing import Any, Generic, Literal
 import orjson
 from aiohttp import web
 
-from dpf.runtime.certs import KeyPair, SmallCA, renew_at, shared_ca
+from dpf.runtime.certs import KeyPair, SmallCA, load, renew_at, shared_ca
 from dpf.runtime.client import Client, UnreadableObject, decode
 from dpf.runtime.errors import ApiError, ConfigError, DpfError
 from dpf.runtime.http import split_address
@@ -45,6 +44,8 @@ TIMEOUT_SECONDS = 5
 """How long the API server waits for an answer; its default is 10."""
 CHECK_INTERVAL = 600.0
 """Seconds between looks at the certificates and registrations."""
+HEARD = 5.0
+"""Seconds in which every API server has heard of a changed registration."""
 RETRY = 5.0
 
 Operation = Literal["CREATE", "UPDATE", "DELETE"]
@@ -203,6 +204,7 @@ class WebhookServer:
                 # The API server must trust the new one before it meets it.
                 self._pair = fresh
                 await self._register()
+                await asyncio.sleep(HEARD)
                 self._load(fresh)
                 log.info("webhook_certificate_changed")
 
@@ -221,15 +223,9 @@ class WebhookServer:
         return authority.issue("webhook", purposes=["server"], names=self._endpoint.names())
 
     def _load(self, pair: KeyPair | None) -> None:
-        """New connections get the certificate; the ssl module reads from files only, so from one in memory."""
-        if pair is None:
-            return
-        descriptor = os.memfd_create("webhook-pair", os.MFD_CLOEXEC)
-        try:
-            os.write(descriptor, pair.cert + pair.key)
-            self._tls.load_cert_chain(f"/proc/self/fd/{descriptor}")
-        finally:
-            os.close(descriptor)
+        """New connections get the certificate."""
+        if pair is not None:
+            load(self._tls, pair)
 
     # Registration
 
@@ -286,11 +282,13 @@ class WebhookServer:
 
     async def _handle(self, request: web.Request) -> web.Response:
         started, code = perf_counter(), 500
+        path = request.path if request.path in self._webhooks else "unknown"
+        self._metrics.webhooks_in_flight[path] += 1
         try:
             response = await self._answer(request)
             code = response.status
         finally:
-            path = request.path if request.path in self._webhooks else "unknown"
+            self._metrics.webhooks_in_flight[path] -= 1
             self._metrics.webhooks[path, code] += 1
             seconds = self._metrics.webhook_seconds.setdefault(path, Histogram(REQUEST_BUCKETS))
             seconds.observe(perf_counter() - started)
@@ -306,7 +304,9 @@ class WebhookServer:
             uid, old, new = asked["uid"], asked.get("oldObject"), asked.get("object")
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return web.Response(status=400, text="the body is no admission.k8s.io/v1 AdmissionReview")
-        answer = {"uid": uid, **respond(webhook, old, new)}
+        verdict = respond(webhook, old, new)
+        self._metrics.webhook_panics[request.path] += verdict.get("status", {}).get("code") == 500
+        answer = {"uid": uid, **verdict}
         body = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 

@@ -14,7 +14,7 @@ from dpf.runtime.client import Client, UnreadableObject, merge_diff
 from dpf.runtime.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
-from test.unit.runtime.scripted import ScriptedServer, answer, serving, status
+from test.unit.runtime.scripted import ScriptedServer, answer, serving, status, stream
 from test.unit.runtime.widgets import Widget, WidgetStatus, widget
 
 
@@ -66,6 +66,19 @@ async def test_a_write_without_an_answer_is_not_sent_again() -> None:
         with pytest.raises(Unavailable):
             await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
     assert len(server.seen) == 1
+
+
+async def test_a_read_is_sent_again_after_a_lost_connection_but_not_after_a_time_out() -> None:
+    async def cut(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    server = ScriptedServer(cut, stream())
+    async with serving(server) as client:
+        with pytest.raises(Unavailable, match="no answer in time"):
+            await client.server_version(timeout=0.1)
+    assert len(server.seen) == 2
 
 
 async def test_nobody_listening_is_unavailable() -> None:

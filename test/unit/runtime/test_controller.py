@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from dpf.runtime.client import Client
+from dpf.runtime.client import Client, decode
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, Terminal, Waiting
@@ -139,9 +139,10 @@ def test_requeue_after_forgets_failures_too() -> None:
         recording = Recording(act)
         async with running(recording) as r:
             r.widgets.apply("ADDED", raw("a", 2))
-            await asyncio.sleep(100)
+            await asyncio.sleep(30)
             assert r.controller._queue is not None
             assert r.controller._queue.limiter.failures == {}
+            await asyncio.sleep(70)
         assert recording.calls[2][1] - recording.calls[1][1] == pytest.approx(60, abs=0.01)
 
     run_virtual(body)
@@ -211,6 +212,26 @@ def test_whatever_is_raised_other_objects_go_on(error: Exception) -> None:
             await asyncio.sleep(1)
         assert "good" in recording.names
         assert recording.names.count("bad") > 2
+
+    run_virtual(body)
+
+
+def test_a_call_that_is_cancelled_under_a_worker_is_a_retry_and_the_worker_goes_on() -> None:
+    """gRPC does that: a call whose channel is closed raises CancelledError in whoever awaits it."""
+
+    async def body() -> None:
+        async def act(_: Widget) -> None:
+            if len(recording.calls) == 1:
+                call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                call.cancel()
+                await call
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(1)
+            assert r.metrics.errors == 1
+        assert recording.names == ["a", "a"]
 
     run_virtual(body)
 
@@ -305,6 +326,33 @@ def test_a_predicate_keeps_a_controller_asleep() -> None:
             r.widgets.apply("MODIFIED", raw("a", 4, generation=2))
             await asyncio.sleep(1)
         assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
+def test_a_reconcile_is_not_woken_by_its_own_locked_write_but_others_are() -> None:
+    async def body() -> None:
+        async def write(obj: Widget) -> None:
+            await asyncio.sleep(0.1)
+            if int(obj.metadata.resource_version) < 5:
+                body = raw("a", 5, size=5)
+                r.widgets.wrote(body, decode(Widget, body), based_on=obj.metadata.resource_version)
+
+        writer, reader = Recording(write), Recording()
+        other = Controller("other", reader, watches=[For(Widget)])
+        async with running(writer) as r:
+            other.register(r.cluster, Metrics())
+            task = asyncio.create_task(other.run())
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(1)
+            r.widgets.apply("MODIFIED", raw("a", 5, size=5))
+            await asyncio.sleep(1)
+            assert (writer.names, reader.names) == (["a"], ["a", "a"])
+            r.widgets.apply("MODIFIED", raw("a", 6))
+            await asyncio.sleep(1)
+            assert (writer.names, reader.names) == (["a", "a"], ["a", "a", "a"])
+            task.cancel()
+            await asyncio.wait([task])
 
     run_virtual(body)
 

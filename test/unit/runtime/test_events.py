@@ -10,10 +10,11 @@ from typing import Any, cast
 import pytest
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import ApiError, Forbidden, TooManyRequests, Unavailable
-from dpf.runtime.events import EventRecorder
+from dpf.runtime.errors import AlreadyExists, ApiError, Forbidden, TooManyRequests, Unavailable
+from dpf.runtime.events import BURST, EventRecorder
 from dpf.runtime.k8s import ConfigMap, Event
 from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.metrics import Metrics
 from dpf.runtime.testing import run_virtual
 
 OBJ = ConfigMap(metadata=ObjectMeta(name="a", namespace="n", uid="u"))
@@ -27,10 +28,15 @@ class Server:
         self.patches: list[tuple[str, int]] = []
         self.tries = 0
         self.error: ApiError | None = None
+        self.slow = 0.0
+        """Seconds between an event's being stored and the answer."""
 
     async def create(self, event: Event) -> Event:
         self._ask()
+        if any(each.name == event.name for each in self.created):
+            raise AlreadyExists(409, "AlreadyExists", event.name)
         self.created.append(event)
+        await asyncio.sleep(self.slow)
         return event
 
     async def merge_patch(self, event: Event, patch: dict[str, Any]) -> Event:
@@ -67,6 +73,18 @@ def recording() -> Callable[[Callable[..., Coroutine[Any, Any, None]]], Server]:
 
 
 Recording = Callable[[Callable[..., Coroutine[Any, Any, None]]], Server]
+
+
+def test_what_was_being_written_at_the_end_is_one_event_with_its_repeats(recording: Recording) -> None:
+    async def during(recorder: EventRecorder, server: Server) -> None:
+        server.slow = 10.0
+        for _ in range(5):
+            recorder.warning(OBJ, "Failed", "no route")
+        await asyncio.sleep(1)
+
+    server = recording(during)
+    [event] = server.created
+    assert server.patches == [(event.name, 5)]
 
 
 def test_the_first_is_written_at_once_and_repeats_at_most_every_thirty_seconds(recording: Recording) -> None:
@@ -168,3 +186,36 @@ def test_the_end_waits_two_seconds_for_a_server_that_does_not_answer() -> None:
         return asyncio.get_running_loop().time() - before
 
     assert run_virtual(work) <= 2.0
+
+
+def test_normal_events_have_a_limit_and_warnings_have_none(recording: Recording) -> None:
+    metrics: list[Metrics] = []
+
+    async def during(recorder: EventRecorder, server: Server) -> None:
+        metrics.append(recorder._metrics)
+        for number in range(BURST + 50):
+            recorder.normal(OBJ, f"Said{number}", "much")
+            recorder.warning(OBJ, f"Cried{number}", "more")
+        await asyncio.sleep(1)
+        assert sum(event.type == "Normal" for event in server.created) == BURST
+        await asyncio.sleep(10)
+        recorder.normal(OBJ, "Later", "there is room again")
+
+    server = recording(during)
+    assert sum(event.type == "Warning" for event in server.created) == BURST + 50
+    assert server.created[-1].reason == "Later"
+    assert metrics[0].events == {"Normal": BURST + 1, "Warning": BURST + 50}
+    assert metrics[0].events_withheld == 50
+
+
+def test_an_event_names_what_else_it_is_about(recording: Recording) -> None:
+    other = ConfigMap(metadata=ObjectMeta(name="b", namespace="n", uid="v"))
+
+    async def during(recorder: EventRecorder, _: Server) -> None:
+        recorder.normal(OBJ, "Said", "of both", related=other)
+        recorder.normal(OBJ, "Said", "of one")
+
+    first, second = recording(during).created
+    assert first.related is not None
+    assert (first.related.kind, first.related.name, first.related.uid) == ("ConfigMap", "b", "v")
+    assert second.related is None

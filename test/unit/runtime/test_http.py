@@ -70,7 +70,7 @@ async def test_an_address_in_use_names_the_flag(which: str) -> None:
         taken.listen()
         addresses = {"health": "0", "metrics": "0", which: f"127.0.0.1:{taken.getsockname()[1]}"}
         flag = {"health": "--health-probe-bind-address", "metrics": "--metrics-bind-address"}[which]
-        servers = Servers(source=Metrics(), **addresses)
+        servers = Servers(source=Metrics(), health=addresses["health"], metrics=addresses["metrics"])
         with pytest.raises(ConfigError, match=flag):
             async with servers:
                 pass

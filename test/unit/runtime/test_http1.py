@@ -116,6 +116,7 @@ async def test_a_cancelled_request_takes_its_connection_with_it() -> None:
         cancelled = asyncio.ensure_future(connections.request(HEAD, b"", 5))
         await first.wait()
         cancelled.cancel()
+        await asyncio.wait([cancelled])
         response = await connections.request(HEAD, b"", 5)
         # The first one of a new connection, not the answer to the cancelled one.
         assert response.body == b"1"
@@ -126,9 +127,13 @@ async def test_a_request_has_a_deadline_that_includes_waiting_for_a_connection()
         await reader.read()
 
     async with server(silent, limit=1) as connections:
-        both = [connections.request(HEAD, b"", 0.05) for _ in range(2)]
-        found = await asyncio.gather(*both, return_exceptions=True)
-    assert {type(error) for error in found} == {TimeoutError}
+        first = asyncio.ensure_future(connections.request(HEAD, b"", 20))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError):
+            await connections.request(HEAD, b"", 0.05)
+        assert not first.done()
+        first.cancel()
+        await asyncio.wait([first])
 
 
 async def test_more_than_the_limit_wait_for_a_free_connection() -> None:
@@ -229,6 +234,8 @@ async def test_a_slow_reader_makes_the_server_wait_and_misses_nothing() -> None:
         (connection,) = connections._open
         size, most = 0, 0
         async for part in pieces:
+            for _ in range(10):
+                await asyncio.sleep(0)
             most = max(most, connection._buffered)
             size += len(part)
     assert size == len(piece) * number

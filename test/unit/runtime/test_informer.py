@@ -141,6 +141,22 @@ async def test_an_index_function_that_raises_does_not_stop_the_stream() -> None:
     assert A in informer
 
 
+async def test_store_and_indexes_have_changed_before_a_handler_is_told() -> None:
+    informer = Informer(Widget)
+    informer.add_index(SIZE)
+    informer.replace([], 1)
+    seen: list[tuple[str, bool, int, str]] = []
+
+    def handler(change: Change[Widget]) -> None:
+        last = (change.new_meta or change.old_meta).resource_version  # type: ignore[union-attr]
+        seen.append((change.type, A in informer, informer.count_by(SIZE, "1"), last))
+
+    informer.add_handler(handler)
+    informer.apply("ADDED", raw("a", 2))
+    informer.apply("DELETED", raw("a", 3))
+    assert seen == [("ADDED", True, 1, "2"), ("DELETED", False, 0, "3")], "a deletion names the version it is gone at"
+
+
 async def test_a_late_handler_first_gets_all_that_is_there() -> None:
     informer = Informer(Widget)
     informer.replace([raw("a", 1), raw("b", 2)], 2)

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from dpf.runtime.metrics import RECONCILE_BUCKETS, Histogram, Metrics
+from dpf.runtime.queue import WorkQueue
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -67,6 +68,21 @@ async def test_a_queue_is_shown_under_the_names_of_client_go() -> None:
     assert value(samples, "workqueue_retries_total", **labels) == 2
     assert value(samples, "workqueue_queue_duration_seconds_sum", **labels) == 0.5
     assert value(samples, "workqueue_work_duration_seconds_sum", **labels) == 2.0
+
+
+async def test_a_stuck_worker_and_what_waits_for_it_are_shown() -> None:
+    metrics = Metrics()
+    queue: WorkQueue[str] = WorkQueue()
+    metrics.controller("dpu", 1).watch(queue)
+    for key in ("stuck", "a", "b"):
+        queue.add(key, 5)
+    key, _ = await queue.get()
+    queue.processing[key] -= 100
+    samples = scraped(metrics)
+    labels = {"name": "dpu", "controller": "dpu"}
+    assert value(samples, "workqueue_unfinished_work_seconds", **labels) >= 100
+    assert value(samples, "workqueue_longest_running_processor_seconds", **labels) >= 100
+    assert value(samples, "workqueue_depth", **labels, priority="5") == 2
 
 
 async def test_requests_are_counted_by_code_method_and_host() -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import cast
 
 import pytest
 from aiohttp import web
 
 from dpf.runtime import reflector as module
+from dpf.runtime.client import Client
+from dpf.runtime.errors import Unavailable
 from dpf.runtime.informer import Informer
 from dpf.runtime.reflector import Reflector, Scope
+from dpf.runtime.testing import run_virtual
 from test.unit.runtime.scripted import Answer, ScriptedServer, answer, bookmark, event, gone, serving, status, stream
 from test.unit.runtime.widgets import Widget, widget
 
@@ -114,6 +119,75 @@ async def test_a_refused_watch_is_resumed_without_a_relist(code: int) -> None:
         assert r.reflector.stats.lists == 1
 
 
+async def test_an_error_within_a_watch_is_resumed_without_a_relist() -> None:
+    error = event("ERROR", {"kind": "Status", "code": 500, "reason": "InternalError"})
+    first = stream(*listed("a", version=5), error)
+    async with reflecting(first, stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
+        assert r.server.seen[1].query["resourceVersion"] == "5"
+        assert r.reflector.stats.lists == 1
+
+
+@pytest.mark.parametrize("paged", [False, True])
+async def test_managed_fields_are_never_kept(paged: bool) -> None:
+    fat = [{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]
+    page = {"metadata": {"resourceVersion": "5"}, "items": [widget("a", 4, managedFields=fat)]}
+    later = event("ADDED", widget("b", 6, managedFields=fat))
+    refuse, listing = answer(lambda: status(422, "Invalid")), answer(lambda: web.json_response(page))
+    first = [event("ADDED", widget("a", 4, managedFields=fat)), bookmark(5, ends_list=True), later]
+    script = [refuse, listing, stream(later)] if paged else [stream(*first)]
+    async with reflecting(*script) as r:
+        await r.until(lambda: len(r.sizes()) == 2)
+        assert not [record for record in r.informer._records.values() if b"managedFields" in record.raw]
+
+
+class Failing:
+    """A client whose watches fail at once, but for those that last as long as :attr:`peace` says."""
+
+    def __init__(self) -> None:
+        self.transport = self
+        self.tries: list[float] = []
+        self.peace = 0.0
+
+    @asynccontextmanager
+    async def stream(self, *_: object, **__: object) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.tries.append(asyncio.get_running_loop().time())
+        if self.peace:
+            peace, self.peace = self.peace, 0.0
+            yield self._silence(peace)
+        raise Unavailable(0, "NoAnswer", "connection refused")
+
+    async def _silence(self, seconds: float) -> AsyncIterator[bytes]:
+        await asyncio.sleep(seconds)
+        yield bookmark(1, ends_list=True)
+
+
+def test_failures_double_the_wait_from_0_8_to_30_seconds_with_as_much_again_at_random_until_there_is_peace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body() -> None:
+        monkeypatch.setattr(module, "BACKOFF_FIRST", 0.8)
+        monkeypatch.setattr(module, "monotonic", asyncio.get_running_loop().time)
+        client = Failing()
+        reflector = Reflector(cast("Client", client), Informer(Widget), Scope())
+        await asyncio.sleep(1000)
+        task = asyncio.create_task(reflector.run())
+        await asyncio.sleep(400)
+        waits = [b - a for a, b in pairwise(client.tries)]
+        for wait, least in zip(waits, [0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30], strict=False):
+            assert least <= wait <= 2 * least
+        assert len(waits) >= 8
+        assert len({round(wait, 3) for wait in waits[6:]}) > 1
+        client.peace = 300.0
+        await asyncio.sleep(420)
+        longest = max(b - a for a, b in pairwise(client.tries))
+        assert 300.8 <= longest <= 301.6, "after two minutes of peace the first wait is the shortest again"
+        task.cancel()
+        await asyncio.wait([task])
+
+    run_virtual(body)
+
+
 async def test_a_silent_stream_is_cut_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE", 0.05)
     async with reflecting(stream(*listed("a", version=5)), stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
@@ -138,6 +212,24 @@ async def test_what_is_no_object_of_the_kind_is_dropped(line: bytes) -> None:
     async with reflecting(stream(*lines)) as r:
         await r.until(lambda: r.sizes() == {"a": 6})
         assert r.reflector.stats.dropped == 1
+
+
+@pytest.mark.parametrize(
+    "line", [event("ADDED", {"kind": "Status", "metadata": {}}), event("ADDED", {"kind": "Table"}), bookmark(4)]
+)
+async def test_what_is_no_object_of_the_kind_is_dropped_from_the_first_list_too(line: bytes) -> None:
+    async with reflecting(stream(line, *listed("a", version=5))) as r:
+        await r.until(lambda: bool(r.sizes()))
+        assert [str(key) for key in r.informer.keys()] == ["n/a"]  # noqa: SIM118  (an informer is no mapping)
+        assert r.reflector.stats.dropped == (b"BOOKMARK" not in line)
+
+
+async def test_a_list_that_is_none_is_asked_for_again() -> None:
+    page = {"metadata": {"resourceVersion": "5"}, "items": [widget("a", 4)]}
+    refuse = answer(lambda: status(422, "Invalid"))
+    html = answer(lambda: web.Response(text="<html>proxy</html>"))
+    async with reflecting(refuse, html, answer(lambda: web.json_response(page)), stream()) as r:
+        await r.until(lambda: r.sizes() == {"a": 1})
 
 
 async def test_a_stream_that_is_no_watch_is_left_and_tried_again() -> None:

@@ -1,0 +1,204 @@
+"""A manager as a process on a real API server: how it ends, and who goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpf.runtime.client import Client
+from dpf.runtime.k8s import Lease
+from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.testing import eventually
+from dpf.sandbox.processes import die_with_parent
+from test.integration.conftest import Planes
+from test.integration.runtime.widget_manager import NAME
+from test.unit.runtime.widgets import Widget
+
+ROOT = Path(__file__).parents[3]
+TIMEOUT = 30.0
+
+
+class Process:
+    """A running manager; its log is read as it comes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.lines: list[dict[str, Any]] = []
+
+    async def says(self, event: str) -> dict[str, Any]:
+        """The next line of that event."""
+        assert self._process.stdout is not None
+        async with asyncio.timeout(TIMEOUT):
+            async for line in self._process.stdout:
+                self.lines.append(json.loads(line))
+                if self.lines[-1]["event"] == event:
+                    return self.lines[-1]
+        raise AssertionError(f"it ended without saying {event}: {self.lines}")
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Its exit code, once it has ended."""
+        async with asyncio.timeout(TIMEOUT):
+            rest, _ = await self._process.communicate()
+        self.lines += [json.loads(line) for line in rest.splitlines() if line.startswith(b"{")]
+        return await self._process.wait()
+
+
+Start = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def start(control_planes: Planes, namespace: str) -> AsyncIterator[Start]:
+    """Starts managers; none outlives the test."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start(*flags: str, kubeconfig: Path = control_planes.host) -> Process:
+        common = [f"--kubeconfig={kubeconfig}", f"--namespace={namespace}", "--leader-elect"]
+        common += [f"--leader-elect-namespace={namespace}", "--metrics-bind-address=0", "--health-probe-bind-address=0"]
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-m", "test.integration.runtime.widget_manager", *common, *flags),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            preexec_fn=die_with_parent,
+        )
+        started.append(process)
+        return Process(process)
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        sys.stdout.buffer.write((await process.communicate())[0])
+
+
+@pytest.fixture
+def widget(host_client: Client, namespace: str) -> Callable[[str], Awaitable[Widget]]:
+    """Makes a widget."""
+
+    async def make(name: str) -> Widget:
+        return await host_client.create(Widget(metadata=ObjectMeta(name=name, namespace=namespace)))
+
+    return make
+
+
+Make = Callable[[str], Awaitable[Widget]]
+QUICK = ("--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms")
+
+
+async def begun(client: Client, obj: Widget, by: str = "us") -> None:
+    await eventually(client, Widget, obj.name, obj.namespace, until=lambda w: w.annotations.get("begun") == by)
+
+
+async def test_sigterm_lets_a_reconcile_finish_takes_no_more_and_releases_the_lease(
+    host_client: Client, namespace: str, start: Start, widget: Make
+) -> None:
+    process = await start("--graceful-shutdown-timeout=60s", "--workers=1")
+    a = await widget("a")
+    await begun(host_client, a)
+    process.send(signal.SIGTERM)
+    await process.says("stopping")
+    b = await widget("b")
+    await host_client.merge_patch(a, {"metadata": {"annotations": {"go": "on"}}})
+    assert await process.ended() == 0
+    assert (await host_client.get(Widget, "a", namespace)).annotations["done"] == "us"
+    assert (await host_client.get(Widget, b.name, namespace)).annotations == {}
+    assert (await host_client.get(Lease, NAME, namespace)).spec.holder_identity == ""
+
+
+async def test_a_reconcile_that_outlasts_the_grace_period_is_cut_and_the_lease_released(
+    host_client: Client, namespace: str, start: Start, widget: Make
+) -> None:
+    process = await start("--graceful-shutdown-timeout=200ms")
+    a = await widget("a")
+    await begun(host_client, a)
+    process.send(signal.SIGTERM)
+    assert await process.ended() == 0
+    assert "done" not in (await host_client.get(Widget, "a", namespace)).annotations
+    assert (await host_client.get(Lease, NAME, namespace)).spec.holder_identity == ""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "codes"),
+    [
+        (signal.SIGTERM, signal.SIGTERM, {-signal.SIGTERM}),
+        (signal.SIGTERM, signal.SIGINT, {130, -signal.SIGINT}),
+        (signal.SIGINT, signal.SIGINT, {130, -signal.SIGINT}),
+    ],
+)
+async def test_a_second_signal_ends_it_at_once(
+    host_client: Client,
+    start: Start,
+    widget: Make,
+    first: signal.Signals,
+    second: signal.Signals,
+    codes: set[int],
+) -> None:
+    process = await start("--graceful-shutdown-timeout=300s")
+    a = await widget("a")
+    await begun(host_client, a)
+    process.send(first)
+    await process.says("stopping")
+    process.send(second)
+    assert await process.ended() in codes
+
+
+async def test_sigterm_ends_it_while_it_waits_for_the_api_server(start: Start, tmp_path: Path) -> None:
+    nowhere = tmp_path / "kubeconfig"
+    config = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    nowhere.write_text(json.dumps(config))
+    process = await start(kubeconfig=nowhere)
+    said = await process.says("api_server_unreachable")
+    assert "--kubeconfig" in said["hint"]
+    process.send(signal.SIGTERM)
+    assert await process.ended() == 0
+
+
+async def test_lost_leadership_ends_it_with_an_error_and_without_further_writes(
+    host_client: Client, namespace: str, start: Start, widget: Make
+) -> None:
+    process = await start("--graceful-shutdown-timeout=300s", *QUICK)
+    a = await widget("a")
+    await begun(host_client, a)
+    lease = await host_client.get(Lease, NAME, namespace)
+    await host_client.merge_patch(lease, {"spec": {"holderIdentity": "usurper", "leaseDurationSeconds": 3600}})
+    assert await process.ended() == 1
+    assert "held by usurper" in process.lines[-1]["error"]
+    await host_client.merge_patch(a, {"metadata": {"annotations": {"go": "on"}}})
+    assert "done" not in (await host_client.get(Widget, "a", namespace)).annotations
+    assert (await host_client.get(Lease, NAME, namespace)).spec.holder_identity == "usurper"
+
+
+async def test_of_two_managers_one_acts_and_when_it_is_killed_the_other_goes_on_within_the_lease(
+    host_client: Client, namespace: str, start: Start, widget: Make
+) -> None:
+    first = await start("--identity=first", *QUICK)
+    await first.says("leading")
+    second = await start("--identity=second", *QUICK)
+    await second.says("caches_filled")
+    a = await widget("a")
+    await begun(host_client, a, by="first")
+    first.send(signal.SIGKILL)
+    killed = asyncio.get_running_loop().time()
+    await second.says("leading")
+    assert asyncio.get_running_loop().time() - killed < 3.0 + 1.5
+    await begun(host_client, a, by="second")
+    await host_client.merge_patch(a, {"metadata": {"annotations": {"go": "on"}}})
+    await eventually(host_client, Widget, "a", namespace, until=lambda w: w.annotations.get("done") == "second")

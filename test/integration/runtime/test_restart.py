@@ -1,0 +1,292 @@
+"""An API server that is killed and comes back, under watches, leases and tokens; and credentials that change. Real ones, of this
+module's own: nobody else's tests notice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import orjson
+import pytest
+
+from dpf.runtime import remote, transport
+from dpf.runtime.client import Client
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.controller import Controller, For
+from dpf.runtime.errors import ApiError, ClusterUnavailable, Unauthorized
+from dpf.runtime.informer import Change
+from dpf.runtime.k8s import ConfigMap, ServiceAccount
+from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.manager import Manager
+from dpf.runtime.meta import Key, ObjectMeta
+from dpf.runtime.metrics import Metrics
+from dpf.runtime.options import ManagerOptions, Seconds
+from dpf.runtime.remote import RemoteClusters
+from dpf.runtime.testing import RETRY
+from dpf.sandbox.controlplane import binaries
+from dpf.sandbox.controlplane.planes import ClusterPlane, ControlPlanes
+from dpf.sandbox.controlplane.running import START_TIMEOUT, supervised
+from dpf.sandbox.processes import Supervised
+
+NAMESPACE = "default"
+
+
+class Server:
+    """An API server on an etcd, and its administrator."""
+
+    def __init__(self, plane: ClusterPlane, process: Supervised, client: Client) -> None:
+        self.plane, self.client = plane, client
+        self._process = process
+
+    async def restart(self) -> None:
+        """Kills it as a power cut would, and returns when it serves again."""
+        self._process.restarts = 0
+        pid = self._process.pid
+        assert self._process.kill()
+        async with asyncio.timeout(START_TIMEOUT):
+            while self._process.pid in {pid, None}:
+                await asyncio.sleep(RETRY)
+        await self._process.wait_ready(START_TIMEOUT)
+
+    async def token(self, account: str) -> str:
+        """A new token of the ServiceAccount, which is made if need be and may do anything."""
+        meta = ObjectMeta(name=account, namespace=NAMESPACE)
+        obj = await self.client.create(ServiceAccount(metadata=meta))
+        binding = {
+            "metadata": {"name": account},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
+            "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
+        }
+        await self.client.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", body=binding)
+        answer = await self.client.create_subresource(obj, "token", {"spec": {"expirationSeconds": 3600}})
+        token: str = answer["status"]["token"]
+        return token
+
+    def with_token(self, file: Path) -> Kubeconfig:
+        """Whoever shows the token in that file."""
+        return Kubeconfig(self.plane.url, ca=self.plane.ca, token_file=file)
+
+
+@asynccontextmanager
+async def _running(*processes: Supervised) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(process.run()) for process in processes]
+    try:
+        await asyncio.gather(*(process.wait_ready(START_TIMEOUT) for process in processes))
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@pytest.fixture(scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Server]:
+    """One etcd and one API server, nothing else."""
+    planes = ControlPlanes(tmp_path_factory.mktemp("restart"), binaries.ensure())
+    planes.prepare()
+    [etcd], [host, _], _ = planes.stages()
+    api = supervised(host)
+    admin = Client(Kubeconfig.load(planes.host.admin_kubeconfig), field_owner="test")
+    async with _running(supervised(etcd)), _running(api), admin as client:
+        await eventually_there(client)
+        yield Server(planes.host, api, client)
+
+
+async def eventually_there(client: Client) -> None:
+    """The namespace ``default`` is made by the API server itself, a moment after it says that it is ready."""
+    async with asyncio.timeout(START_TIMEOUT):
+        while True:
+            try:
+                await client.request("GET", f"/api/v1/namespaces/{NAMESPACE}")
+            except ApiError:
+                await asyncio.sleep(RETRY)
+            else:
+                return
+
+
+def config_map(name: str, **data: str) -> ConfigMap:
+    return ConfigMap(metadata=ObjectMeta(name=name, namespace=NAMESPACE), data=data)
+
+
+class Told:
+    """What an informer's handlers were told from now on."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.changes: list[tuple[str, str]] = []
+        self._changed = asyncio.Event()
+        cluster.cache[ConfigMap].add_handler(self._tell)
+        self.changes.clear()
+
+    def _tell(self, change: Change[ConfigMap]) -> None:
+        if change.key.name != "kube-root-ca.crt":
+            self.changes.append((change.type, change.key.name))
+            self._changed.set()
+
+    async def of(self, kind: str, name: str) -> None:
+        """Returns once it was told of that."""
+        async with asyncio.timeout(60):
+            while (kind, name) not in self.changes:
+                self._changed.clear()
+                await self._changed.wait()
+
+
+@asynccontextmanager
+async def caching(client: Client) -> AsyncIterator[Cluster]:
+    """A cache of ConfigMaps, filled."""
+    cluster = Cluster("host", client, namespace=NAMESPACE)
+    cluster.cache[ConfigMap]
+    task = asyncio.create_task(cluster.cache.run())
+    try:
+        await cluster.cache.synced(timeout=30)
+        yield cluster
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_a_watch_outlives_a_restart_and_tells_nothing_but_what_changed(server: Server) -> None:
+    await server.client.create(config_map("before"))
+    async with (
+        Client(server.client.transport.kubeconfig, field_owner="watcher") as watcher,
+        caching(watcher) as cluster,
+    ):
+        told = Told(cluster)
+        stats = cluster.cache.reflectors[ConfigMap].stats
+        await server.restart()
+        assert cluster.cache[ConfigMap].get("before", NAMESPACE) is not None, "what was known stays readable"
+        await server.client.create(config_map("after"))
+        await told.of("ADDED", "after")
+        assert told.changes == [("ADDED", "after")]
+        assert stats.failures >= 1, "the metrics do notice"
+
+
+async def test_a_leading_manager_outlives_a_restart(server: Server) -> None:
+    done: dict[str, asyncio.Event] = {name: asyncio.Event() for name in ("first", "second")}
+
+    class Reconciler:
+        async def reconcile(self, obj: ConfigMap) -> None:
+            if obj.name in done:
+                await server.client.merge_patch(obj, {"data": {"done": "yes"}})
+                done[obj.name].set()
+
+    options = ManagerOptions(
+        namespace=NAMESPACE,
+        leader_elect=True,
+        leader_elect_namespace=NAMESPACE,
+        leader_elect_lease_duration=Seconds(40),
+        leader_elect_renew_deadline=Seconds(30),
+        leader_elect_retry_period=Seconds(0.2),  # renewals do meet the outage
+        metrics_bind_address="0",
+        health_probe_bind_address="0",
+    )
+    async with Client(server.client.transport.kubeconfig, field_owner="manager") as client:
+        metrics = Metrics()
+        manager = Manager("manager", Cluster("host", client, namespace=NAMESPACE), options, metrics)
+        manager.add(Controller("config-map", Reconciler(), watches=[For(ConfigMap)]))
+        task = asyncio.create_task(manager.run())
+        await server.client.create(config_map("first"))
+        await asyncio.wait_for(done["first"].wait(), 30)
+        await server.restart()
+        await server.client.create(config_map("second"))
+        await asyncio.wait_for(done["second"].wait(), 60)
+        assert metrics.leading == {"manager": True}
+        assert not task.done()
+        manager.stop()
+        await task
+
+
+async def test_a_token_that_was_rotated_is_read_again_by_a_watch_that_resumes(server: Server, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text(await server.token("early"))
+    async with (
+        Client(server.with_token(token), field_owner="rotating") as client,
+        caching(client) as cluster,
+    ):
+        told = Told(cluster)
+        stale = token.read_text()
+        token.write_text(await server.token("late"))
+        await server.client.delete(ServiceAccount(metadata=ObjectMeta(name="early", namespace=NAMESPACE)))
+        # A server keeps for seconds that a token was good; one that has just started does not.
+        await server.restart()
+        refused = Kubeconfig(server.plane.url, ca=server.plane.ca, token=stale)
+        async with Client(refused, field_owner="stale") as old:
+            with pytest.raises(Unauthorized):
+                await old.get(ConfigMap, "x", NAMESPACE)
+        await server.client.create(config_map("rotated"))
+        await told.of("ADDED", "rotated")
+        assert (await client.get(ConfigMap, "rotated", NAMESPACE)).name == "rotated"
+
+
+async def test_a_remote_cluster_that_restarts_opens_and_closes_its_circuit_and_its_watches_go_on(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "MAX_TRIES", 1)  # else an outage this short is bridged
+    monkeypatch.setattr(remote, "PROBE_INTERVAL", 0.2)
+    monkeypatch.setattr(remote, "PROBE_RETRY", (0.2, 0.5))
+    key, states = Key(NAMESPACE, "cluster"), asyncio.Queue[bool]()
+    async with keeping() as remotes:
+        remotes.add_kind(ConfigMap)
+        remotes.on_health(lambda _, ok: states.put_nowait(ok))
+        await remotes.connect(key, "uid", server.client.transport.kubeconfig)
+        assert await asyncio.wait_for(states.get(), 30)
+        told = Told(remotes.get(key))
+        await server.restart()
+        assert not await asyncio.wait_for(states.get(), 30)
+        while not await asyncio.wait_for(states.get(), 60):
+            """Refusals of a server that starts have other words: those are told too."""
+        await server.client.create(config_map("remote"))
+        await told.of("ADDED", "remote")
+        assert told.changes == [("ADDED", "remote")]
+
+
+async def test_a_client_certificate_is_changed_under_the_watches_of_a_remote_cluster(server: Server) -> None:
+    key, healthy = Key(NAMESPACE, "cluster"), asyncio.Event()
+    groups = ("system:masters",)
+    nobody = Kubeconfig.load(server.plane.user_kubeconfig("nobody"))
+    first, second = (Kubeconfig.load(server.plane.user_kubeconfig(name, groups)) for name in ("first", "second"))
+    async with keeping() as remotes:
+        remotes.add_kind(ConfigMap)
+        remotes.on_health(lambda _, ok: healthy.set() if ok else None)
+        await remotes.connect(key, "uid", first)
+        await asyncio.wait_for(healthy.wait(), 30)
+        cluster = remotes.get(key)
+        assert await whoami(cluster.client) == "first"
+        told = Told(cluster)
+        await remotes.connect(key, "uid", second)
+        assert await whoami(remotes.get(key).client) == "second"
+        await server.client.create(config_map("changed"))
+        await told.of("ADDED", "changed")
+        assert told.changes == [("ADDED", "changed")]
+        assert cluster.cache.reflectors[ConfigMap].stats.lists == 1, "the watch went on where it was"
+
+        await remotes.disconnect(key)
+        healthy.clear()
+        await remotes.connect(key, "uid", nobody)
+        with pytest.raises(ClusterUnavailable):
+            remotes.get(key)
+        await remotes.connect(key, "uid", second)
+        await asyncio.wait_for(healthy.wait(), 30)
+
+
+async def whoami(client: Client) -> str:
+    """The user that the server takes the client for."""
+    path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+    name: str = orjson.loads(await client.request("POST", path, body={}))["status"]["userInfo"]["username"]
+    return name
+
+
+@asynccontextmanager
+async def keeping() -> AsyncIterator[RemoteClusters]:
+    """A registry of remote clusters that runs."""
+    remotes = RemoteClusters(field_owner="test", metrics=Metrics())
+    task = asyncio.create_task(remotes.run())
+    await asyncio.sleep(0)
+    try:
+        yield remotes
+        assert not task.done()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
