@@ -7,12 +7,15 @@ kubeconfig the cluster counts as Created. Whether it can be reached is the provi
 from __future__ import annotations
 
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.conditions import new, set_condition
+from dpf.runtime.conditions import find, new, set_condition
 from dpf.runtime.controller import Controller, For, Result
 from dpf.runtime.finalizers import remove
+from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Condition
 from dpf_api.dpucluster import TYPE_STATIC, ConditionType, DPUCluster, Phase
 from dpf_api.names import FINALIZER_CLUSTER_MANAGER
+
+log = get_logger(__name__)
 
 CREATED = ConditionType.CREATED.value
 
@@ -41,7 +44,11 @@ class StaticClusterReconciler:
         # An earlier manager of the same name put a finalizer on; nobody else would take it off.
         await remove(self._client, cluster, FINALIZER_CLUSTER_MANAGER)
         if cluster.status.phase in MANAGED:
-            conditions = set_condition(cluster.status.conditions, created(cluster))
+            finding = created(cluster)
+            before = find(cluster.status.conditions, CREATED)
+            if before is None or before.reason != finding.reason:
+                log.info("cluster_found", reason=finding.reason, message=finding.message)
+            conditions = set_condition(cluster.status.conditions, finding)
             await self._client.status(cluster).set(cluster.status.model_copy(update={"conditions": conditions}))
         return None
 

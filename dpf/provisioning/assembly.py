@@ -14,6 +14,7 @@ from dpf.provisioning.dpu.observe import Observer
 from dpf.provisioning.dpucluster.allocator import Allocator
 from dpf.provisioning.dpucluster.controller import dpucluster_controller
 from dpf.provisioning.dpuset.controller import dpuset_controller
+from dpf.provisioning.metrics import Counts, object_metrics
 from dpf.provisioning.settings import Settings
 from dpf.runtime.jobs import Jobs
 from dpf.runtime.k8s import Secret
@@ -32,6 +33,9 @@ def add_controllers(
     cluster, events = manager.cluster, manager.events
     # Kubeconfigs are of this type; the key pairs of DMS servers are not, and there are many of those.
     cluster.cache.configure(Secret, fields="type=Opaque")
+    counts = Counts()
+    manager.metrics.add(counts.collect)
+    manager.metrics.add_text(object_metrics(cluster, lambda: all(manager.metrics.leading.values())))
     remotes = RemoteClusters(field_owner=manager.name, metrics=manager.metrics)
     jobs: Jobs[None] = Jobs(limit=settings.installs)
     allocator = Allocator(cluster)
@@ -45,15 +49,15 @@ def add_controllers(
         card=card,
         jobs=jobs,
         settings=settings,
+        events=events,
+        counts=counts,
     )
-    dpus = dpu_controller(
-        cluster, remotes, Observer(cluster, remotes, jobs, settings), hands, events, manager.options.workers
-    )
+    dpus = dpu_controller(cluster, remotes, Observer(cluster, remotes, jobs, settings), hands, manager.options.workers)
     jobs.bind(dpus)
     downloads: Jobs[Image] = Jobs(limit=DOWNLOADS)
     manager.add(
         downloads,
-        bfb_controller(cluster, events, downloads, settings.bfb_dir, manager.options.workers),
+        bfb_controller(cluster, events, counts, downloads, settings.bfb_dir, manager.options.workers),
         remotes,
         jobs,
         dpuset_controller(cluster, events),

@@ -18,6 +18,7 @@ from pathlib import Path
 from dpf.provisioning.bfb.download import DownloadFailed, Image, Source, digest, download, in_thread, part_of, tag_of
 from dpf.provisioning.bfb.file import BY_FILE, file_of
 from dpf.provisioning.dpu.indexes import BFB_NAME
+from dpf.provisioning.metrics import Counts
 from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Result, Watch
@@ -56,13 +57,16 @@ class BFBReconciler:
 
     finalizer = names.FINALIZER_BFB
 
-    def __init__(self, cluster: Cluster, events: EventRecorder, jobs: Jobs[Image], folder: Path) -> None:
+    def __init__(
+        self, cluster: Cluster, events: EventRecorder, counts: Counts, jobs: Jobs[Image], folder: Path
+    ) -> None:
         self._client = cluster.client
         self._bfbs = cluster.cache[BFB]
         self._bfbs.add_index(BY_FILE)
         self._dpus = cluster.cache[DPU]
         self._dpus.add_index(BFB_NAME)
         self._events = events
+        self._counts = counts
         self._jobs = jobs
         self._folder = folder
         # By uid, and only of what this process saw fail: after a restart a failed download is tried at once.
@@ -98,6 +102,7 @@ class BFBReconciler:
         except OSError as error:
             self._events.warning(bfb, "FailedDelete", f"{error.filename}: {error.strerror}")
             raise
+        self._events.normal(bfb, "Removed", f"{file_of(bfb)} is gone from the volume")
         self._forget(bfb)
         self._idle.pop(bfb.uid, None)
         return None
@@ -146,9 +151,16 @@ class BFBReconciler:
         target = self._target(bfb)
         if (image := await in_thread(_known, target, bfb)) is not None:
             return image
-        progress = job.progress = Progress()
+        progress: Progress | None = None
 
         def told(have: int, total: int) -> None:
+            nonlocal progress
+            if progress is None:
+                progress = job.progress = Progress()
+                note = f"going on behind the {have} bytes that are there" if have else f"{total or '?'} bytes"
+                self._events.normal(bfb, "ResumedDownload" if have else "StartedDownload", f"{bfb.spec.url}: {note}")
+            else:
+                self._counts.downloaded_bytes += have - progress.have
             progress.have, progress.total = have, total
 
         source = Source(bfb.spec.url, bfb.spec.checksum)
@@ -169,6 +181,7 @@ class BFBReconciler:
         except OSError as error:
             return await self._fail(bfb, "VolumeFailed", f"{error.filename}: {error.strerror}")
         self._forget(bfb)
+        self._counts.downloads["success"] += 1
         self._events.normal(bfb, "SuccessfulDownload", f"{self._target(bfb).name}: {image.size} bytes")
         await self._say(bfb, Phase.READY, "", "", have=image.size, size=image.size, checksum=image.checksum)
         return Result(requeue_after=LOOK)
@@ -177,7 +190,8 @@ class BFBReconciler:
         failures = self._failures[bfb.uid] = self._failures.get(bfb.uid, 0) + 1
         pause = min(RETRY[0] * 2.0 ** (failures - 1), RETRY[1])
         self._due[bfb.uid] = now() + timedelta(seconds=pause)
-        self._events.warning(bfb, "FailedDownload", message)
+        self._counts.downloads["failure"] += 1
+        self._events.warning(bfb, "FailedDownload", f"{reason}: {message}; tried again in {pause:g} s")
         await self._say(bfb, Phase.ERROR, reason, message)
         return Result(requeue_after=pause)
 
@@ -200,10 +214,11 @@ class BFBReconciler:
         try:
             size = (await in_thread(target.stat)).st_size
         except FileNotFoundError:
-            log.warning("image_vanished", bfb=str(bfb.key))
+            self._events.warning(bfb, "ImageVanished", f"{target.name} is gone from the volume; downloaded again")
             return await self._begin(bfb)
         if size != bfb.status.file_size:
-            log.warning("image_changed", bfb=str(bfb.key), size=size, expected=bfb.status.file_size)
+            note = f"{target.name} has {size} bytes instead of {bfb.status.file_size}; downloaded again"
+            self._events.warning(bfb, "ImageChanged", note)
             await in_thread(target.unlink, missing_ok=True)
             return await self._begin(bfb)
         return Result(requeue_after=LOOK)
@@ -254,7 +269,7 @@ def _known(target: Path, bfb: BFB) -> Image | None:
 
 
 def bfb_controller(
-    cluster: Cluster, events: EventRecorder, jobs: Jobs[Image], folder: Path, workers: int
+    cluster: Cluster, events: EventRecorder, counts: Counts, jobs: Jobs[Image], folder: Path, workers: int
 ) -> Controller[BFB]:
     """The controller of BFBs; ``jobs`` are its downloads."""
 
@@ -263,7 +278,7 @@ def bfb_controller(
 
     controller = Controller(
         "bfb",
-        BFBReconciler(cluster, events, jobs, folder),
+        BFBReconciler(cluster, events, counts, jobs, folder),
         watches=[
             For(BFB),
             Watch(DPU, to=used, when=all_of(generation_changed, differs(lambda dpu: dpu.spec.bfb))),

@@ -16,7 +16,6 @@ from dpf.provisioning.dpu.phases import PHASES
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch, WatchRemote
 from dpf.runtime.errors import ClusterUnavailable
-from dpf.runtime.events import EventRecorder
 from dpf.runtime.informer import Change
 from dpf.runtime.k8s import Node, Pod
 from dpf.runtime.meta import Key
@@ -38,13 +37,12 @@ class DPUReconciler:
 
     finalizer = FINALIZER_DPU
 
-    def __init__(self, observer: Observer, hands: Hands, events: EventRecorder) -> None:
+    def __init__(self, observer: Observer, hands: Hands) -> None:
         self._observer = observer
         self._hands = hands
-        self._events = events
 
     async def reconcile(self, dpu: DPU) -> Result | None:
-        turn = Pass(dpu, self._observer, self._hands, self._events)
+        turn = Pass(dpu, self._observer, self._hands)
         result = await turn.run(PHASES.__getitem__)
         if turn.phase is not Phase.OS_INSTALLING:
             self._hands.jobs.take(dpu.key, dpu.uid)
@@ -56,7 +54,7 @@ class DPUReconciler:
         if left is None:
             await deleting.last(self._hands, dpu)
             return None
-        turn = Pass(dpu, self._observer, self._hands, self._events)
+        turn = Pass(dpu, self._observer, self._hands)
         turn.enter(Phase.DELETING)
         turn.say(left)
         await turn.write()
@@ -79,7 +77,7 @@ def pod_matters(change: Change[Pod]) -> bool:
 
 
 def dpu_controller(
-    cluster: Cluster, remotes: RemoteClusters, observer: Observer, hands: Hands, events: EventRecorder, workers: int
+    cluster: Cluster, remotes: RemoteClusters, observer: Observer, hands: Hands, workers: int
 ) -> Controller[DPU]:
     """The controller of DPUs."""
     dpus = cluster.cache[DPU]
@@ -111,7 +109,7 @@ def dpu_controller(
 
     return Controller(
         "dpu",
-        DPUReconciler(observer, hands, events),
+        DPUReconciler(observer, hands),
         watches=[
             For(DPU, when=any_of(spec_or_deletion_changed, labels_changed)),
             Owns(Pod, when=pod_matters),

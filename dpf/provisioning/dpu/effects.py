@@ -23,6 +23,8 @@ async def mark(hands: Hands, seen: Seen) -> Changes | None:
     node, effect = seen.node, seen.dpu.spec.node_effect
     if node is not None and (patch := nodeeffect.apply(node, seen.dpu.uid, effect)) is not None:
         await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
+        what = "labelled" if effect.custom_label else "tainted"
+        hands.events.normal(seen.dpu, "NodeEffectApplied", f"node {node.name} is {what}", related=node)
     return None
 
 
@@ -34,6 +36,7 @@ async def ask_for_drain(hands: Hands, seen: Seen) -> Changes | None:
     try:
         if seen.maintenance is None:
             await hands.client.create(nodeeffect.maintenance_for(seen.dpu))
+            hands.events.normal(seen.dpu, "DrainRequested", f"node {seen.dpu.spec.node_name} is to be drained")
         elif REQUESTOR not in seen.maintenance.spec.additional_requestors:
             await _set_requestors(hands, seen.maintenance, [*seen.maintenance.spec.additional_requestors, REQUESTOR])
     except (NotFound, Forbidden, Invalid) as error:
@@ -47,9 +50,14 @@ async def undo(hands: Hands, seen: Seen) -> Changes | None:
     try:
         if node is not None and (patch := nodeeffect.undo(node, seen.dpu.uid)) is not None:
             await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
+            note = f"node {node.name} is rid of what it bore for this DPU"
+            hands.events.normal(seen.dpu, "NodeEffectUndone", note, related=node)
         if (maintenance := _drain_to_undo(seen)) is not None:
             others = [name for name in maintenance.spec.additional_requestors if name != REQUESTOR]
             maintenance = await _set_requestors(hands, maintenance, others)
+            hands.events.normal(
+                seen.dpu, "NodeEffectUndone", f"node {maintenance.spec.node_name} need not be drained any more"
+            )
             if maintenance.spec.requestor_id == MAINTENANCE_OWNER:
                 await hands.client.delete(maintenance)
     except NotFound:

@@ -1,4 +1,5 @@
-"""What actions of a DPU's phases work with: the API, the DPU clusters, the allocator, certificates, and the card through DMS."""
+"""What actions of a DPU's phases work with: the API, the DPU clusters, the allocator, certificates, the card through DMS, and
+those who are told of it: events and counts."""
 
 from __future__ import annotations
 
@@ -6,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dpf.provisioning.dpu.certificates import Certificates
+from dpf.provisioning.metrics import Counts
 from dpf.provisioning.settings import Settings
 from dpf.runtime.client import Client
+from dpf.runtime.events import EventRecorder
 from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.remote import RemoteClusters
 from dpf_api.dpu import DPU
@@ -65,3 +68,5 @@ class Hands:
     card: Card
     jobs: Jobs[None]
     settings: Settings
+    events: EventRecorder
+    counts: Counts

@@ -111,6 +111,7 @@ async def perform(job: Job[None], order: Order, connect: Connect, *, seconds: fl
     :raises InstallFailed: if the card can't be flashed, or not in time.
     :raises OSError: if the image can't be read.
     """
+    said = ""
     try:
         async with asyncio.timeout(seconds) as limit:
             for pause in _pauses(RECONNECT):
@@ -119,14 +120,16 @@ async def perform(job: Job[None], order: Order, connect: Connect, *, seconds: fl
                         await _install(job, order, dms)
                     return
                 except Unreachable as error:
-                    log.info("dms_unreachable", dpu=order.dpu, error=str(error))
+                    if str(error) != said:
+                        said = str(error)
+                        log.warning("dms_unreachable", error=said)
                     _tell(job, f"DMS does not answer, trying again: {error}")
                 await asyncio.sleep(pause)
     except TimeoutError:
         if not limit.expired():
             raise
-        said, _ = job.progress or ("nothing was heard of it", 0)
-        raise InstallFailed(f"the card was not done within {BUDGET / 60:g} min: {said}") from None
+        last, _ = job.progress or ("nothing was heard of it", 0)
+        raise InstallFailed(f"the card was not done within {BUDGET / 60:g} min: {last}") from None
 
 
 async def _install(job: Job[None], order: Order, dms: Dms) -> None:
@@ -137,7 +140,7 @@ async def _install(job: Job[None], order: Order, dms: Dms) -> None:
     await dms.install(order.version, order.image)
     await dms.install(order.config_name, order.config)
     for _ in range(RETRIES):
-        log.info("card_activate", dpu=order.dpu, version=order.version, config_sha256=order.sha256)
+        log.info("card_activate", version=order.version, config_sha256=order.sha256)
         await dms.activate(f"{order.version};{order.config_name}")
         report = await _settled(job, dms, await dms.report())
         if report.outcome == "success":

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dpf.provisioning.dpu import story
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Observer, Seen
 from dpf.provisioning.dpu.steps import Act, Action, Advance, Hold, Remember, Step, waits
 from dpf.runtime.conditions import find, set_condition
 from dpf.runtime.controller import Result
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, DpfError, Terminal, Waiting
-from dpf.runtime.events import EventRecorder
-from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Condition
 from dpf_api.dpu import DPU, ConditionType, DPUStatus, Phase
-
-log = get_logger(__name__)
 
 STEPS = 50
 """Decisions in one pass at most. More means that two phases send the DPU to and fro."""
@@ -34,13 +31,14 @@ Decide = Callable[[Seen], Step]
 class Pass:
     """One pass over one DPU: the status as it will be, and when it is written."""
 
-    def __init__(self, dpu: DPU, observer: Observer, hands: Hands, events: EventRecorder) -> None:
+    def __init__(self, dpu: DPU, observer: Observer, hands: Hands) -> None:
         self._dpu = dpu
         self._observer = observer
         self._hands = hands
-        self._events = events
         self._status: DPUStatus = dpu.status
         self._did: set[Action] = set()
+        self._passed: list[Phase] = []
+        """Phases entered since the last write."""
 
     @property
     def phase(self) -> Phase:
@@ -85,7 +83,10 @@ class Pass:
         if status != dpu.status and status.observed_generation != dpu.metadata.generation:
             status = status.model_copy(update={"observed_generation": dpu.metadata.generation})
         stored = await self._hands.client.status(dpu).set(status)
+        story.tell(self._hands.events, self._dpu, stored, self._passed)
+        story.count(self._hands.counts, self._dpu.status, stored.status)
         self._dpu, self._status = stored, stored.status
+        self._passed.clear()
 
     def _current(self) -> DPU:
         found = self._observer.current(self._dpu.key)
@@ -96,13 +97,7 @@ class Pass:
 
     def _advance(self, step: Advance) -> None:
         if step.phase is not self.phase:
-            log.info("phase", dpu=self._dpu.name, phase=step.phase.value)
-            if step.phase is Phase.ERROR:
-                why = next((c for c in step.conditions if c.status == "False"), None)
-                if why is not None:
-                    self._events.warning(self._dpu, why.reason, why.message, action="Provision")
-            elif self.phase is Phase.ERROR:
-                self._events.normal(self._dpu, "Retrying", f"tried again from {step.phase.value}", action="Provision")
+            self._passed.append(step.phase)
         for condition in step.conditions:
             self._take(condition)
         self._change({**step.changes, "phase": step.phase})
@@ -139,7 +134,7 @@ class Pass:
         before = find(self._status.conditions, step.condition.value)
         self._take(waits(ConditionType(step.condition), reason, message))
         if isinstance(error, ApiError | OSError) and (before is None or before.message != message):
-            self._events.warning(self._dpu, reason, message, action="Provision")
+            self._hands.events.warning(self._dpu, reason, message, action="Provision")
         await self.write()
 
     def _take(self, condition: Condition) -> None:

@@ -65,6 +65,8 @@ class DPUClusterReconciler:
             return Result(requeue_after=wait)
         if cluster.status.phase is Phase.READY and status.phase is Phase.NOT_READY:
             self._events.warning(cluster, "HealthCheckFailed", status.message)
+        if cluster.status.phase is not Phase.READY and status.phase is Phase.READY:
+            self._events.normal(cluster, "Ready", f"{endpoint} answers; it runs {status.version}")
         await self._client.status(cluster).set(status)
         return None
 

@@ -18,6 +18,7 @@ from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.select import Card, Choice, choose
 from dpf.provisioning.dpuset.status import summary
 from dpf.runtime.cluster import Cluster
+from dpf.runtime.conditions import find
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch
 from dpf.runtime.errors import AlreadyExists, ApiError, NotFound
 from dpf.runtime.events import EventRecorder
@@ -25,7 +26,7 @@ from dpf.runtime.k8s import Node
 from dpf.runtime.meta import Key
 from dpf.runtime.predicates import any_of, differs, generation_changed, labels_changed
 from dpf_api.dpu import DPU, Phase
-from dpf_api.dpuset import DPUSet, StrategyType
+from dpf_api.dpuset import ConditionType, DPUSet, DPUSetStatus, StrategyType
 from dpf_api.names import FINALIZER_DPUSET
 
 W = TypeVar("W")
@@ -42,6 +43,9 @@ INTERVAL = 0.25
 """Seconds between looks at one set: what changes faster is taken together."""
 STATUS_INTERVAL = 1.0
 """Seconds between status writes of one set while things move."""
+
+ROLLOUT = {"BudgetUsedUp": "RolloutPaused", "Recreate": "RolloutPaused", "UpToDate": "RolloutFinished"}
+"""What the event is called when a rollout has come to stand so; the other ways are told by what is done."""
 
 
 @dataclass
@@ -243,7 +247,17 @@ class DPUSetReconciler:
             return wait
         selection.written_at = now
         await self._client.status(dpuset).set(status)
+        self._tell(dpuset, status)
         return 0.0
+
+    def _tell(self, dpuset: DPUSet, status: DPUSetStatus) -> None:
+        """Says how the rollout stands, if it stands otherwise than before."""
+        kind = ConditionType.PROGRESSING.value
+        was, progress = find(dpuset.status.conditions, kind), find(status.conditions, kind)
+        if was is None or progress is None or was.reason == progress.reason:
+            return
+        if (reason := ROLLOUT.get(progress.reason)) is not None:
+            self._events.normal(dpuset, reason, progress.message, action="Rollout")
 
 
 async def _at_once(do: Callable[[W], Awaitable[ApiError | None]], work: Iterable[W]) -> list[ApiError]:

@@ -80,6 +80,8 @@ class World:
     dms: FakeDms
     requests: list[str] = field(default_factory=list)
     """Methods of the requests that managers made to the host cluster."""
+    managers: list[Manager] = field(default_factory=list)
+    """Those at work."""
     account: Path | None = None
     """Kubeconfig that managers use, if it is not the administrator's."""
     refused: int = 0
@@ -183,9 +185,11 @@ class World:
             add_controllers(manager, settings, lambda _: _configure, dial)
             manager.add(static_cluster_controller(manager.cluster))
             task = asyncio.create_task(manager.run())
+            self.managers.append(manager)
             try:
                 yield manager
             finally:
+                self.managers.remove(manager)
                 manager.stop()
                 await task
 

@@ -17,6 +17,7 @@ import pytest
 from dpf.provisioning.bfb import controller as module
 from dpf.provisioning.bfb.controller import bfb_controller
 from dpf.provisioning.bfb.download import Image, part_of
+from dpf.provisioning.metrics import Counts
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
@@ -82,7 +83,7 @@ class Bfbs:
         async with Client(kubeconfig, field_owner="provisioning-manager") as client:
             cluster = Cluster("host", client, namespace=self.namespace)
             events, jobs = EventRecorder(client, "test"), Jobs[Image](limit=module.DOWNLOADS)
-            controller = bfb_controller(cluster, events, jobs, self.folder, 4)
+            controller = bfb_controller(cluster, events, Counts(), jobs, self.folder, 4)
             controller.register(cluster, Metrics())
             parts = (events, cluster.cache, jobs, controller)
             tasks = [asyncio.create_task(part.run()) for part in parts]
@@ -140,7 +141,7 @@ async def test_an_image_is_downloaded_and_told_of(bfbs: Bfbs, server: ImageServe
     assert {each.type: each.status for each in bfb.status.conditions} == {"Downloaded": "True", "Ready": "True"}
     assert (bfbs.folder / "mine.bfb").stat().st_size == len(BODY)
     assert [request.method for request in server.asked] == ["GET"]
-    assert await bfbs.events(bfb, 1) == ["SuccessfulDownload"]
+    assert sorted(await bfbs.events(bfb, 2)) == ["StartedDownload", "SuccessfulDownload"]
 
 
 @spec("provisioning:74")
@@ -169,7 +170,8 @@ async def test_an_annotation_has_a_failed_download_tried_again_at_once(
     await bfbs.client.merge_patch(bfb, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
     bfb = await bfbs.until("image", Phase.READY)
     assert ANNOTATION_RETRY not in bfb.annotations
-    assert sorted(await bfbs.events(bfb, 3)) == ["FailedDownload", "Retrying", "SuccessfulDownload"]
+    told = await bfbs.events(bfb, 4)
+    assert sorted(told) == ["FailedDownload", "Retrying", "StartedDownload", "SuccessfulDownload"]
 
 
 @spec("provisioning:76")

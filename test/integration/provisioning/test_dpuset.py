@@ -76,7 +76,9 @@ async def test_two_sets_do_not_share_a_card(world: World) -> None:
     await world.eventually(DPU, name)
     second = await world.dpuset("second")
     blocked = await world.eventually(DPUSet, "second", until=lambda each: each.status.reason == "CardTaken")
-    assert f"{world.namespace}/{name}" in conditions.find(blocked.status.conditions, "Ready").message
+    ready = conditions.find(blocked.status.conditions, "Ready")
+    assert ready is not None
+    assert f"{world.namespace}/{name}" in ready.message
     assert (await world.host.get(DPU, name, world.namespace)).owned_by(first)
     await world.host.delete(first)
     await world.host.delete(await world.host.get(DPU, name, world.namespace))

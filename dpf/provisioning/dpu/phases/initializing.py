@@ -40,6 +40,7 @@ async def assign(hands: Hands, seen: Seen) -> Changes | None:
         if labels := missing_node_labels(dpu, seen.bfb):
             patch["nodeLabels"] = labels
         await hands.client.merge_patch(dpu, {"spec": {"cluster": patch}})
+        hands.events.normal(dpu, "ClusterAssigned", f"the card joins cluster {cluster.key}", related=cluster)
     finally:
         hands.allocator.settle(dpu)
     return None

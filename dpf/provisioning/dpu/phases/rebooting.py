@@ -120,4 +120,7 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
     policy = rebootpolicy.policy(seen.dpu, seen.node)
     if policy.power is not None:
         await hands.card.reboot(seen, policy)
+        note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
+        hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node)
+        hands.counts.reboots[policy.method] += 1
     return {"reboot": seen.reboot.model_copy(update={"issued_at": now().replace(microsecond=0)})}
