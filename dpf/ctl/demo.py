@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from dpf.ctl import sandbox
+from dpf.ctl.lifecycle import bring_up, runs, take_down
 from dpf.ctl.output import complain, say, table
 from dpf.ctl.samples import samples
 from dpf.runtime.errors import DpfError
@@ -52,18 +52,18 @@ def run_demo(arguments: argparse.Namespace) -> int:
     folder = arguments.data_dir or Path(tempfile.mkdtemp(prefix="dpf-demo-"))
     layout = Layout(folder.expanduser().resolve())
     started, failed = monotonic(), True
-    if asyncio.run(control.answers(lambda: control.ask(layout.control_socket, "GET", "/processes"))):
+    if runs(layout):
         complain(f"error: a sandbox runs already in {layout.data_dir}")
         return 1
     say(f"A sandbox with {arguments.dpus} simulated DPUs comes up.")
     try:
-        if sandbox.bring_up(layout, arguments, lambda step: say(f"  {monotonic() - started:5.1f} s  {step}")) == 0:
+        if bring_up(layout, arguments, lambda step: say(f"  {monotonic() - started:5.1f} s  {step}")) == 0:
             asyncio.run(_provision(layout, arguments.dpus))
             failed = False
     except (DemoFailed, DpfError, control.ControlError) as error:
         complain(f"error: {error}\nThe logs are in {layout.logs}")
     finally:
-        sandbox.take_down(layout, keep_logs=failed)
+        take_down(layout, keep_logs=failed)
         say(f"Everything is taken down again; it took {monotonic() - started:.0f} s in all.")
     return int(failed)
 
