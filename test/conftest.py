@@ -1,11 +1,38 @@
-"""Settings for all tests."""
+"""Settings for all tests, and what holds in all of them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, settings
+
+from dpf.runtime.informer import Informer, Record
+from dpf.runtime.testing import Reads
 
 # Time limits per example mean nothing on a noisy machine; the same examples each run keep CI's verdict reproducible.
 settings.register_profile(
-    "dpf", deadline=None, derandomize=True, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+    "dpf",
+    deadline=None,
+    derandomize=True,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("dpf")
+
+
+@pytest.fixture(autouse=True)
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
+    """Fails a test in which anybody changed what he had read from a cache."""
+    reads, view = Reads(), Informer.view
+
+    def remembered(informer: Informer[Any], record: Record | None) -> Any:
+        obj = view(informer, record)
+        if record is not None and obj is not None:
+            reads.remember(record.raw, obj)
+        return obj
+
+    monkeypatch.setattr(Informer, "view", remembered)
+    yield reads
+    assert reads.changed() == [], "somebody changed what is in the cache"

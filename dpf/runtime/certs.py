@@ -194,8 +194,17 @@ async def _read(client: Client, name: str, namespace: str) -> Secret | None:
 def _authority(secret: Secret | None) -> SmallCA | None:
     if secret is None:
         return None
-    bundle, key = secret.value(CA_CERT), secret.value(KEY)
-    return SmallCA(key, bundle) if bundle and key else None
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    bundle, key = secret.value(CA_CERT) or b"", secret.value(KEY) or b""
+    try:
+        x509.load_pem_x509_certificate(bundle)
+        serialization.load_pem_private_key(key, password=None)
+    except (ValueError, TypeError):
+        # Somebody had his hands in it: like one that is missing.
+        return None
+    return SmallCA(key, bundle)
 
 
 def _builder(

@@ -82,8 +82,9 @@ class Client:
 
         :raises NotFound: if there is none.
         :raises UnreadableObject: if it does not fit the model.
+        :raises Unavailable: if what answers is no API server (a proxy's page); so for all that is read or written.
         """
-        return decode(kind, await self.transport.request("GET", kind.RESOURCE.path(namespace, name)))
+        return _object(kind, await self.transport.request("GET", kind.RESOURCE.path(namespace, name)))[1]
 
     async def list(self, kind: type[T], namespace: str = "", *, labels: str = "", fields: str = "") -> _List[T]:
         """All objects of a kind, read in pages; label and field selectors as kubectl writes them."""
@@ -91,8 +92,11 @@ class Client:
         found: _List[T] = []
         while True:
             body = await self.transport.request("GET", kind.RESOURCE.path(namespace), params=params)
-            items, _, more = wire.split_list(body)
-            found += [decode(kind, wire.slim(item)) for item in items]
+            try:
+                items, _, more = wire.split_list(body)
+            except wire.DecodeError as error:
+                raise _rubbish(f"list of {kind.RESOURCE.kind}", error) from None
+            found += [_object(kind, item)[1] for item in items]
             if not more:
                 return found
             params["continue"] = more
@@ -112,12 +116,15 @@ class Client:
             params["resourceVersion"] = resource_version
         async with self.transport.stream(kind.RESOURCE.path(namespace), params, silence=SILENCE) as lines:
             async for line in lines:
-                event = wire.watch_event(line)
+                try:
+                    event = wire.watch_event(line)
+                except wire.DecodeError as error:
+                    raise _rubbish("event of a watch", error) from None
                 if event.type == "ERROR":
                     status = wire.status(event.object)
-                    raise api_error(status.code, status.reason, status.message)
+                    raise api_error(status.code, status.reason, status.message, status.details)
                 if event.type != "BOOKMARK":
-                    yield event.type, decode(kind, wire.slim(event.object))
+                    yield event.type, _object(kind, event.object)[1]
 
     async def server_version(self, *, timeout: float = REQUEST_TIMEOUT) -> dict[str, str]:
         """The server's ``/version``.
@@ -207,7 +214,7 @@ class Client:
         except NotFound:
             self._gone(obj)
             return
-        if wire.kind_of_answer(answer) == "Status":
+        if wire.status(answer).kind == "Status":
             self._gone(obj)
         else:
             self._stored(type(obj), answer)
@@ -237,8 +244,7 @@ class Client:
         return await self.request(method, path, params=params, body=body, content_type=content_type)
 
     def _stored(self, kind: type[T], answer: bytes, *, based_on: str = "") -> T:
-        raw = wire.slim(answer)
-        obj = decode(kind, raw)
+        raw, obj = _object(kind, answer)
         for observe in self.written:
             observe(kind, raw, obj, based_on)
         return obj
@@ -270,6 +276,24 @@ class StatusWriter(Generic[T]):
         return await self._client.merge_patch(
             self._obj, {"status": patch}, subresource="status", resource_version=version
         )
+
+
+def _object(kind: type[T], answer: Any) -> tuple[bytes, T]:
+    """The object that a server sent, without its managed fields, and its model.
+
+    :raises Unavailable: if it sent none of that kind.
+    :raises UnreadableObject: if it does not fit the model.
+    """
+    try:
+        wire.place(answer, kind.RESOURCE.kind)
+    except wire.DecodeError as error:
+        raise _rubbish(kind.RESOURCE.kind, error) from None
+    raw = wire.slim(answer)
+    return raw, decode(kind, raw)
+
+
+def _rubbish(wanted: str, error: Exception) -> Unavailable:
+    return Unavailable(200, "NotKubernetes", f"the answer is no {wanted} of an API server: {error}")
 
 
 def decode(kind: type[T], raw: bytes) -> T:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import Any
 
@@ -54,7 +55,9 @@ class Cache:
             scope = self._scopes.get(kind) or Scope(self._namespace if kind.RESOURCE.namespaced else "")
             self.reflectors[kind] = Reflector(self._client, informer, scope)
             if self._group is not None:
-                self._group.create_task(self.reflectors[kind].run(), name=f"reflector {kind.__name__}")
+                # Whoever mentions a kind first, a reconcile perhaps, is not who its reflector works for.
+                context, name = Context(), f"reflector {kind.__name__}"
+                self._group.create_task(self.reflectors[kind].run(), name=name, context=context)
         return informer
 
     def informers(self) -> list[Informer[Any]]:

@@ -278,6 +278,8 @@ class Controller(Generic[O]):
         return False
 
     async def _process(self, queue: WorkQueue[Key], key: Key, priority: int) -> None:
+        for parked in self._parked.values():
+            parked.discard(key)
         obj = self._informer.get(key.name, key.namespace)
         if obj is None:
             queue.forget(key)

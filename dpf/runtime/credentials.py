@@ -47,7 +47,8 @@ def _load_pair(context: ssl.SSLContext, pem: bytes) -> None:
     descriptor = os.memfd_create("client-pair", os.MFD_CLOEXEC)
     try:
         os.write(descriptor, pem)
-        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+        # With a password of nobody's: for an encrypted key OpenSSL would ask at the terminal, and the loop would wait.
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}", password="")
     finally:
         os.close(descriptor)
 
@@ -98,3 +99,5 @@ def _read_token(path: Path) -> str:
         return path.read_text().strip()
     except OSError as error:
         raise ConfigError(f"cannot read the token file {path}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"cannot read the token file {path}: what is in it is no text") from None

@@ -8,7 +8,7 @@
         NotFound            404
         Conflict            409: somebody else changed the object first, or a precondition failed
           AlreadyExists     409 with that reason
-        Gone                410: the resourceVersion is too old to watch from
+        Gone                410: the resourceVersion is too old to watch from, or one that the server has not reached
         Invalid             422: a rule of the schema is broken; ``details`` names the fields
         TooManyRequests     429: after ``retry_after`` seconds the server wants to hear from us again
         Unavailable         5xx, or no answer at all: connection refused, reset, TLS, time-out
@@ -74,7 +74,7 @@ class AlreadyExists(Conflict):
 
 
 class Gone(ApiError):
-    """410: the asked-for resourceVersion has been compacted away."""
+    """The asked-for resourceVersion has been compacted away (410), or is ahead of a server restored from a backup (504)."""
 
 
 class Invalid(ApiError):
@@ -107,10 +107,17 @@ def api_error(status: int, reason: str, message: str, details: dict[str, Any] | 
     """The error class that fits an HTTP status and reason."""
     if reason == "AlreadyExists":
         return AlreadyExists(status, reason, message, details)
-    if reason == "Expired":
+    if reason == "Expired" or _ahead(details):
         return Gone(status, reason, message, details)
     kind = _BY_STATUS.get(status) or (Unavailable if status >= 500 else ApiError)
     return kind(status, reason, message, details)
+
+
+def _ahead(details: dict[str, Any] | None) -> bool:
+    causes = (details or {}).get("causes")
+    return isinstance(causes, list) and any(
+        isinstance(cause, dict) and cause.get("reason") == "ResourceVersionTooLarge" for cause in causes
+    )
 
 
 class Terminal(DpfError):

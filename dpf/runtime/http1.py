@@ -216,6 +216,9 @@ class _Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         self._headers = {}
+        if not self._asked:
+            # An answer that nobody asked for, perhaps its first half only: its end would be taken for another's answer.
+            self.abort("the server answered what was not asked")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
@@ -234,8 +237,6 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         if not self._asked:
-            # An answer that nobody asked for: what comes next could be taken for another's.
-            self.abort("the server answered what was not asked")
             return
         self._asked = False
         self.used_at = monotonic()

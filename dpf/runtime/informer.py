@@ -10,12 +10,15 @@ What it guarantees:
   ``DELETED`` with the last known object and :attr:`Change.final_state_unknown` set.
 * Read your own writes: what a write through the cluster's client returned is in the cache when the write returns. The echo
   that the watch brings later is recognised by its version and told to nobody. A write that the watch has overtaken
-  is dropped, so a deleted object does not come back.
+  is dropped, so a deleted object does not come back; nor does one that was deleted here by a list that still has it.
+* A list that is older than what the watch has shown comes of a server restored from a backup. It is taken as it is: nothing
+  that was known counts as newer.
 * A reconcile is not woken by its own write if that was locked on the version it had read: then nothing else can have happened
   in between. :attr:`Change.origin` says who wrote.
 * Deleted and made again under the same name is told as a deletion and an addition, though the watch may show one change.
 * An object that its model cannot read is kept, counted and told to :attr:`Informer.on_unreadable`; reads leave it out.
-* A handler or index function that raises does not stop the stream: it is logged with the object's key.
+* A handler or index function that raises does not stop the stream: it is logged with the object's key. An object whose index
+  function raised has no value in that index.
 """
 
 from __future__ import annotations
@@ -187,7 +190,8 @@ class Informer(Generic[T]):
         self._records: dict[Key, Record] = {}
         self._tables: dict[str, _IndexTable] = {}
         self._handlers: list[Handler] = []
-        self._deleted_here: dict[str, int] = {}
+        self._deleted_here: set[str] = set()
+        """Uids of what was deleted here and has not been shown as deleted yet."""
 
     # Reading
 
@@ -292,20 +296,25 @@ class Informer(Generic[T]):
     def replace(self, raws: Iterable[bytes], version: int) -> None:
         """Makes the store what a list showed, in one step, then tells the differences."""
         old, fresh = self._records, {}
+        restored = version < self.watched_version
+        hidden, self._deleted_here = set() if restored else self._deleted_here, set()
         for raw in raws:
             record = _record(raw)
+            if hidden and (uid := record.uid) in hidden:
+                self._deleted_here.add(uid)
+                continue
             known = old.get(record.key)
             # Our own write may be newer than the list.
-            keep = known is not None and known.uid == record.uid and known.version >= record.version
-            fresh[record.key] = known if keep and known is not None else record
+            ours = known is not None and known.version >= record.version and known.uid == record.uid and not restored
+            fresh[record.key] = known if ours and known is not None else record
         for key, known in old.items():
-            if key not in fresh and known.version > version:
+            if key not in fresh and known.version > version and not restored:
                 fresh[key] = known
         self._records = fresh
-        self.watched_version = max(self.watched_version, version)
-        self._deleted_here.clear()
+        self.watched_version = version
         for key in old.keys() | fresh.keys():
-            self._reindex(key, fresh.get(key))
+            if old.get(key) is not fresh.get(key):
+                self._reindex(key, fresh.get(key))
         initial = not self.synced.is_set()
         for key, known in old.items():
             if key not in fresh:
@@ -317,16 +326,14 @@ class Informer(Generic[T]):
     def apply(self, event_type: str, raw: bytes | msgspec.Raw) -> None:
         """Takes one event of the watch: ADDED, MODIFIED or DELETED.
 
-        :raises wire.DecodeError: if it is no object.
+        :raises wire.DecodeError: if it is no object of the kind.
         """
-        identity = wire.identity(raw)
+        identity = wire.place(raw, self.kind.RESOURCE.kind)
         version = wire.version_of(identity.resource_version)
-        if not identity.name:
-            raise wire.DecodeError(f"{event_type} without an object")
         self.bookmark(version)
         known = self._records.get(Key(identity.namespace, identity.name))
         if event_type == "DELETED":
-            self._deleted_here.pop(identity.uid, None)
+            self._deleted_here.discard(identity.uid)
             if known is not None and known.uid == identity.uid:
                 self._remove(known, _record(wire.slim(raw)))
             return
@@ -360,7 +367,7 @@ class Informer(Generic[T]):
         """Takes that a delete of ours removed the object for good; older events of it that still come are dropped."""
         known = self._records.get(obj.key)
         if known is not None and (not obj.uid or known.uid == obj.uid):
-            self._deleted_here[known.uid] = known.version
+            self._deleted_here.add(known.uid)
             self._remove(known, known)
 
     # Within
@@ -405,6 +412,7 @@ class Informer(Generic[T]):
             table.put(key, self.view(record))
         except Exception:
             log.exception("index_failed", index=table.index.name, kind=self.kind.RESOURCE.kind, object=str(key))
+            table.put(key, None)
 
     def _table(self, index: Index[T]) -> _IndexTable:
         try:

@@ -7,10 +7,13 @@ that does something: what has been done must be readable from the API or the dev
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from dpf.runtime.controller import Controller, being_cancelled, cut_short
+from dpf.runtime.informer import ORIGIN
 from dpf.runtime.meta import Key
 
 R = TypeVar("R")
@@ -59,6 +62,8 @@ class Jobs(Generic[R]):
     def __init__(self, *, limit: int) -> None:
         self._slots = asyncio.Semaphore(limit)
         self._jobs: dict[Key, Job[R]] = {}
+        self._tasks: defaultdict[Key, set[asyncio.Task[None]]] = defaultdict(set)
+        """All of a key that have not ended: a job that was cancelled takes its time."""
         self._controller: Controller[Any] | None = None
         self._group: asyncio.TaskGroup | None = None
 
@@ -81,7 +86,7 @@ class Jobs(Generic[R]):
         return job if job is not None and job.uid == uid else None
 
     def start(self, key: Key, uid: str, work: Callable[[Job[R]], Awaitable[R]]) -> Job[R]:
-        """Starts ``work`` for the object, unless it has a job.
+        """Starts ``work`` for the object, unless it has a job; it begins when a cancelled one of before has ended.
 
         :param uid: of the object; a job of an earlier namesake is cancelled.
         :raises RuntimeError: if the jobs are not being run.
@@ -92,7 +97,10 @@ class Jobs(Generic[R]):
             raise RuntimeError("jobs were started before their manager ran them")
         self.cancel(key)
         job = self._jobs[key] = Job(uid)
-        job._task = self._group.create_task(self._perform(key, job, work), name=f"job {key}")  # noqa: SLF001
+        perform = self._perform(key, job, work, set(self._tasks[key]))
+        task = job._task = self._group.create_task(perform, name=f"job {key}")  # noqa: SLF001
+        self._tasks[key].add(task)
+        task.add_done_callback(partial(self._ended, key))
         return job
 
     def take(self, key: Key, uid: str) -> Job[R] | None:
@@ -108,7 +116,18 @@ class Jobs(Generic[R]):
         if job is not None and job._task is not None:  # noqa: SLF001
             job._task.cancel()  # noqa: SLF001
 
-    async def _perform(self, key: Key, job: Job[R], work: Callable[[Job[R]], Awaitable[R]]) -> None:
+    def _ended(self, key: Key, task: asyncio.Task[None]) -> None:
+        self._tasks[key].discard(task)
+        if not self._tasks[key]:
+            del self._tasks[key]
+
+    async def _perform(
+        self, key: Key, job: Job[R], work: Callable[[Job[R]], Awaitable[R]], before: set[asyncio.Task[None]]
+    ) -> None:
+        # What a job writes wakes its object like what anybody writes: no reconcile knows of it.
+        ORIGIN.set(None)
+        if before:
+            await asyncio.wait(before)
         await job.perform(self._slots, work)
         if self._controller is not None:
             self._controller.enqueue(key)

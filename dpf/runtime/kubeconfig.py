@@ -13,12 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
 from dpf.runtime.errors import ConfigError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+_ELSEWHERE = ("certificate-authority", "client-certificate", "client-key", "tokenFile", "exec", "auth-provider")
+"""What a kubeconfig may leave to files and commands."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class Kubeconfig:
     def parse(cls, text: str | bytes, *, base: Path | None = None, source: str = "kubeconfig") -> Kubeconfig:
         """From the text of a kubeconfig: its current context.
 
-        :param base: the folder that relative file names in it are relative to.
+        :param base: the folder of the file it was read from, which file names in it are relative to. Without one, whoever
+            wrote it need not be who runs this process: it must not name files or commands of this machine.
         :raises ConfigError: naming ``source`` and what is wrong with it.
         """
         try:
@@ -79,8 +84,10 @@ class Kubeconfig:
         context = _context(config, source)
         cluster = _named(config, "clusters", "cluster", context.get("cluster"), source)
         user = _named(config, "users", "user", context.get("user"), source)
-        if not isinstance(cluster.get("server"), str):
-            raise ConfigError(f"{source}: cluster {context.get('cluster')!r} has no server")
+        if not _is_url(cluster.get("server")):
+            raise ConfigError(f"{source}: cluster {context.get('cluster')!r} has no server, such as https://HOST:6443")
+        if base is None and (named := [name for name in _ELSEWHERE if cluster.get(name) or user.get(name)]):
+            raise ConfigError(f"{source}: {', '.join(named)} would be of this machine; embed what is needed")
         token_file = user.get("tokenFile")
         return cls(
             server=cluster["server"].rstrip("/"),
@@ -109,6 +116,16 @@ class Kubeconfig:
             raise ConfigError(f"this pod has no ServiceAccount token mounted: {error}") from error
         address = f"[{host}]" if ":" in host else host
         return cls(server=f"https://{address}:{port}", ca=ca, token_file=SERVICE_ACCOUNT / "token", namespace=namespace)
+
+
+def _is_url(server: object) -> bool:
+    if not isinstance(server, str):
+        return False
+    try:
+        url = urlsplit(server)
+        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
+    except ValueError:
+        return False
 
 
 def _context(config: dict[str, Any], source: str) -> dict[str, Any]:

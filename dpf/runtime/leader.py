@@ -43,7 +43,7 @@ class LeadershipLost(DpfError):
 class LeaderElector:
     """One candidate. Run it beside what needs leadership; :attr:`elected` is set when it leads.
 
-    :param duration: seconds that an unrenewed lease holds.
+    :param duration: seconds that an unrenewed lease holds; whole ones, as a Lease has them.
     :param renew_deadline: seconds that renewing is tried before giving up.
     :param retry_period: seconds between tries.
     :raises ConfigError: unless duration > renew_deadline > 1.2 * retry_period.
@@ -63,10 +63,10 @@ class LeaderElector:
         retry_period: float = 5.0,
         metrics: Metrics | None = None,
     ) -> None:
-        if not duration > renew_deadline > JITTER * retry_period:
+        if not int(duration) > renew_deadline > JITTER * retry_period:
             raise ConfigError(
                 f"leader election needs lease duration > renew deadline > {JITTER} * retry period; "
-                f"{duration:g} s, {renew_deadline:g} s and {retry_period:g} s do not fit"
+                f"{int(duration)} whole s, {renew_deadline:g} s and {retry_period:g} s do not fit"
             )
         self.elected = asyncio.Event()
         self.identity = identity or f"{socket.gethostname()}_{os.urandom(8).hex()}"
@@ -105,7 +105,7 @@ class LeaderElector:
             log.info("leading", lease=self._key[0], identity=self.identity)
             await self._hold()
         except asyncio.CancelledError:
-            with suppress(ApiError, TimeoutError):
+            with suppress(ApiError, ConfigError, TimeoutError):
                 async with asyncio.timeout(RELEASE_TIMEOUT):
                     await self._release()
             raise
@@ -148,7 +148,7 @@ class LeaderElector:
         return self._seen_at + (lease.spec.lease_duration_seconds or 0) - _time()
 
     async def _wait_for_change(self) -> None:
-        """Returns when the lease changed hands or ran out.
+        """Returns when the lease changed hands or ran out, or a while after a watch that told neither has ended.
 
         :raises ApiError: if it cannot be watched.
         """
@@ -157,18 +157,20 @@ class LeaderElector:
             return
         name, namespace = self._key
         version = lease.metadata.resource_version
-        with suppress(TimeoutError, Gone):
-            async with (
-                asyncio.timeout(self._remaining(lease) + 0.05) as deadline,
-                aclosing(self._client.watch(Lease, namespace, name=name, resource_version=version)) as changes,
-            ):
-                async for event, changed in changes:
-                    if event == "DELETED":
-                        return
-                    self._notice(changed)
-                    if not self._held_by_other(changed):
-                        return
-                    deadline.reschedule(_time() + self._remaining(changed) + 0.05)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._remaining(lease) + 0.05) as deadline:
+                watch = self._client.watch(Lease, namespace, name=name, resource_version=version)
+                with suppress(Gone):
+                    async with aclosing(watch) as changes:
+                        async for event, changed in changes:
+                            if event == "DELETED":
+                                return
+                            self._notice(changed)
+                            if not self._held_by_other(changed):
+                                return
+                            deadline.reschedule(_time() + self._remaining(changed) + 0.05)
+                # Whatever ends a watch at once must not make us ask in a loop.
+                await asyncio.sleep(self._retry_period)
 
     # Leading
 
@@ -196,7 +198,7 @@ class LeaderElector:
                 except (Conflict, NotFound):
                     self._metrics.slow_renewals[self._key[0]] += 1
                     return await self._write(await self._read_own())
-        except (ApiError, TimeoutError) as error:
+        except (ApiError, ConfigError, TimeoutError) as error:
             log.warning("lease_not_renewed", lease=self._key[0], error=str(error) or "no answer in time")
             return False
 

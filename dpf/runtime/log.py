@@ -31,7 +31,8 @@ _SECRET_NAME = re.compile(
 _SECRET_TEXT = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\b[a-z0-9]{6}\.[a-z0-9]{16}\b"  # a bootstrap token
-    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+",  # a JSON web token
+    r"|\beyJ[\w-]+\.[\w-]+\.[\w-]+"  # a JSON web token
+    r"|LS0tLS1CRUdJTiB(?!DRVJU)[A-Za-z0-9+/=]+",  # a PEM in base64 that is no certificate, as a kubeconfig or Secret has it
     re.DOTALL,
 )
 

@@ -79,7 +79,12 @@ class Manager:
         )
 
     def add(self, *parts: Controller[Any] | Runnable) -> None:
-        """Adds controllers and other parts, before :meth:`run`."""
+        """Adds controllers and other parts, before they are run.
+
+        :raises RuntimeError: if they run already; nobody would run this one.
+        """
+        if self._begun:
+            raise RuntimeError("parts are added before the manager runs them")
         for part in parts:
             if isinstance(part, Controller):
                 if any(part.name == other.name for other in self._controllers):

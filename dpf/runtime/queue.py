@@ -162,6 +162,10 @@ class WorkQueue(Generic[K]):
                 return
         self._delayed[key] = (when, priority)
         heapq.heappush(self._timers, (when, next(self._sequence), key))
+        if len(self._timers) > 2 * len(self._delayed) + 64:
+            # Keys that were added before their time leave their timers behind: an hour's worth must not pile up.
+            self._timers = [(when, next(self._sequence), key) for key, (when, _) in self._delayed.items()]
+            heapq.heapify(self._timers)
         self._arm()
 
     def add_rate_limited(self, key: K, priority: int = 0) -> None:

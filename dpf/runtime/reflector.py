@@ -8,7 +8,10 @@ What it guarantees:
   starts again from the server's newest state, at once.
 * Every event and every bookmark moves the version forward.
 * A refused, cut or silent stream is resumed from the last version after a back-off: 0.8 s doubling to 30 s, with as much
-  again at random, forgotten after two minutes of peace. 429 is waited out as the server asks. No relist for any of these.
+  again at random, forgotten after two minutes of peace. 429 is waited out as the server asks, for five minutes at most. No
+  relist for any of these.
+* A server that was restored from a backup has not reached the last version seen: it says so, or says nothing at all, not even
+  a bookmark. The former starts again like a 410, as do two streams in a row that were opened and stayed silent.
 * A stream that ends within a second without an event counts as failed (a proxy that cuts it would else be asked in a loop).
 * What is not an object of the kind (a Status, a Table) is never stored.
 """
@@ -21,6 +24,8 @@ from dataclasses import dataclass
 from random import uniform
 from time import monotonic
 from typing import Generic
+
+import msgspec
 
 from dpf.runtime import wire
 from dpf.runtime.client import PAGE, SILENCE, Client
@@ -45,6 +50,8 @@ BACKOFF_FIRST = 0.8
 BACKOFF_MAX = 30.0
 PEACE = 120.0
 """Seconds without failure after which the back-off starts anew; the four figures are client-go's."""
+LONGEST_REST = 300.0
+"""Seconds for which a server may send us away at most."""
 
 WATCH_TIMEOUT = (300.0, 600.0)
 """Seconds after which the server is asked to end a watch: a random one of this range, so that not all end at once."""
@@ -86,7 +93,10 @@ class Reflector(Generic[T]):
         self._version = ""
         self._streams_lists = True
         self._delay = BACKOFF_FIRST
-        self._failed_at = 0.0
+        self._resumed_at = 0.0
+        """When the back-off of the last failure ended."""
+        self._mute = 0
+        """Streams in a row that were opened and brought nothing."""
 
     async def run(self) -> None:
         """Lists and watches for ever."""
@@ -158,15 +168,12 @@ class Reflector(Generic[T]):
                     return False
                 self._fill(list(collected.values()), header.resource_version)
                 return True
-            raw = wire.slim(event.object)
-            identity = wire.identity(raw)
-            if not identity.name:
-                raise wire.DecodeError(f"{event.type} without an object")
+            identity = wire.place(event.object, self._kind)
             if event.type == "DELETED":
                 collected.pop((identity.namespace, identity.name), None)
             else:
-                collected[identity.namespace, identity.name] = raw
-        except (wire.DecodeError, KeyError) as error:
+                collected[identity.namespace, identity.name] = wire.slim(event.object)
+        except wire.DecodeError as error:
             self._drop(error)
         return False
 
@@ -177,16 +184,28 @@ class Reflector(Generic[T]):
             body = await self._client.transport.request("GET", self._path, params=params)
             try:
                 items, version, more = wire.split_list(body)
+                raws += filter(None, map(self._item, items))
+                if not more:
+                    self._fill(raws, version)
+                    return
             except wire.DecodeError as error:
+                # Taken for a list, it would empty the cache.
                 raise api_error(503, "NotAList", f"the list of {self._kind} is none") from error
-            raws += [wire.slim(item) for item in items]
-            if not more:
-                break
             params["continue"] = more
-        self._fill(raws, version)
+
+    def _item(self, item: bytes | msgspec.Raw) -> bytes | None:
+        try:
+            wire.place(item, self._kind)
+        except wire.DecodeError as error:
+            self._drop(error)
+            return None
+        return wire.slim(item)
 
     def _fill(self, raws: list[bytes], version: str) -> None:
-        self._informer.replace(raws, wire.version_of(version))
+        number = wire.version_of(version)
+        if not number:
+            raise wire.DecodeError("a list without a version")
+        self._informer.replace(raws, number)
         self._version = version
         self._succeeded()
         log.debug("cache_filled", kind=self._kind, objects=len(raws))
@@ -196,9 +215,16 @@ class Reflector(Generic[T]):
         params = self._watch_params(resourceVersion=self._version)
         started, seen = monotonic(), False
         async with self._client.transport.stream(self._path, params, silence=SILENCE) as lines:
-            async for event in self._events(lines):
-                seen = True
-                self._take(event)
+            try:
+                async for event in self._events(lines):
+                    seen, self._mute = True, 0
+                    self._take(event)
+            except TimeoutError:
+                self._mute += not seen
+                if self._mute > 1:
+                    log.info("watch_mute", kind=self._kind)
+                    self._mute, self._version = 0, ""
+                raise
         if not seen and monotonic() - started < 1.0:
             raise api_error(503, "WatchCut", f"the watch of {self._kind} ended at once")
 
@@ -221,7 +247,7 @@ class Reflector(Generic[T]):
                 self._informer.apply(event.type, event.object)
             else:
                 raise wire.DecodeError(f"there is no event {event.type}")
-        except (wire.DecodeError, KeyError) as error:
+        except wire.DecodeError as error:
             self._drop(error)
             return
         self._version = str(self._informer.watched_version)
@@ -232,18 +258,18 @@ class Reflector(Generic[T]):
 
     def _succeeded(self) -> None:
         self.failing_since = None
-        if monotonic() - self._failed_at > PEACE:
-            self._delay = BACKOFF_FIRST
 
     async def _back_off(self, error: ApiError | ConfigError) -> None:
         self.stats.failures += 1
-        self._failed_at = monotonic()
-        self.failing_since = self.failing_since or self._failed_at
+        now = monotonic()
+        self.failing_since = self.failing_since or now
+        if now - self._resumed_at > PEACE:
+            self._delay = BACKOFF_FIRST
         if isinstance(error, ApiError) and error.status == 0 and isinstance(error.__cause__, TimeoutError):
             self.stats.silent += 1
         pause = uniform(self._delay, 2 * self._delay)  # noqa: S311
         if isinstance(error, TooManyRequests):
-            pause = max(pause, error.retry_after)
+            pause = max(pause, min(error.retry_after, LONGEST_REST))
         self._delay = min(2 * self._delay, BACKOFF_MAX)
         if isinstance(error, NotFound):
             resource = str(self._informer.kind.RESOURCE)
@@ -252,4 +278,5 @@ class Reflector(Generic[T]):
             log.warning("kind_forbidden", error=str(error), hint="give this account list and watch: config/rbac")
         else:
             log.info("watch_failed", kind=self._kind, error=str(error), retry_in=round(pause, 1))
+        self._resumed_at = now + pause
         await asyncio.sleep(pause)

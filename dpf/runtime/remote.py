@@ -16,6 +16,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -157,7 +158,8 @@ class RemoteClusters:
             for make in self._handlers[kind]:
                 informer.add_handler(make(key))
         self._members[key] = member
-        member.task = self._group.create_task(self._keep(member), name=f"cluster {key}")
+        # In no reconcile's name: its lines and spans end with it.
+        member.task = self._group.create_task(self._keep(member), name=f"cluster {key}", context=Context())
         log.info("cluster_connected", cluster=str(key), server=kubeconfig.server)
 
     async def disconnect(self, key: Key) -> None:

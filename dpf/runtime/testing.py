@@ -1,4 +1,5 @@
-"""The library's test kit: time that passes when nobody has anything to do, and waiting for the API to become as expected."""
+"""The library's test kit: time that passes when nobody has anything to do, waiting for the API to become as expected, and whether
+anybody changed what he read."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from dpf.runtime.client import Client
+from dpf.runtime.client import Client, decode
 from dpf.runtime.errors import Gone, NotFound, TooManyRequests, Unavailable
 from dpf.runtime.meta import T
 
@@ -49,6 +50,27 @@ def run_virtual(work: Callable[[], Coroutine[Any, Any, R]]) -> R:
     """Runs ``work`` in virtual time and returns what it returns: an hour takes a millisecond."""
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
         return runner.run(work())
+
+
+class Reads:
+    """What was read from caches, and what of it somebody has changed since.
+
+    Models are frozen, the dicts and lists in them are not, and whoever reads the same version reads the same object.
+    """
+
+    def __init__(self) -> None:
+        self._read: dict[int, tuple[bytes, Any]] = {}
+
+    def remember(self, raw: bytes, obj: Any) -> None:
+        """The object was read; it came of these bytes."""
+        self._read[id(obj)] = raw, obj
+
+    def changed(self) -> list[Any]:
+        """What is not any more what its bytes say. It is forgotten."""
+        found = [obj for raw, obj in self._read.values() if decode(type(obj), raw) != obj]
+        for obj in found:
+            del self._read[id(obj)]
+        return found
 
 
 async def eventually(

@@ -1,8 +1,9 @@
 """Requests to one API server: typed errors, credentials, patience where patience is safe.
 
 * A request that the server turned away unserved (429, or 503 with ``Retry-After``) is sent again after the time it names, at
-  most :data:`MAX_TRIES` times; a GET also after a lost connection. Anything else is the caller's to retry: a write whose
-  answer was lost may have been done, and who has waited for a time-out has waited long enough.
+  most :data:`MAX_TRIES` times; if that is more than :data:`LONGEST_PAUSE`, it is the caller's to come back: no server holds a
+  worker for as long as it likes. A GET is sent again after a lost connection too. Anything else is the caller's to retry: a
+  write whose answer was lost may have been done, and who has waited for a time-out has waited long enough.
 * A 401 makes a rotating token be read again, once.
 * Requests have a deadline of :data:`REQUEST_TIMEOUT`; streams have one on silence.
 * The environment's proxies are not consulted: an API server is reached directly.
@@ -33,11 +34,14 @@ REQUEST_TIMEOUT = 30.0
 """Seconds for a whole request; an API server's own limit is 60."""
 
 MAX_TRIES = 5
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries at most."""
 CONNECTIONS = 64
 """Open connections per cluster; more wait for one to be free."""
 
 _TARGET = re.compile("[!-~]+")
 """Visible ASCII."""
+_SECONDS = re.compile("[0-9]{1,6}")
 
 RequestObserver = Callable[[str, int, float], None]
 """Called after each request with method, status (0: no answer) and seconds."""
@@ -212,12 +216,17 @@ def _error(method: str, path: str, response: Response) -> ApiError:
     status = wire.status(response.body)
     message = status.message or f"{method} {path}: HTTP {response.status}"
     error = api_error(response.status, status.reason, message, status.details)
-    after = response.headers.get("retry-after", "")
-    if after.isdigit():
-        error.details.setdefault("retryAfterSeconds", int(after))
+    after = _seconds(error.details.pop("retryAfterSeconds", None)) or _seconds(response.headers.get("retry-after"))
+    if after is not None:
+        error.details["retryAfterSeconds"] = after
         if isinstance(error, TooManyRequests):
             error.retry_after = float(after)
     return error
+
+
+def _seconds(text: object) -> int | None:
+    """How long a server says to wait; None if it is no such number. HTTP allows a date too, which API servers never send."""
+    return int(str(text)) if _SECONDS.fullmatch(str(text)) else None
 
 
 def _no_answer(host: str, error: Exception) -> Unavailable:
@@ -231,7 +240,8 @@ def _pause(error: ApiError, method: str, tries: int) -> float | None:
         return None
     after = error.details.get("retryAfterSeconds")
     if isinstance(error, TooManyRequests) or (isinstance(error, Unavailable) and after is not None):
-        return float(1 if after is None else after) * (1 + 0.2 * random())  # noqa: S311  (spreads callers, guards nothing)
+        pause = float(1 if after is None else after)
+        return pause * (1 + 0.2 * random()) if pause <= LONGEST_PAUSE else None  # noqa: S311  (spreads callers)
     timed_out = isinstance(error.__cause__, TimeoutError)
     if isinstance(error, Unavailable) and error.status == 0 and method == "GET" and not timed_out:
         return float(min(0.1 * 2**tries, 2.0))

@@ -214,7 +214,7 @@ class WebhookServer:
             try:
                 authority = await shared_ca(self._client, self._registration.ca_secret, self._registration.namespace)
                 break
-            except ApiError as error:
+            except (ApiError, ConfigError) as error:
                 log.warning("webhook_authority_unavailable", error=str(error))
                 await asyncio.sleep(RETRY)
         if self._pair is not None and authority == self._authority and now() < renew_at(self._pair.cert):
@@ -234,7 +234,7 @@ class WebhookServer:
             try:
                 for configuration in self.configurations():
                     await self._client.apply(configuration)
-            except ApiError as error:
+            except (ApiError, ConfigError) as error:
                 log.warning("webhooks_not_registered", error=str(error))
                 await asyncio.sleep(RETRY)
             else:

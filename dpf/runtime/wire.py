@@ -36,7 +36,6 @@ class Header(msgspec.Struct, gc=False, rename="camel"):
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
-    creation_timestamp: str = ""
     deletion_timestamp: str | None = None
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
@@ -68,6 +67,7 @@ class _WithHeader(msgspec.Struct, gc=False):
 
 class _WithIdentity(msgspec.Struct, gc=False):
     metadata: Identity
+    kind: str = ""
 
 
 class WatchEvent(msgspec.Struct, gc=False):
@@ -94,6 +94,7 @@ class _ListMeta(msgspec.Struct, gc=False, rename={"resource_version": "resourceV
 
 class _List(msgspec.Struct, gc=False):
     metadata: _ListMeta
+    kind: str = ""
     items: list[msgspec.Raw] = []
 
 
@@ -109,8 +110,14 @@ DecodeError = msgspec.DecodeError
 
 
 def version_of(resource_version: str) -> int:
-    """A resourceVersion as a number: comparable within a resource type (KEP-5504); an empty one is 0."""
-    return int(resource_version) if resource_version else 0
+    """A resourceVersion as a number: comparable within a resource type (KEP-5504); an empty one is 0.
+
+    :raises DecodeError: if it is no number.
+    """
+    try:
+        return int(resource_version) if resource_version else 0
+    except ValueError:
+        raise DecodeError("a resourceVersion that is no number") from None
 
 
 def header(raw: bytes) -> Header:
@@ -126,15 +133,26 @@ def identity(raw: bytes | msgspec.Raw) -> Identity:
     return _identity.decode(raw).metadata
 
 
-def kind_of_answer(raw: bytes) -> str:
-    """The ``kind`` of what a server answered: the object's, or ``Status``."""
-    return _status.decode(raw).kind
+def place(raw: bytes | msgspec.Raw, kind: str) -> Identity:
+    """The identity of an object of a kind. Within a list, objects of built-in kinds don't say which they are.
+
+    :raises DecodeError: if it is none: a Status, a Table, an object of another kind or without a name or version.
+    """
+    found = _identity.decode(raw)
+    if found.kind not in {"", kind}:
+        raise DecodeError(f"a {found.kind} instead of a {kind}")
+    if not found.metadata.name or not version_of(found.metadata.resource_version):
+        raise DecodeError(f"a {kind} without a name or a version")
+    return found.metadata
 
 
 def slim(raw: bytes | msgspec.Raw) -> bytes:
-    """A copy of an object's bytes without ``managedFields``; the rest is not parsed."""
+    """A copy of an object's bytes without ``managedFields``; the rest is not parsed.
+
+    :raises DecodeError: if it is no object.
+    """
     fields = _fields.decode(raw)
-    metadata = _fields.decode(fields["metadata"])
+    metadata = _fields.decode(fields.get("metadata", b""))
     if metadata.pop("managedFields", None) is None:
         return bytes(raw)
     fields["metadata"] = msgspec.Raw(_encode(metadata))
@@ -151,12 +169,17 @@ def status(raw: bytes | msgspec.Raw) -> Status:
     try:
         return _status.decode(raw)
     except DecodeError:
-        return Status(message=bytes(raw[:300]).decode(errors="replace"))
+        return Status(message=bytes(raw)[:300].decode(errors="replace"))
 
 
 def split_list(body: bytes) -> tuple[list[msgspec.Raw], str, str]:
-    """The items of a list as views into the body, its resourceVersion and the token of the next page (or empty)."""
+    """The items of a list as views into the body, its resourceVersion and the token of the next page (or empty).
+
+    :raises DecodeError: if it is no list.
+    """
     page = _list.decode(body)
+    if page.kind == "Status":
+        raise DecodeError("a Status instead of a list")
     return page.items, page.metadata.resource_version, page.metadata.more
 
 

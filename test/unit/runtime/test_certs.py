@@ -201,9 +201,17 @@ async def test_a_successor_stands_before_the_old_authority_in_the_bundle(monkeyp
     assert not fresh.due
 
 
-async def test_a_secret_that_lost_its_key_is_filled_again() -> None:
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        encoded({certs.CA_CERT: b"no certificate", certs.KEY: SmallCA.make("a").key}),
+        encoded({certs.CA_CERT: SmallCA.make("a").bundle, certs.KEY: b"no key"}),
+    ],
+)
+async def test_a_secret_that_lost_its_key_is_filled_again(data: dict[str, str]) -> None:
     secrets = Secrets()
-    secrets.put(Secret(data={}))
+    secrets.put(Secret(data=data))
     authority = await shared_ca(cast("Client", secrets), "ca", "n")
     assert secrets.secret is not None
     assert secrets.secret.value(certs.KEY) == authority.key

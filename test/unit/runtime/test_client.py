@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import orjson
@@ -53,6 +55,47 @@ async def test_a_server_that_stays_busy_is_left_alone_after_five_tries() -> None
         with pytest.raises(TooManyRequests):
             await client.get(Widget, "a", "n")
     assert len(server.seen) == 5
+
+
+@pytest.mark.parametrize("wait", ["31", "soon", "\u00b2", "9" * 400, "-1"])
+async def test_a_server_that_names_no_time_or_too_long_a_one_holds_nobody(wait: str) -> None:
+    """Too long a wait is left to the caller, whose back-off knows what else there is to do."""
+
+    async def busy(_: web.Request) -> web.StreamResponse:
+        details = {"retryAfterSeconds": wait}
+        return web.json_response({"kind": "Status", "code": 429, "details": details}, status=503)
+
+    server = ScriptedServer(busy, answer(ok))
+    async with serving(server) as client:
+        with pytest.raises(Unavailable):
+            await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
+    assert len(server.seen) == 1
+
+
+@pytest.mark.parametrize("body", ["<html>proxy</html>", "{}", '{"kind": "Status", "metadata": {}}', "[]", ""])
+@pytest.mark.parametrize("what", ["get", "list", "create", "patch", "watch", "delete"])
+async def test_what_is_no_answer_of_an_api_server_is_an_error_of_its_own(what: str, body: str) -> None:
+    obj = Widget(metadata=ObjectMeta(name="a", namespace="n"))
+    async with serving(ScriptedServer(answer(lambda: web.Response(text=body + "\n")))) as client:
+
+        async def watch() -> None:
+            async with aclosing(client.watch(Widget, "n")) as events:
+                async for _ in events:
+                    pass
+
+        act: dict[str, Callable[[], Awaitable[object]]] = {
+            "get": lambda: client.get(Widget, "a", "n"),
+            "list": lambda: client.list(Widget, "n"),
+            "create": lambda: client.create(obj),
+            "patch": lambda: client.merge_patch(obj, {}),
+            "watch": watch,
+            "delete": lambda: client.delete(obj),
+        }
+        if (what == "delete" and "Status" in body) or (what == "watch" and not body):
+            await act[what]()
+        else:
+            with pytest.raises(Unavailable, match="of an API server"):
+                await act[what]()
 
 
 async def test_a_write_without_an_answer_is_not_sent_again() -> None:

@@ -258,6 +258,26 @@ def test_work_for_an_unavailable_cluster_waits_for_its_circuit_to_close() -> Non
     run_virtual(body)
 
 
+def test_what_is_parked_is_forgotten_when_it_is_looked_at_or_gone() -> None:
+    async def body() -> None:
+        async def act(obj: Widget) -> None:
+            if obj.metadata.resource_version == "2":
+                raise ClusterUnavailable("n/c", "away")
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            for name in "ab":
+                r.widgets.apply("ADDED", raw(name, 2))
+            await asyncio.sleep(1)
+            assert r.controller._parked == {"n/c": {Key("n", "a"), Key("n", "b")}}
+            r.widgets.apply("DELETED", raw("a", 3))
+            r.widgets.apply("MODIFIED", raw("b", 4))
+            await asyncio.sleep(1)
+            assert r.controller._parked == {"n/c": set()}
+
+    run_virtual(body)
+
+
 def test_a_circuit_that_closes_while_work_is_on_its_way_to_be_parked_is_not_missed() -> None:
     async def body() -> None:
         async def act(_: Widget) -> None:
@@ -284,9 +304,9 @@ def test_an_owner_is_woken_by_what_it_manages() -> None:
         async with running(recording, Owns(Pod)) as r:
             r.widgets.apply("ADDED", raw("a", 2))
             await asyncio.sleep(1)
-            r.cluster.cache[Pod].apply("ADDED", raw("p", 3, ownerReferences=[owner]))
+            r.cluster.cache[Pod].apply("ADDED", raw("p", 3, kind="Pod", ownerReferences=[owner]))
             await asyncio.sleep(1)
-            r.cluster.cache[Pod].apply("ADDED", raw("q", 4, ownerReferences=[stranger]))
+            r.cluster.cache[Pod].apply("ADDED", raw("q", 4, kind="Pod", ownerReferences=[stranger]))
             await asyncio.sleep(1)
         assert recording.names == ["a", "a"]
 
@@ -303,9 +323,9 @@ def test_a_reference_that_moves_wakes_both_sides() -> None:
             await asyncio.sleep(1)
             recording.calls.clear()
             nodes = r.cluster.cache[Node]
-            nodes.apply("ADDED", raw("node", 5, namespace="", labels={"widget": "a"}))
+            nodes.apply("ADDED", raw("node", 5, kind="Node", namespace="", labels={"widget": "a"}))
             await asyncio.sleep(1)
-            nodes.apply("MODIFIED", raw("node", 6, namespace="", labels={"widget": "b"}))
+            nodes.apply("MODIFIED", raw("node", 6, kind="Node", namespace="", labels={"widget": "b"}))
             await asyncio.sleep(1)
         assert recording.names[0] == "a"
         assert sorted(recording.names[1:]) == ["a", "b"]

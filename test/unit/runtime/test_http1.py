@@ -159,6 +159,27 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_anothers() -> No
     assert says.connections == 2
 
 
+async def test_nor_is_one_that_had_only_begun() -> None:
+    """Its end comes when something else has been asked, and must not be taken for the answer to that."""
+
+    class Twice(Says):
+        async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            while await asked(reader):
+                self.requests += 1
+                first = self.requests == 1
+                writer.write(OK + OK[:-2] if first else b"no")
+                if not first:
+                    return
+
+    says = Twice(OK)
+    async with server(says) as connections:
+        await connections.request(HEAD, b"", 5)
+        with pytest.raises(ConnectionLost):
+            await connections.request(HEAD, b"", 5)
+    assert says.connections == 2
+
+
 async def test_nobody_listening_is_an_os_error() -> None:
     connections = HttpConnections("http://127.0.0.1:1", tls=None, limit=1)
     with pytest.raises(ConnectionRefusedError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from dpf.runtime.client import UnreadableObject, decode
 from dpf.runtime.informer import ORIGIN, OWNER_UID, Change, Index, Informer
 from dpf.runtime.meta import Key, LabelSelector
+from dpf.runtime.testing import Reads
 from test.unit.runtime.widgets import Widget, raw
 
 A = Key("n", "a")
@@ -84,6 +87,50 @@ async def test_a_delete_of_ours_hides_the_object_though_older_events_still_come(
     assert changes == [("DELETED", "a"), ("ADDED", "a")]
 
 
+async def test_a_delete_of_ours_hides_the_object_from_a_list_that_still_has_it() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 5), raw("b", 6)], 6)
+    changes = told(informer)
+    changes.clear()
+    informer.removed(informer.get("a", "n"))  # type: ignore[arg-type]
+    informer.replace([raw("a", 5), raw("b", 6)], 7)
+    informer.apply("MODIFIED", raw("a", 8))
+    assert A not in informer
+    informer.replace([raw("b", 6)], 9)
+    assert informer._deleted_here == set(), "nothing is remembered for ever"
+    informer.apply("ADDED", raw("a", 10, uid="another"))
+    assert changes == [("DELETED", "a"), ("ADDED", "a")]
+
+
+async def test_a_list_of_a_server_that_was_restored_is_taken_as_it_is() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 500, size=5), raw("b", 510), raw("c", 2)], 520)
+    informer.removed(informer.get("c", "n"))  # type: ignore[arg-type]
+    changes = told(informer)
+    changes.clear()
+    informer.replace([raw("a", 300, size=3), raw("c", 2)], 310)
+    assert informer.watched_version == 310
+    assert [(w.name, w.spec.size) for w in informer.list()] == [("a", 3), ("c", 1)]
+    assert sorted(changes) == [("ADDED", "c"), ("DELETED", "b"), ("MODIFIED", "a")]
+    informer.apply("MODIFIED", raw("a", 311, size=4))
+    assert informer.get("a", "n").spec.size == 4  # type: ignore[union-attr]
+
+
+async def test_a_relist_looks_only_at_what_changed() -> None:
+    looked_at: list[str] = []
+
+    def by_size(obj: Widget) -> Iterable[str]:
+        looked_at.append(obj.name)
+        return [str(obj.spec.size)]
+
+    informer = Informer(Widget)
+    informer.add_index(Index("size", by_size))
+    informer.replace([raw("a", 1), raw("b", 2)], 2)
+    looked_at.clear()
+    informer.replace([raw("a", 1), raw("b", 3)], 3)
+    assert looked_at == ["b"]
+
+
 async def test_our_own_newer_write_survives_a_relist_that_does_not_know_it() -> None:
     informer = Informer(Widget)
     informer.replace([], 5)
@@ -132,13 +179,19 @@ async def test_a_handler_that_raises_does_not_keep_others_from_being_told() -> N
 
 
 async def test_an_index_function_that_raises_does_not_stop_the_stream() -> None:
-    def broken(_: Widget) -> Iterable[str]:
-        raise RuntimeError("a controller's mistake")
+    def broken(obj: Widget) -> Iterable[str]:
+        if obj.spec.size > 1:
+            raise RuntimeError("a controller's mistake")
+        return ["x"]
 
     informer = Informer(Widget)
-    informer.add_index(Index("broken", broken))
+    index = Index("broken", broken)
+    informer.add_index(index)
     informer.apply("ADDED", raw("a", 1))
+    assert informer.keys_by(index, "x") == [A]
+    informer.apply("MODIFIED", raw("a", 2, size=2))
     assert A in informer
+    assert informer.values_of(index) == [], "what it was found by before says nothing of what it is now"
 
 
 async def test_store_and_indexes_have_changed_before_a_handler_is_told() -> None:
@@ -187,6 +240,29 @@ async def test_what_is_read_cannot_be_changed() -> None:
     informer.replace([raw("a", 1)], 1)
     with pytest.raises(ValueError, match="frozen"):
         informer.get("a", "n").spec = None  # type: ignore[union-attr, misc]
+
+
+async def test_whoever_changes_what_he_read_fails_his_test(reads: Reads) -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 1), raw("b", 2)], 2)
+    read = informer.list()
+    assert reads.changed() == []
+    read[0].labels["mine"] = "yes"
+    assert reads.changed() == [read[0]]
+
+
+async def test_an_object_at_rest_is_its_bytes_and_a_record_that_the_collector_does_not_walk() -> None:
+    informer = Informer(Widget)
+    informer.add_index(SIZE)
+    body = raw("a", 1)
+    informer.replace([body], 1)
+    [record] = informer._records.values()
+    assert not gc.is_tracked(record)
+    assert record.raw is body
+    model = decode(Widget, body)
+    record.view = weakref.ref(model, record.forget_view)
+    del model
+    assert record.view is None, "a model that nobody holds is let go"
 
 
 async def test_selectors_and_namespaces_narrow_what_is_read() -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from dpf.runtime.controller import Controller
+from dpf.runtime.informer import ORIGIN
 from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.meta import Key
 from dpf.runtime.testing import run_virtual
@@ -241,3 +242,51 @@ def test_ending_the_jobs_cancels_them_all() -> None:
             jobs.start(Key("n", "late"), "uid", hang)
 
     run_virtual(work)
+
+
+def test_a_job_begins_when_the_cancelled_one_before_has_ended() -> None:
+    """Two hands at one card is one too many, even if the first is only letting go."""
+
+    async def body(jobs: Jobs[str], _: Woken) -> None:
+        story: list[str] = []
+
+        async def lets_go_slowly(_: Job[str]) -> str:
+            try:
+                return await _for_ever(_)
+            finally:
+                await asyncio.sleep(5)
+                story.append("let go")
+
+        async def second(_: Job[str]) -> str:
+            story.append("begun")
+            return "done"
+
+        jobs.start(A, "uid", lets_go_slowly)
+        await asyncio.sleep(1)
+        jobs.cancel(A)
+        jobs.start(A, "uid", _ten_seconds)
+        jobs.cancel(A)
+        jobs.start(A, "uid", second)
+        await asyncio.sleep(10)
+        assert story == ["let go", "begun"]
+        assert jobs._tasks == {}
+
+    running(body)
+
+
+def test_what_a_job_writes_wakes_its_object() -> None:
+    """A reconcile is not woken by its own write; a job that it started is not that reconcile."""
+
+    async def body(jobs: Jobs[str], _: Woken) -> None:
+        async def writer(_: Job[str]) -> str:
+            return str(ORIGIN.get())
+
+        token = ORIGIN.set(("controller", A))
+        jobs.start(A, "uid", writer)
+        ORIGIN.reset(token)
+        await asyncio.sleep(1)
+        taken = jobs.take(A, "uid")
+        assert taken is not None
+        assert taken.result() == "None"
+
+    running(body)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import base64
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from cryptography.hazmat.primitives import serialization
 
+from dpf.runtime.certs import SmallCA
+from dpf.runtime.credentials import TokenSource
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.kubeconfig import Kubeconfig
 
@@ -51,7 +57,27 @@ def test_one_cluster_and_one_user_need_no_context() -> None:
 
 def test_an_exec_plugin_is_kept_for_the_adapter() -> None:
     config = {**GOOD, "users": [{"name": "u", "user": {"exec": {"command": "get-token"}}}]}
-    assert Kubeconfig.parse(yaml.safe_dump(config)).plugin is not None
+    assert Kubeconfig.parse(yaml.safe_dump(config), base=Path("/")).plugin is not None
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("tokenFile", "/var/run/secrets/kubernetes.io/serviceaccount/token"),
+        ("exec", {"command": "/bin/sh"}),
+        ("auth-provider", {"name": "gcp"}),
+        ("client-certificate", "/etc/passwd"),
+        ("client-key", "/etc/passwd"),
+        ("certificate-authority", "/etc/passwd"),
+    ],
+)
+def test_a_kubeconfig_from_the_api_names_no_file_and_no_command_of_this_machine(part: str, value: object) -> None:
+    """Else whoever may write a Secret has this process's token sent to a server of his choice, or a command run."""
+    config = yaml.safe_load(yaml.safe_dump(GOOD))
+    where = config["clusters"][0]["cluster"] if part == "certificate-authority" else config["users"][0]["user"]
+    where[part] = value
+    with pytest.raises(ConfigError, match=f"{part} would be of this machine"):
+        Kubeconfig.parse(yaml.safe_dump(config))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +88,10 @@ def test_an_exec_plugin_is_kept_for_the_adapter() -> None:
         (yaml.safe_dump({**GOOD, "current-context": "other"}), "no context 'other'"),
         (yaml.safe_dump({**GOOD, "users": []}), "no user 'u'"),
         (yaml.safe_dump({**GOOD, "clusters": [{"name": "k", "cluster": {}}]}), "has no server"),
+        *(
+            (yaml.safe_dump({**GOOD, "clusters": [{"name": "k", "cluster": {"server": server}}]}), "has no server")
+            for server in ("host:6443", "https://", "https://host:port", "https://[::1", "https://host:99999", 6443)
+        ),
         (yaml.safe_dump({**GOOD, "users": [{"name": "u", "user": {"client-key-data": "%"}}]}), "not base64"),
         (
             yaml.safe_dump({**GOOD, "users": [{"name": "u", "user": {"client-key": "/nowhere"}}]}),
@@ -71,7 +101,41 @@ def test_an_exec_plugin_is_kept_for_the_adapter() -> None:
 )
 def test_what_cannot_be_used_is_named(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Kubeconfig.parse(text)
+        Kubeconfig.parse(text, base=Path("/"))
+
+
+async def test_a_token_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="no text"):
+        await TokenSource(Kubeconfig("https://h", token_file=tmp_path / "token")).token()
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_password() -> None:
+    pair = SmallCA.make("authority").issue("us", purposes=["client"])
+    key = serialization.load_pem_private_key(pair.key, password=None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.BestAvailableEncryption(b"sesame")
+    )
+    # On a terminal of its own OpenSSL would ask, and wait for ever.
+    script = (
+        "import sys; from dpf.runtime.credentials import ssl_context; from dpf.runtime.kubeconfig import Kubeconfig\n"
+        "cert, key = sys.stdin.buffer.read().split(b'|')\n"
+        "ssl_context(Kubeconfig('https://h', cert=cert, key=key))"
+    )
+    master, slave = os.openpty()
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", f"import fcntl, termios; fcntl.ioctl({slave}, termios.TIOCSCTTY, 0)\n{script}"],
+            input=pair.cert + b"|" + locked,
+            pass_fds=[slave],
+            start_new_session=True,
+            capture_output=True,
+            timeout=60,
+        )
+    finally:
+        os.close(master)
+        os.close(slave)
+    assert b"ConfigError: the certificates for https://h cannot be used" in ended.stderr
 
 
 def test_a_missing_file_is_named() -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, Conflict, NotFound, Unavailable
+from dpf.runtime.errors import AlreadyExists, ConfigError, Conflict, Gone, NotFound, Unavailable
 from dpf.runtime.k8s import Lease, LeaseSpec
 from dpf.runtime.leader import LeaderElector, LeadershipLost
 from dpf.runtime.meta import ObjectMeta
@@ -304,6 +304,50 @@ def test_a_candidate_whose_watch_fails_does_not_hammer_the_server() -> None:
         await _ended(leading)
 
     run_virtual(work)
+
+
+@pytest.mark.parametrize("error", [None, Gone(410, "Expired", "too old")])
+def test_a_candidate_whose_watch_ends_at_once_does_not_hammer_the_server_and_misses_no_end(
+    monkeypatch: pytest.MonkeyPatch, error: Gone | None
+) -> None:
+    async def work() -> None:
+        leases = Leases(held_by="other")
+
+        async def empty(*_: object, **__: object) -> AsyncGenerator[tuple[str, Lease], None]:
+            await leases._asked("watch")
+            if error is not None:
+                raise error
+            for nothing in list[tuple[str, Lease]]():
+                yield nothing
+
+        monkeypatch.setattr(leases, "watch", empty)
+        elector = _elector(leases)
+        task = asyncio.create_task(elector.run())
+        await elector.elected.wait()
+        assert 15.0 <= _now() <= 16.0
+        assert leases.asked("watch") <= 4
+        await _ended(task)
+
+    run_virtual(work)
+
+
+@pytest.mark.parametrize("duration", [10.9, 10.0])
+def test_a_lease_holds_whole_seconds_and_the_deadline_is_within_them(duration: float) -> None:
+    with pytest.raises(ConfigError, match="10 whole s"):
+        LeaderElector(cast("Client", None), "lease", "n", duration=duration, renew_deadline=10.5)
+
+
+def test_a_token_that_cannot_be_read_for_a_moment_ends_nobody() -> None:
+    async def during(leases: Leases, leading: asyncio.Task[None]) -> None:
+        async def once(_: str) -> None:
+            leases.before = _nothing
+            raise ConfigError("cannot read the token file")
+
+        leases.before = once
+        await asyncio.sleep(30)
+        assert not leading.done()
+
+    _leading(during)
 
 
 def test_the_metric_says_who_leads() -> None:

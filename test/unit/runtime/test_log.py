@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from dpf.runtime.meta import Key
 
 PRIVATE = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIOsesame\n-----END EC PRIVATE KEY-----"
 BOOTSTRAP = "abcdef.0123456789abcdef"
+IN_BASE64 = base64.b64encode(PRIVATE.encode()).decode()
 JWT = "eyJhbGciOi.eyJzdWIiOi.c2lnbmF0dXJl"
 
 
@@ -59,7 +61,7 @@ class Pair:
     secret: str = field(repr=False)
 
 
-@pytest.mark.parametrize("secret", [PRIVATE, BOOTSTRAP, JWT])
+@pytest.mark.parametrize("secret", [PRIVATE, IN_BASE64, BOOTSTRAP, JWT])
 @pytest.mark.parametrize("format", ["json", "console"])
 def test_a_secret_is_hidden_wherever_it_stands(capsys: pytest.CaptureFixture[str], secret: str, format: Format) -> None:  # noqa: A002
     configure("info", format)
@@ -76,6 +78,11 @@ def test_a_secret_is_hidden_wherever_it_stands(capsys: pytest.CaptureFixture[str
     assert secret not in text
     assert "before" in text
     assert "after" in text
+
+
+def test_a_certificate_is_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:
+    text = base64.b64encode(b"-----BEGIN CERTIFICATE-----\nMIIB").decode()
+    assert written(capsys, text=text)["text"] == text
 
 
 @pytest.mark.parametrize("format", ["json", "console"])

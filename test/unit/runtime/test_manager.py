@@ -309,6 +309,26 @@ def test_two_controllers_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch
     run_virtual(body)
 
 
+def test_what_is_added_when_it_runs_already_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        p = Process(monkeypatch)
+        p.hold.set()
+        added = Part("added at begin", p.story.append, needs_leader=False)
+
+        async def begin() -> None:
+            p.manager.add(added)
+
+        task = p.start(begin)
+        await asyncio.sleep(1)
+        assert "added at begin starts" in p.story
+        with pytest.raises(RuntimeError, match="before the manager runs them"):
+            p.manager.add(Part("late", p.story.append, needs_leader=True))
+        p.manager.stop()
+        await task
+
+    run_virtual(body)
+
+
 def test_an_unreadable_object_gets_an_event_and_a_metric_in_kinds_that_are_cached_late_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -319,7 +339,7 @@ def test_an_unreadable_object_gets_an_event_and_a_metric_in_kinds_that_are_cache
         task = await p.lead()
         p.widgets.apply("ADDED", raw("bad", 2, size="big"))
         late = p.manager.cluster.cache[Node]
-        late.replace([raw("worse", 3, namespace="", labels=7)], 3)
+        late.replace([raw("worse", 3, kind="Node", namespace="", labels=7)], 3)
         assert len(p.widgets.list()) + len(late.list()) == 1
         assert said == [("bad", "Unreadable"), ("worse", "Unreadable")]
         for kind in (b"Widget", b"Node"):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import pytest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from dpf.runtime import metrics as module
 from dpf.runtime.metrics import RECONCILE_BUCKETS, Histogram, Metrics
 from dpf.runtime.queue import WorkQueue
 
@@ -135,6 +137,19 @@ def test_a_value_on_a_bound_belongs_to_its_bucket() -> None:
     buckets = dict(histogram.buckets())
     assert (buckets["0.005"], buckets["0.01"], buckets["60.0"], buckets["+Inf"]) == (1, 2, 2, 3)
     assert list(buckets.values()) == sorted(buckets.values())
+
+
+async def test_how_late_the_loop_is_is_watched_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 12.5, 13.0, 13.0, 13.0])
+    monkeypatch.setattr(module, "perf_counter", lambda: next(times))
+    monkeypatch.setattr(module, "LAG_INTERVAL", 0.0)
+    metrics = Metrics()
+    task = asyncio.create_task(metrics.run())
+    while metrics.loop_lag == 0.0:
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
+    assert value(scraped(metrics), "dpf_event_loop_lag_seconds") == 2.5
 
 
 async def test_pauses_for_garbage_are_watched_while_it_runs() -> None:

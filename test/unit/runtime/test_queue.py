@@ -117,6 +117,29 @@ def test_a_delayed_add_never_takes_back_a_ready_key_and_the_earlier_delay_wins()
     run_virtual(body)
 
 
+def test_delays_that_came_to_nothing_leave_nothing_behind() -> None:
+    """An object that is woken every second and looks again in an hour otherwise has 3,600 timers."""
+
+    async def body() -> None:
+        queue: WorkQueue[str] = WorkQueue()
+        queue.add_after("rare", 5000)
+        for _ in range(3600):
+            queue.add("a")
+            await queue.get()
+            queue.done("a")
+            queue.add_after("a", 3600)
+            await asyncio.sleep(1)
+        assert len(queue._timers) < 100
+        last = asyncio.get_running_loop().time() - 1
+        assert (await queue.get())[0] == "rare"
+        assert asyncio.get_running_loop().time() == pytest.approx(5000, abs=0.01)
+        queue.done("rare")
+        assert (await queue.get())[0] == "a"
+        assert asyncio.get_running_loop().time() - last == pytest.approx(3600, abs=0.01)
+
+    run_virtual(body)
+
+
 def test_failures_double_the_wait_up_to_the_cap_until_forgotten() -> None:
     limiter = RateLimiter(lambda: 0.0, first=0.005, cap=1.0)
     assert [limiter.when("a") for _ in range(4)] == [0.005, 0.01, 0.02, 0.04]

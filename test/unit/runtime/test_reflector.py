@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
 from dpf.runtime import reflector as module
 from dpf.runtime.client import Client
-from dpf.runtime.errors import Unavailable
+from dpf.runtime.errors import ApiError, TooManyRequests, Unavailable
 from dpf.runtime.informer import Informer
 from dpf.runtime.reflector import Reflector, Scope
 from dpf.runtime.testing import run_virtual
@@ -80,6 +80,14 @@ async def test_nothing_is_in_the_cache_before_the_list_is_complete() -> None:
         assert r.sizes() == {"b": 1}
 
 
+async def test_a_bookmark_of_an_older_server_ends_the_list() -> None:
+    """Before 1.34 a bookmark was an empty object with all that a Go struct has, nulls included."""
+    meta = {"resourceVersion": "5", "creationTimestamp": None, "annotations": {"k8s.io/initial-events-end": "true"}}
+    end = event("BOOKMARK", {"kind": "Widget", "metadata": meta, "spec": None, "status": {}})
+    async with reflecting(stream(event("ADDED", widget("a", 5)), end)) as r:
+        await r.until(lambda: r.sizes() == {"a": 1})
+
+
 async def test_a_server_that_refuses_streamed_lists_is_listed_in_pages_and_watched() -> None:
     page = {"metadata": {"resourceVersion": "5"}, "items": [widget("a", 4)]}
     refuse = answer(lambda: status(422, "Invalid", "resourceVersionMatch is forbidden for watch"))
@@ -99,9 +107,17 @@ async def test_a_watch_that_ends_is_resumed_from_the_last_version_bookmarks_incl
         assert r.informer.watched_version == 10
 
 
-async def test_410_relists_at_once_and_tells_what_vanished() -> None:
+def ahead() -> bytes:
+    """The ERROR event of a version that the server has not reached: it was restored from a backup."""
+    causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    details = {"causes": causes, "retryAfterSeconds": 1}
+    return event("ERROR", {"kind": "Status", "code": 504, "reason": "Timeout", "details": details})
+
+
+@pytest.mark.parametrize("line", [gone(), ahead()])
+async def test_410_relists_at_once_and_tells_what_vanished(line: bytes) -> None:
     second = stream(*listed("b", version=20))
-    async with reflecting(stream(*listed("a", "b", version=5), gone(), hold=False), second) as r:
+    async with reflecting(stream(*listed("a", "b", version=5), line, hold=False), second) as r:
         await r.until(lambda: r.sizes() == {"b": 1} and len(r.server.seen) == 2)
         assert "sendInitialEvents" in r.server.seen[1].query
         assert "resourceVersion" not in r.server.seen[1].query
@@ -119,8 +135,9 @@ async def test_a_refused_watch_is_resumed_without_a_relist(code: int) -> None:
         assert r.reflector.stats.lists == 1
 
 
-async def test_an_error_within_a_watch_is_resumed_without_a_relist() -> None:
-    error = event("ERROR", {"kind": "Status", "code": 500, "reason": "InternalError"})
+@pytest.mark.parametrize("what", [{"kind": "Status", "code": 500, "reason": "InternalError"}, "no Status", None])
+async def test_an_error_within_a_watch_is_resumed_without_a_relist(what: Any) -> None:
+    error = event("ERROR", what)
     first = stream(*listed("a", version=5), error)
     async with reflecting(first, stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
         await r.until(lambda: r.sizes() == {"a": 6})
@@ -142,9 +159,10 @@ async def test_managed_fields_are_never_kept(paged: bool) -> None:
 
 
 class Failing:
-    """A client whose watches fail at once, but for those that last as long as :attr:`peace` says."""
+    """A client whose watches fail at once, but for those that last as long as :attr:`peace` says and are cut then."""
 
-    def __init__(self) -> None:
+    def __init__(self, error: ApiError | None = None) -> None:
+        self.error = error or Unavailable(0, "NoAnswer", "connection refused")
         self.transport = self
         self.tries: list[float] = []
         self.peace = 0.0
@@ -154,12 +172,13 @@ class Failing:
         self.tries.append(asyncio.get_running_loop().time())
         if self.peace:
             peace, self.peace = self.peace, 0.0
-            yield self._silence(peace)
-        raise Unavailable(0, "NoAnswer", "connection refused")
+            yield self._watched(peace)
+        raise self.error
 
-    async def _silence(self, seconds: float) -> AsyncIterator[bytes]:
-        await asyncio.sleep(seconds)
+    async def _watched(self, seconds: float) -> AsyncIterator[bytes]:
         yield bookmark(1, ends_list=True)
+        await asyncio.sleep(seconds)
+        raise self.error
 
 
 def test_failures_double_the_wait_from_0_8_to_30_seconds_with_as_much_again_at_random_until_there_is_peace(
@@ -188,6 +207,45 @@ def test_failures_double_the_wait_from_0_8_to_30_seconds_with_as_much_again_at_r
     run_virtual(body)
 
 
+def test_no_server_sends_a_watch_away_for_longer_than_five_minutes() -> None:
+    async def body() -> None:
+        error = TooManyRequests(429, "TooManyRequests", "come back next year")
+        error.retry_after = 86400.0 * 365
+        client = Failing(error)
+        task = asyncio.create_task(Reflector(cast("Client", client), Informer(Widget), Scope()).run())
+        await asyncio.sleep(1000)
+        assert [b - a for a, b in pairwise(client.tries)] == [300.0] * 3
+        task.cancel()
+        await asyncio.wait([task])
+
+    run_virtual(body)
+
+
+async def test_a_server_that_has_nothing_to_say_twice_is_listed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was restored from a backup says nothing, not even a bookmark, to who asks for a version it has not reached."""
+    monkeypatch.setattr(module, "SILENCE", 0.05)
+    restored = stream(*listed("b", version=3), hold=False)
+    async with reflecting(stream(*listed("a", version=500), hold=False), stream(), stream(), restored) as r:
+        await r.until(lambda: r.sizes() == {"b": 1})
+        assert [each.query.get("resourceVersion") for each in r.server.seen[:4]] == [None, "500", "500", None]
+        assert r.informer.watched_version == 3
+        assert (await r.server.requests(5))[4].query["resourceVersion"] == "3"
+
+
+async def test_a_server_that_cannot_be_reached_is_not_listed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SILENCE", 0.05)
+
+    async def no_answer(_: web.Request) -> web.StreamResponse:
+        await asyncio.Event().wait()
+        return web.Response()
+
+    first = stream(*listed("a", version=5), hold=False)
+    again = stream(event("MODIFIED", widget("a", 6, size=6)))
+    async with reflecting(first, no_answer, no_answer, no_answer, again) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
+        assert r.reflector.stats.lists == 1
+
+
 async def test_a_silent_stream_is_cut_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE", 0.05)
     async with reflecting(stream(*listed("a", version=5)), stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
@@ -204,9 +262,17 @@ async def test_a_watch_that_ends_at_once_without_an_event_backs_off() -> None:
         assert r.reflector.stats.failures == 1
 
 
-@pytest.mark.parametrize(
-    "line", [event("ADDED", {"kind": "Status", "metadata": {}}), event("ADDED", {"kind": "Table"})]
-)
+NO_WIDGETS: list[Any] = [
+    {"kind": "Status", "metadata": {}},
+    {"kind": "Table"},
+    widget("x", 6, kind="PartialObjectMetadata"),
+    {"kind": "Widget", "metadata": {"name": "x", "resourceVersion": "latest"}},
+    {"kind": "Widget", "metadata": {"name": "x"}},
+    [],
+]
+
+
+@pytest.mark.parametrize("line", [*(event("ADDED", each) for each in NO_WIDGETS), bookmark(cast("int", "latest"))])
 async def test_what_is_no_object_of_the_kind_is_dropped(line: bytes) -> None:
     lines = [*listed("a", version=5), line, event("MODIFIED", widget("a", 6, size=6))]
     async with reflecting(stream(*lines)) as r:
@@ -214,9 +280,7 @@ async def test_what_is_no_object_of_the_kind_is_dropped(line: bytes) -> None:
         assert r.reflector.stats.dropped == 1
 
 
-@pytest.mark.parametrize(
-    "line", [event("ADDED", {"kind": "Status", "metadata": {}}), event("ADDED", {"kind": "Table"}), bookmark(4)]
-)
+@pytest.mark.parametrize("line", [*(event("ADDED", each) for each in NO_WIDGETS), bookmark(4)])
 async def test_what_is_no_object_of_the_kind_is_dropped_from_the_first_list_too(line: bytes) -> None:
     async with reflecting(stream(line, *listed("a", version=5))) as r:
         await r.until(lambda: bool(r.sizes()))
@@ -224,12 +288,31 @@ async def test_what_is_no_object_of_the_kind_is_dropped_from_the_first_list_too(
         assert r.reflector.stats.dropped == (b"BOOKMARK" not in line)
 
 
-async def test_a_list_that_is_none_is_asked_for_again() -> None:
+async def test_what_is_no_object_of_the_kind_is_dropped_from_a_page_too() -> None:
+    page = {"kind": "WidgetList", "metadata": {"resourceVersion": "5"}, "items": [*NO_WIDGETS, widget("a", 4)]}
+    refuse = answer(lambda: status(422, "Invalid"))
+    async with reflecting(refuse, answer(lambda: web.json_response(page)), stream()) as r:
+        await r.until(lambda: bool(r.sizes()))
+        assert [str(key) for key in r.informer.keys()] == ["n/a"]  # noqa: SIM118  (an informer is no mapping)
+        assert r.reflector.stats.dropped == len(NO_WIDGETS)
+
+
+@pytest.mark.parametrize(
+    "none",
+    [
+        "<html>proxy</html>",
+        '{"kind": "Status", "metadata": {}, "status": "Success"}',
+        '{"metadata": {}, "items": []}',
+        '{"metadata": {"resourceVersion": "soon"}}',
+    ],
+)
+async def test_a_list_that_is_none_is_asked_for_again(none: str) -> None:
     page = {"metadata": {"resourceVersion": "5"}, "items": [widget("a", 4)]}
     refuse = answer(lambda: status(422, "Invalid"))
-    html = answer(lambda: web.Response(text="<html>proxy</html>"))
-    async with reflecting(refuse, html, answer(lambda: web.json_response(page)), stream()) as r:
+    proxy = answer(lambda: web.Response(text=none))
+    async with reflecting(refuse, proxy, answer(lambda: web.json_response(page)), stream()) as r:
         await r.until(lambda: r.sizes() == {"a": 1})
+        assert r.reflector.stats.failures == 1
 
 
 async def test_a_stream_that_is_no_watch_is_left_and_tried_again() -> None:

@@ -14,7 +14,9 @@ from aiohttp import web
 from dpf.runtime import reflector, remote, transport
 from dpf.runtime.client import Client
 from dpf.runtime.errors import ClusterUnavailable, ConfigError, Unavailable
+from dpf.runtime.k8s import Node
 from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.log import RECONCILE
 from dpf.runtime.meta import Key, ObjectMeta
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.remote import RemoteClusters
@@ -234,7 +236,8 @@ class RemoteServer(ScriptedServer):
         response = web.StreamResponse()
         await response.prepare(request)
         if "sendInitialEvents" in request.query:
-            for line in (event("ADDED", widget("a", 5)), bookmark(5, ends_list=True)):
+            kind = "Node" if request.path.endswith("nodes") else "Widget"
+            for line in (event("ADDED", widget("a", 5, kind=kind)), bookmark(5, ends_list=True)):
                 await response.write(line)
         await self._count(1)
         sent = 0
@@ -411,6 +414,24 @@ async def test_disconnecting_stops_its_watches_and_forgets_it() -> None:
         assert ONE not in w.remotes
         assert other.watching == 1, "nobody else is disturbed"
         await w.remotes.disconnect(ONE)
+
+
+async def test_a_cluster_is_kept_in_nobodys_name() -> None:
+    """A reconcile connects it, and ends: lines and spans of its watches and probes are none of that reconcile's."""
+    async with watching() as w:
+        heard: list[object] = []
+        w.remotes.on_health(lambda *_: heard.append(RECONCILE.get()))
+        w.remotes.add_handler(Widget, lambda _: lambda _: heard.append(RECONCILE.get()))
+        token = RECONCILE.set(("dpucluster", ONE, "id"))
+        await w.connect("t")
+        RECONCILE.reset(token)
+        await becomes(w.healthy)
+        token = RECONCILE.set(("dpucluster", ONE, "id"))
+        nodes = w.remotes.get(ONE).cache[Node]
+        RECONCILE.reset(token)
+        nodes.add_handler(lambda _: heard.append(RECONCILE.get()))
+        await asyncio.wait_for(nodes.synced.wait(), 20)
+        assert heard == [None, None, None]
 
 
 async def test_what_is_added_later_is_told_of_clusters_that_are_there() -> None:

@@ -28,12 +28,19 @@ class Widget(Object):
 
 
 def widget(
-    name: str, version: int, *, uid: str = "", size: Any = 1, namespace: str = "n", **meta: Any
+    name: str,
+    version: int,
+    *,
+    kind: str = "Widget",
+    uid: str = "",
+    size: Any = 1,
+    namespace: str = "n",
+    **meta: Any,
 ) -> dict[str, Any]:
-    """A widget as JSON would have it."""
+    """A widget, or what passes for an object of another kind, as JSON would have it."""
     return {
         "apiVersion": "bench.dpf.dev/v1",
-        "kind": "Widget",
+        "kind": kind,
         "metadata": {
             "name": name,
             "namespace": namespace,
