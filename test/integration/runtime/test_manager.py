@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,13 @@ async def test_of_two_managers_one_acts_and_when_it_is_killed_the_other_goes_on_
     await first.says("leading")
     second = await start("--identity=second", *QUICK)
     await second.says("caches_filled")
+    held = (await host_client.get(Lease, NAME, namespace)).spec
+    assert held.renew_time is not None
+    later = held.renew_time + timedelta(seconds=1)
+    lease = await eventually(
+        host_client, Lease, NAME, namespace, until=lambda seen: (seen.spec.renew_time or later) > later
+    )
+    assert lease.spec.holder_identity == held.holder_identity, "who is there second waits"
     a = await widget("a")
     await begun(host_client, a, by="first")
     first.send(signal.SIGKILL)

@@ -215,6 +215,7 @@ async def test_a_secret_that_lost_its_key_is_filled_again(data: dict[str, str]) 
     authority = await shared_ca(cast("Client", secrets), "ca", "n")
     assert secrets.secret is not None
     assert secrets.secret.value(certs.KEY) == authority.key
+    assert authority.issue("somebody", purposes=["client"]).ca == authority.bundle
 
 
 def later_by(time: timedelta) -> Callable[[], datetime]:

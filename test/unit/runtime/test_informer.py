@@ -37,8 +37,13 @@ async def test_a_relist_swaps_the_store_then_tells_adds_changes_and_what_vanishe
 
     informer.add_handler(handler)
     seen.clear()
-    informer.replace([raw("b", 5), raw("c", 6)], 6)
-    assert sorted(seen) == [("ADDED", "c", 2, False), ("DELETED", "a", 2, True), ("MODIFIED", "b", 2, False)]
+    informer.replace([raw("b", 5), raw("c", 6), raw("d", 3)], 6)
+    assert sorted(seen) == [
+        ("ADDED", "c", 3, False),
+        ("ADDED", "d", 3, False),
+        ("DELETED", "a", 3, True),
+        ("MODIFIED", "b", 3, False),
+    ]
 
 
 async def test_an_older_version_never_replaces_a_newer_one() -> None:

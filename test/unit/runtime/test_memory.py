@@ -6,15 +6,18 @@ import subprocess
 import sys
 
 SCRIPT = """
-import gc
+import gc, weakref
 from dpf.runtime import memory
 memory.start()
 assert gc.get_threshold() == memory.THRESHOLDS, gc.get_threshold()
 class Node: pass
+garbage = []
 for _ in range(1000):
-    node = Node(); node.itself = node
+    node = Node(); node.itself = node; garbage.append(weakref.ref(node))
+del node
 kept = [Node() for _ in range(1000)]
 memory.settle()
+assert not [each for each in garbage if each() is not None], "garbage is not frozen"
 assert gc.get_freeze_count() > 1000
 assert not [each for each in gc.get_objects() if isinstance(each, Node)], "what is kept is out of the collector's sight"
 """

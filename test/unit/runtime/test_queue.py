@@ -19,8 +19,12 @@ def test_a_key_added_twice_is_handed_out_once() -> None:
         queue: WorkQueue[str] = WorkQueue()
         queue.add("a")
         queue.add("a")
-        assert await queue.get() == ("a", 0)
+        queue.add("a", 3)
+        assert await queue.get() == ("a", 3)
+        queue.done("a")
         assert len(queue) == 0
+        queue.add("b", -1)
+        assert await queue.get() == ("b", -1)
 
     run_virtual(body)
 
@@ -101,8 +105,11 @@ def test_a_delayed_add_never_takes_back_a_ready_key_and_the_earlier_delay_wins()
         loop = asyncio.get_running_loop()
         queue: WorkQueue[str] = WorkQueue()
         queue.add("ready")
-        queue.add_after("ready", 60)
+        queue.add_after("ready", 1)
         assert (await queue.get())[0] == "ready"
+        queue.done("ready")
+        await asyncio.sleep(2)
+        assert len(queue) == 0, "once is enough"
         queue.add_after("a", 30)
         queue.add_after("a", 10)
         queue.add_after("a", 20)
@@ -110,7 +117,7 @@ def test_a_delayed_add_never_takes_back_a_ready_key_and_the_earlier_delay_wins()
         await queue.get()
         assert loop.time() - started == pytest.approx(10, abs=0.01)
         queue.done("a")
-        queue.add_after("b", 90)
+        queue.add_after("a", 90)
         await queue.get()
         assert loop.time() - started == pytest.approx(100, abs=0.01), "the later delays of 'a' left nothing behind"
 

@@ -14,7 +14,7 @@ from aiohttp import web
 from dpf.runtime import reflector as module
 from dpf.runtime.client import Client
 from dpf.runtime.errors import ApiError, TooManyRequests, Unavailable
-from dpf.runtime.informer import Informer
+from dpf.runtime.informer import Change, Informer
 from dpf.runtime.reflector import Reflector, Scope
 from dpf.runtime.testing import run_virtual
 from test.unit.runtime.scripted import Answer, ScriptedServer, answer, bookmark, event, gone, serving, status, stream
@@ -31,8 +31,13 @@ class Reflecting:
 
     def __init__(self, server: ScriptedServer, informer: Informer[Widget], reflector: Reflector[Widget]) -> None:
         self.server, self.informer, self.reflector = server, informer, reflector
+        self.told: list[tuple[str, str]] = []
         self._changed = asyncio.Event()
-        informer.add_handler(lambda _: self._changed.set())
+        informer.add_handler(self._tell)
+
+    def _tell(self, change: Change[Widget]) -> None:
+        self.told.append((change.type, change.key.name))
+        self._changed.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
         async with asyncio.timeout(20):
@@ -121,6 +126,7 @@ async def test_410_relists_at_once_and_tells_what_vanished(line: bytes) -> None:
         await r.until(lambda: r.sizes() == {"b": 1} and len(r.server.seen) == 2)
         assert "sendInitialEvents" in r.server.seen[1].query
         assert "resourceVersion" not in r.server.seen[1].query
+        assert ("DELETED", "a") in r.told
         assert r.reflector.stats.expired == 1
         assert r.reflector.stats.failures == 0
 
@@ -197,6 +203,9 @@ def test_failures_double_the_wait_from_0_8_to_30_seconds_with_as_much_again_at_r
             assert least <= wait <= 2 * least
         assert len(waits) >= 8
         assert len({round(wait, 3) for wait in waits[6:]}) > 1
+        client.peace = 60.0
+        await asyncio.sleep(180)
+        assert max(b - a for a, b in pairwise(client.tries)) >= 90.0, "a minute of peace is not enough"
         client.peace = 300.0
         await asyncio.sleep(420)
         longest = max(b - a for a, b in pairwise(client.tries))
@@ -248,10 +257,11 @@ async def test_a_server_that_cannot_be_reached_is_not_listed_again(monkeypatch: 
 
 async def test_a_silent_stream_is_cut_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE", 0.05)
-    async with reflecting(stream(*listed("a", version=5)), stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
+    later = stream(event("MODIFIED", widget("a", 6, size=6)))
+    async with reflecting(stream(*listed("a", version=5)), stream(), later) as r:
         await r.until(lambda: r.sizes() == {"a": 6})
-        assert r.reflector.stats.silent >= 1
-        assert r.server.seen[1].query["resourceVersion"] == "5"
+        assert r.reflector.stats.silent >= 2, "the stream that was a list, and one that is a watch"
+        assert [each.query.get("resourceVersion") for each in r.server.seen[:3]] == [None, "5", "5"]
 
 
 async def test_a_watch_that_ends_at_once_without_an_event_backs_off() -> None:
@@ -268,6 +278,7 @@ NO_WIDGETS: list[Any] = [
     widget("x", 6, kind="PartialObjectMetadata"),
     {"kind": "Widget", "metadata": {"name": "x", "resourceVersion": "latest"}},
     {"kind": "Widget", "metadata": {"name": "x"}},
+    {"kind": "Widget", "metadata": {"resourceVersion": "5"}},
     [],
 ]
 

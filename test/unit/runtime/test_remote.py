@@ -157,6 +157,7 @@ def test_the_same_again_changes_nothing_and_another_uid_is_another_cluster(serve
             await asyncio.sleep(1)
             first = remotes.get(ONE)
             await remotes.connect(ONE, "uid", Kubeconfig("http://one"))
+            await asyncio.sleep(1)
             assert remotes.get(ONE) is first
             assert len(servers.probes) == 1
             await remotes.connect(ONE, "another", Kubeconfig("http://one"))
