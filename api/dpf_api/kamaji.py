@@ -115,7 +115,7 @@ class ServiceSpec(Model):
 class ControlPlaneSpec(Model):
     """What a control plane is made of in the host cluster."""
 
-    deployment: Annotated[DeploymentSpec | None, Schema(extra=_OPEN)] = None
+    deployment: Annotated[DeploymentSpec, Schema(extra=_OPEN)] = Field(default_factory=DeploymentSpec)
     """Its pods."""
 
     service: Annotated[ServiceSpec, Schema(required=True, extra=_OPEN)] = Field(default_factory=ServiceSpec)
@@ -186,7 +186,7 @@ class TenantControlPlaneSpec(Model):
     kubernetes: Annotated[KubernetesSpec, Schema(required=True)] = Field(default_factory=KubernetesSpec)
     """Which Kubernetes it is."""
 
-    network_profile: Annotated[NetworkProfile | None, Schema(extra=_OPEN)] = None
+    network_profile: Annotated[NetworkProfile, Schema(extra=_OPEN)] = Field(default_factory=NetworkProfile)
     """Where the API server is reached."""
 
     addons: Annotated[Addons | None, Schema(extra=_OPEN)] = None

@@ -430,9 +430,9 @@ class CustomResourceDefinitionSpec(Model):
 
 
 class CustomResourceDefinitionStatus(Model):
-    """Whether a custom kind is served."""
+    """Whether a custom kind is served; the server writes ``null`` before it knows."""
 
-    conditions: list[Condition] = Field(default_factory=list)
+    conditions: list[Condition] | None = None
 
 
 class CustomResourceDefinition(Object):
@@ -447,5 +447,5 @@ class CustomResourceDefinition(Object):
 
     def serves(self, version: str) -> bool:
         """Whether objects of that version can be read and written."""
-        established = any(c.type == "Established" and c.status == "True" for c in self.status.conditions)
+        established = any(c.type == "Established" and c.status == "True" for c in self.status.conditions or ())
         return established and not self.deleting and any(v.name == version and v.served for v in self.spec.versions)

@@ -8,9 +8,12 @@ Each pass does all of it. An apply that changes nothing is no write, and a clust
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from dpf.clustermanager.common import managed, report
 from dpf.clustermanager.kamaji import controlplane, keepalived
-from dpf.clustermanager.kamaji.judge import KEEPALIVED_READY, TOLD, created, held, keepalived_ready, trouble
+from dpf.clustermanager.kamaji.judge import KEEPALIVED_READY, REFUSED, TOLD, created, held, keepalived_ready, trouble
 from dpf.clustermanager.kamaji.kinds import KamajiKinds, looks_different
 from dpf.clustermanager.kamaji.placement import claim, clusters_of
 from dpf.clustermanager.kamaji.settings import Settings
@@ -21,14 +24,15 @@ from dpf.runtime.controller import Controller, For, Result, Watch
 from dpf.runtime.errors import BadRequest, Forbidden, Invalid, NotFound, Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import ConfigMap, CustomResourceDefinition, DaemonSet, Pod, Service
-from dpf.runtime.meta import Condition, ObjectMeta, T
+from dpf.runtime.meta import Condition, Object, ObjectMeta, T, to_wire
 from dpf.runtime.predicates import differs
 from dpf_api import names
 from dpf_api.dpucluster import TYPE_KAMAJI, DPUCluster, Keepalived
 from dpf_api.kamaji import TenantControlPlane
 
-REFUSED_RETRY = 60.0
-"""Seconds after which what was refused is tried again: it may have been a webhook that thinks differently by then."""
+REFUSED_FIRST, REFUSED_AGAIN = 2.0, 60.0
+"""Seconds after which what was refused is tried again: a port may have been about to become free, and a webhook may think
+differently later."""
 
 
 class KamajiClusterReconciler:
@@ -58,10 +62,13 @@ class KamajiClusterReconciler:
         dropped = () if address is not None else (KEEPALIVED_READY,)
         if dropped and find(cluster.status.conditions, KEEPALIVED_READY) is not None:
             await self._remove_keepalived(cluster)
-        for news in await report(self._client, cluster, findings, dropped=dropped):
-            self._tell(cluster, news)
-        refused = any(finding.reason == "Refused" for finding in findings)
-        return Result(requeue_after=REFUSED_RETRY) if refused else None
+        news = await report(self._client, cluster, findings, dropped=dropped)
+        for finding in news:
+            self._tell(cluster, finding)
+        refused = [finding for finding in findings if finding.reason == REFUSED]
+        if not refused:
+            return None
+        return Result(requeue_after=REFUSED_FIRST if any(each in news for each in refused) else REFUSED_AGAIN)
 
     async def _port(self, cluster: DPUCluster, address: Keepalived | None) -> int:
         """Applies the Service and returns the port that it has on the nodes.
@@ -77,8 +84,19 @@ class KamajiClusterReconciler:
         claim(cluster, service, leftover=controlplane.is_leftover(cluster, service))
         claim(cluster, control_plane)
         port = controlplane.port_of(cluster, service, control_plane)
-        service = await self._apply(controlplane.wanted_service(cluster, port))
+        wanted = controlplane.wanted_service(cluster, port)
+        if service is not None and controlplane.ports_in_the_way(service, port):
+            await self._replace_ports(service, wanted)
+        service = await self._apply(wanted)
         return port or controlplane.node_port(service)
+
+    async def _replace_ports(self, service: Service, wanted: Service) -> None:
+        """
+        :raises Kept: if the API server refuses it; with what it says.
+        """
+        patch = {"spec": {"ports": to_wire(wanted)["spec"]["ports"]}}
+        with refusals(service):
+            await self._client.merge_patch(service, patch, resource_version=service.metadata.resource_version)
 
     async def _control_plane(self, cluster: DPUCluster, port: int) -> tuple[DPUCluster, Condition]:
         """Applies the TenantControlPlane; returns the cluster, with its kubeconfig named if it is made, and how far it is."""
@@ -122,18 +140,26 @@ class KamajiClusterReconciler:
         """
         :raises Kept: if the API server refuses it; with what it says.
         """
-        try:
+        with refusals(obj):
             return await self._client.apply(obj)
-        except (BadRequest, Forbidden, Invalid) as error:
-            raise Kept("Refused", f"{obj.RESOURCE.kind} {obj.name}: {error.message}") from error
 
     def _tell(self, cluster: DPUCluster, news: Condition) -> None:
         kind = TOLD.get(news.reason)
-        note = news.message or f"{news.type} is {news.status}"
         if kind == "Warning":
-            self._events.warning(cluster, news.reason, note)
+            self._events.warning(cluster, news.reason, news.message)
         elif kind == "Normal":
-            self._events.normal(cluster, news.reason, note)
+            self._events.normal(cluster, news.reason, news.message)
+
+
+@contextmanager
+def refusals(obj: Object) -> Iterator[None]:
+    """
+    :raises Kept: if what is done in the block is refused by the API server.
+    """
+    try:
+        yield
+    except (BadRequest, Forbidden, Invalid) as error:
+        raise Kept(REFUSED, f"{obj.RESOURCE.kind} {obj.name}: {error.message}") from error
 
 
 def kamaji_cluster_controller(cluster: Cluster, events: EventRecorder, settings: Settings) -> Controller[DPUCluster]:

@@ -58,9 +58,8 @@ def port_of(cluster: DPUCluster, service: Service | None, control_plane: TenantC
     recorded = service.annotations.get(ANNOTATION_NODE_PORT, "") if service is not None else ""
     if recorded.isdecimal():
         return int(recorded)
-    profile = control_plane.spec.network_profile if control_plane is not None else None
-    if profile is not None and profile.port != kamaji.DEFAULT_PORT:
-        return profile.port
+    if control_plane is not None and (port := control_plane.spec.network_profile.port) != kamaji.DEFAULT_PORT:
+        return port
     if service is not None and (port := node_port(service)):
         return port
     return int(cluster.annotations.get(ANNOTATION_NODE_PORT) or 0)
@@ -83,6 +82,15 @@ def wanted_service(cluster: DPUCluster, port: int) -> Service:
         annotations = {ANNOTATION_NODE_PORT: str(port)}
     spec = ServiceSpec(type="NodePort", selector={kamaji.NAME_LABEL: cluster.name}, ports=[ServicePort(**entry)])
     return Service(metadata=meta(cluster, cluster.name, annotations=annotations), spec=spec)
+
+
+def ports_in_the_way(service: Service | None, port: int) -> bool:
+    """Whether an apply of the port would stand beside an entry of the Service that others wrote, and be refused for it.
+
+    The server tells the entries of the list apart by their ports, not by name or node port.
+    """
+    entries = service.spec.ports if service is not None and port else []
+    return any(entry.port != port and (entry.node_port == port or entry.name == PORT_NAME) for entry in entries)
 
 
 def is_leftover(cluster: DPUCluster, service: Service | None) -> bool:

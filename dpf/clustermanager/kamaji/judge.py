@@ -22,6 +22,9 @@ from dpf_api.kamaji import TenantControlPlane, VersionStatus
 
 KEEPALIVED_READY = ConditionType.KEEPALIVED_READY.value
 
+REFUSED = "Refused"
+"""Why, if the API server would not take something."""
+
 NAMED = 3
 """Pods in trouble that a message names; the rest are counted."""
 
@@ -42,7 +45,7 @@ TOLD: dict[str, Literal["Normal", "Warning"]] = {
     "NameTaken": "Warning",
     "NoNodeFits": "Warning",
     "NoPodReady": "Warning",
-    "Refused": "Warning",
+    REFUSED: "Warning",
 }
 """Reasons that make an event when they are new, and its type."""
 
@@ -78,14 +81,13 @@ def _created(cluster: DPUCluster, control_plane: TenantControlPlane, *, data_sto
         ):
             return True, "Upgrading", f"Kamaji brings TenantControlPlane {name} from {running.version} to {wanted}"
         if running.status == VersionStatus.READY:
-            return True, "Created", ""
+            return True, "Created", f"TenantControlPlane {name} runs Kubernetes {running.version}"
         what = f"TenantControlPlane {name} is {running.status or 'in no state yet'}: look at its pods"
         return False, "ClusterNotReady", what
     if not data_store:
         store = control_plane.spec.data_store
         return False, "DataStoreMissing", f"Kamaji has no DataStore {store} to keep the cluster's data in; create it"
-    profile = control_plane.spec.network_profile
-    if profile is None or not profile.address:
+    if not control_plane.spec.network_profile.address:
         what = (
             f"Kamaji waits for an address to serve at: set spec.clusterEndpoint.keepalived, or "
             f"spec.networkProfile.address of TenantControlPlane {name} if something else bears it"
@@ -107,9 +109,12 @@ def _keepalived_ready(cluster: DPUCluster, daemon_set: DaemonSet, pods: Sequence
     status = daemon_set.status
     wanted, ready = status.desired_number_scheduled, status.number_ready
     if ready:
-        if ready >= wanted:
-            return True, "Deployed", ""
-        return True, "SomePodsNotReady", f"{ready} of {wanted} pods are ready; {missing(wanted, pods)}"
+        count = f"{ready} of {wanted} pods are ready"
+        return (
+            (True, "Deployed", count)
+            if ready >= wanted
+            else (True, "SomePodsNotReady", f"{count}; {missing(wanted, pods)}")
+        )
     if status.observed_generation < daemon_set.metadata.generation:
         message = f"waiting for DaemonSet {daemon_set.name} to be taken up; does kube-controller-manager run?"
         return False, "DaemonSetNotObserved", message
