@@ -120,7 +120,9 @@ def _keepalived_ready(cluster: DPUCluster, daemon_set: DaemonSet, pods: Sequence
         return False, "DaemonSetNotObserved", message
     if not wanted:
         return False, "NoNodeFits", f"no node may hold the virtual IP: {_selector(keepalived_of(cluster))}"
-    return False, "NoPodReady", f"none of {wanted} pods is ready; {missing(wanted, pods)}"
+    # One that is just starting needs nobody's attention.
+    reason = "NoPodReady" if any(trouble(pod) for pod in pods if not pod.ready) else "PodsStarting"
+    return False, reason, f"none of {wanted} pods is ready; {missing(wanted, pods)}"
 
 
 def _selector(keepalived: Keepalived | None) -> str:
@@ -135,7 +137,10 @@ def _selector(keepalived: Keepalived | None) -> str:
 def missing(wanted: int, pods: Sequence[Pod]) -> str:
     """Which of the wanted pods are not ready, and why."""
     waiting = sorted((pod for pod in pods if not pod.ready), key=lambda pod: pod.name)
-    found = [f"{pod.name} on {pod.spec.node_name or 'no node yet'}: {trouble(pod)}" for pod in waiting[:NAMED]]
+    found = [
+        f"{pod.name} on {pod.spec.node_name or 'no node yet'}: {trouble(pod) or 'it is starting'}"
+        for pod in waiting[:NAMED]
+    ]
     if len(waiting) > NAMED:
         found.append(f"{len(waiting) - NAMED} more")
     if (absent := wanted - len(pods)) > 0:
@@ -144,14 +149,14 @@ def missing(wanted: int, pods: Sequence[Pod]) -> str:
 
 
 def trouble(pod: Pod) -> str:
-    """What keeps a pod from being ready."""
+    """What keeps a pod from being ready; empty if it is just starting."""
     for container in (*pod.status.init_container_statuses, *pod.status.container_statuses):
         if said := _trouble(container):
             return said
     unscheduled = next((c for c in pod.status.conditions if c.type == "PodScheduled" and c.status == "False"), None)
     if unscheduled is not None:
         return unscheduled.message or unscheduled.reason
-    return "it is starting" if pod.status.phase in ("", "Pending", "Running") else f"it is {pod.status.phase}"
+    return "" if pod.status.phase in ("", "Pending", "Running") else f"it is {pod.status.phase}"
 
 
 def _trouble(container: ContainerStatus) -> str:

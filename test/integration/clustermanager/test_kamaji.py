@@ -240,7 +240,7 @@ async def test_the_virtual_ip_is_held_by_pods_of_fitting_nodes_and_goes_when_it_
         conditions = [{"type": "Ready", "status": "True"}]
         await world.host.merge_patch(node, {"status": {"conditions": conditions}}, subresource="status")
         await world.host.merge_patch(node, {"spec": {"taints": None}})
-        waiting = await world.says("KeepalivedReady", "NoPodReady")
+        waiting = await world.says("KeepalivedReady", "PodsStarting")
         assert "none of 1 pods is ready" in waiting.message
         pods = await world.host.list(Pod, world.namespace, labels="app.kubernetes.io/name=c-keepalived")
         (pod,) = pods
@@ -250,6 +250,7 @@ async def test_the_virtual_ip_is_held_by_pods_of_fitting_nodes_and_goes_when_it_
         await world.host.merge_patch(pod, {"status": {"containerStatuses": [pull]}}, subresource="status")
         stuck = await world.eventually(DPUCluster, until=lambda c: "ImagePullBackOff" in message(c, "KeepalivedReady"))
         assert pod.name in message(stuck, "KeepalivedReady")
+        assert (await world.says("KeepalivedReady", "NoPodReady")).status == "False"
         status = {"phase": "Running", "conditions": conditions, "containerStatuses": []}
         await world.host.merge_patch(pod, {"status": status}, subresource="status")
         assert (await world.says("KeepalivedReady", "Deployed")).status == "True"
@@ -334,7 +335,7 @@ async def test_a_data_store_that_is_missing_is_named_and_found_when_it_comes(wor
         ("c", {"version": ""}, "InvalidVersion"),
         ("1c", {}, "InvalidName"),
         ("c" * 60, {"clusterEndpoint": endpoint("x")}, "InvalidName"),
-        ("c", {"clusterEndpoint": endpoint("x", vip="somewhere")}, "InvalidEndpoint"),
+        ("c", {"clusterEndpoint": endpoint("x", vip="10.0.0")}, "InvalidEndpoint"),
     ],
 )
 async def test_what_kamaji_or_keepalived_would_not_take_is_told(

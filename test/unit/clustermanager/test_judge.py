@@ -93,7 +93,7 @@ STARTING = {"name": "keepalived", "state": {"waiting": {"reason": "ContainerCrea
         (daemon_set(3, 1, observed=0), [], "True", "SomePodsNotReady", "1 of 3"),
         (daemon_set(0, 0, observed=0), [], "False", "DaemonSetNotObserved", "c-keepalived"),
         (daemon_set(0, 0), [], "False", "NoNodeFits", "node-role.kubernetes.io/control-plane and zone=a"),
-        (daemon_set(2, 0), [pod("a")], "False", "NoPodReady", "1 not made yet"),
+        (daemon_set(2, 0), [pod("a")], "False", "PodsStarting", "1 not made yet"),
         (
             daemon_set(1, 0),
             [pod("a", containerStatuses=[WAITING])],
@@ -108,9 +108,9 @@ STARTING = {"name": "keepalived", "state": {"waiting": {"reason": "ContainerCrea
             "NoPodReady",
             "create-conf ended: Error",
         ),
-        (daemon_set(1, 0), [pod("a", containerStatuses=[STARTING])], "False", "NoPodReady", "it is starting"),
+        (daemon_set(1, 0), [pod("a", containerStatuses=[STARTING])], "False", "PodsStarting", "it is starting"),
         (daemon_set(1, 0), [pod("a", phase="Failed")], "False", "NoPodReady", "it is Failed"),
-        (daemon_set(5, 0), [pod(name) for name in "abcde"], "False", "NoPodReady", "2 more"),
+        (daemon_set(5, 0), [pod(name) for name in "abcde"], "False", "PodsStarting", "2 more"),
         (daemon_set(2, 1), [pod("a", ready=True), pod("b")], "True", "SomePodsNotReady", "b on on-b"),
     ],
 )
