@@ -27,13 +27,15 @@ from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
 from dpf.runtime.meta import Condition, LabelSelector, Model, Object
-from dpf_api import bfb, certificate, dpu, dpucluster, dpuflavor, dpuset, nodemaintenance, operatorconfig
+from dpf_api import bfb, certificate, dpu, dpucluster, dpuflavor, dpuset, kamaji, nodemaintenance, operatorconfig
 from dpf_api.schema import UNSET, Column, Rule, Schema
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "crd"
 KINDS: list[type[Object]] = [bfb.BFB, dpu.DPU, dpucluster.DPUCluster, dpuflavor.DPUFlavor, dpuset.DPUSet]
 EXTERNAL: list[type[Object]] = [
     certificate.Certificate,
+    kamaji.DataStore,
+    kamaji.TenantControlPlane,
     nodemaintenance.NodeMaintenance,
     operatorconfig.DPFOperatorConfig,
 ]

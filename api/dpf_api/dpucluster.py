@@ -39,13 +39,13 @@ class ConditionType(StrEnum):
 class Keepalived(Model):
     """A virtual IP, held by one of several nodes at a time."""
 
-    vip: Annotated[str, REQUIRED] = ""
-    """The virtual IP."""
+    vip: Annotated[str, Schema(required=True, pattern="^[0-9a-fA-F.:]+$")] = ""
+    """The virtual IP: an address without a prefix length."""
 
     virtual_router_id: Annotated[int, Field(alias="virtualRouterID"), Schema(required=True, minimum=1, maximum=255)] = 0
     """VRRP router id; unique in the network that the virtual IP is in."""
 
-    interface: Annotated[str, Schema(required=True, extra={"minLength": 1})] = ""
+    interface: Annotated[str, Schema(required=True, pattern=r"^[^\s/]{1,15}$", extra={"minLength": 1})] = ""
     """Network interface of the nodes that bears the virtual IP."""
 
     node_selector: dict[str, str] = Field(default_factory=dict)

@@ -34,6 +34,9 @@ ANNOTATION_HOST_POWER_CYCLE_REQUIRED: Final = f"{GROUP}/host-power-cycle-require
 ANNOTATION_POWERCYCLE_COMMAND: Final = f"{GROUP}/powercycle-command"  # of a host Node: cycle (default), reset, skip
 ANNOTATION_REBOOT_COMMAND: Final = f"{GROUP}/reboot-command"  # of a host Node: reset (default), cycle, skip
 ANNOTATION_RETRY: Final = f"{GROUP}/retry"  # of a BFB or DPU in Error: try again now; any value
+ANNOTATION_NODE_PORT: Final = (
+    f"{GROUP}/node-port"  # of a kamaji DPUCluster: which port its API server gets on the nodes
+)
 
 # Finalizers.
 FINALIZER_BFB: Final = f"{GROUP}/bfb-protection"
@@ -114,6 +117,11 @@ def dms_secret(dpu: str) -> str:
 def kamaji_kubeconfig_secret(cluster: str) -> str:
     """Secret into which kamaji puts the kubeconfig of a control plane."""
     return f"{cluster}-admin-kubeconfig"
+
+
+def keepalived(cluster: str) -> str:
+    """DaemonSet, and its ConfigMap, that hold a cluster's virtual IP."""
+    return f"{cluster}-keepalived"
 
 
 def bfb_file(namespace: str, name: str) -> str:

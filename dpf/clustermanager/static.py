@@ -1,26 +1,20 @@
 """The static cluster manager: for DPU clusters that somebody else made and whose kubeconfig a user hands over.
 
-There is nothing to make, so there is nothing to undo and no finalizer is needed: once the user has named the Secret with the
-kubeconfig the cluster counts as Created. Whether it can be reached is the provisioning manager's to say.
+There is nothing to make: once the user has named the Secret with the kubeconfig the cluster counts as Created. Whether it can be
+reached is the provisioning manager's to say.
 """
 
 from __future__ import annotations
 
+from dpf.clustermanager.common import CREATED, managed, report
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.conditions import find, new, set_condition
+from dpf.runtime.conditions import new
 from dpf.runtime.controller import Controller, For, Result
-from dpf.runtime.finalizers import remove
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Condition
-from dpf_api.dpucluster import TYPE_STATIC, ConditionType, DPUCluster, Phase
-from dpf_api.names import FINALIZER_CLUSTER_MANAGER
+from dpf_api.dpucluster import TYPE_STATIC, DPUCluster
 
 log = get_logger(__name__)
-
-CREATED = ConditionType.CREATED.value
-
-MANAGED = frozenset({Phase.CREATING, Phase.READY, Phase.NOT_READY})
-"""Phases in which a cluster manager may act."""
 
 
 def created(cluster: DPUCluster) -> Condition:
@@ -39,17 +33,9 @@ class StaticClusterReconciler:
         self._client = cluster.client
 
     async def reconcile(self, cluster: DPUCluster) -> Result | None:
-        if cluster.spec.type != TYPE_STATIC:
-            return None
-        # An earlier manager of the same name put a finalizer on; nobody else would take it off.
-        await remove(self._client, cluster, FINALIZER_CLUSTER_MANAGER)
-        if cluster.status.phase in MANAGED:
-            finding = created(cluster)
-            before = find(cluster.status.conditions, CREATED)
-            if before is None or before.reason != finding.reason:
-                log.info("cluster_found", reason=finding.reason, message=finding.message)
-            conditions = set_condition(cluster.status.conditions, finding)
-            await self._client.status(cluster).set(cluster.status.model_copy(update={"conditions": conditions}))
+        if await managed(self._client, cluster, TYPE_STATIC):
+            for news in await report(self._client, cluster, [created(cluster)]):
+                log.info("cluster_found", reason=news.reason, message=news.message)
         return None
 
 

@@ -97,7 +97,8 @@ async def _end(layout: Layout) -> None:
 
 def _clear(layout: Layout, *, keep_logs: bool = False) -> None:
     """Removes what a sandbox made, and the folder if nothing else is in it."""
-    made = [layout.control_planes, layout.kubeconfigs, layout.bfb_dir, layout.fleet_dir, layout.run_dir, layout.images]
+    made = [layout.control_planes, layout.tenants, layout.kubeconfigs, layout.bfb_dir, layout.fleet_dir]
+    made += [layout.run_dir, layout.images]
     for folder in made if keep_logs else [*made, layout.logs]:
         shutil.rmtree(folder, ignore_errors=True)
     layout.settings.unlink(missing_ok=True)

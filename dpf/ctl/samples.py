@@ -7,6 +7,7 @@ from typing import Any
 from dpf.sandbox.layout import NAMESPACE, CardAddress
 from dpf.sandbox.manifests import CONFIG, documents
 from dpf.sandbox.settings import Settings
+from dpf_api.dpucluster import TYPE_KAMAJI
 
 _PREFIX = "feature.node.kubernetes.io"
 
@@ -19,12 +20,22 @@ def samples(settings: Settings) -> list[dict[str, Any]]:
     return [found["BFB", template["bfb"]["name"]], found["DPUFlavor", template["dpuFlavor"]], dpuset]
 
 
+def kamaji_cluster(settings: Settings) -> dict[str, Any]:
+    """A DPUCluster of type kamaji, to which cards are given before the sandbox's static one."""
+    kinds = (obj for obj in documents(CONFIG / "samples") if obj["kind"] == "DPUCluster")
+    return fitted(next(obj for obj in kinds if obj["spec"]["type"] == TYPE_KAMAJI), settings)
+
+
 def fitted(manifest: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """A sample with the sandbox's namespace, image and cards."""
     obj = {**manifest, "metadata": {**manifest["metadata"], "namespace": NAMESPACE}}
     spec = dict(manifest.get("spec") or {})
     if obj["kind"] == "BFB":
         spec["url"] = settings.bfb_url
+    if obj["kind"] == "DPUCluster":
+        # The first in order of name is filled first. Hosts of a sandbox are no control-plane nodes, so nobody could hold a VIP.
+        obj["metadata"]["name"] = "dpu-cluster-0"
+        spec.pop("clusterEndpoint", None)
     if obj["kind"] == "DPUSet":
         # Without a selector a DPUSet takes the first card of each host; so each slot is named.
         slots = [CardAddress("", index) for index in range(settings.dpus_per_host)]

@@ -14,7 +14,7 @@ import yaml
 from dpf.ctl import output
 from dpf.ctl.lifecycle import bring_up, runs, take_down
 from dpf.ctl.output import complain, say
-from dpf.ctl.samples import samples
+from dpf.ctl.samples import kamaji_cluster, samples
 from dpf.sandbox import control
 from dpf.sandbox.control import ControlError
 from dpf.sandbox.fleet.faults import Fault
@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add("up", up, "bring a sandbox up and leave it running; the samples are not applied", fleet, for_debugging)
     add("env", env, "print the variables that point kubectl at the sandbox, for eval")
-    add("samples", print_samples, "print the sample manifests made fit for the sandbox, for kubectl apply -f -")
+    samples_ = add("samples", print_samples, "print sample manifests made fit for the sandbox, for kubectl apply -f -")
+    samples_.add_argument("--kamaji", action="store_true", help="a DPUCluster of type kamaji instead of a DPUSet")
     add("ps", ps, "list the processes of the sandbox", form)
     kill_ = add("kill", kill, "kill a process with SIGKILL; it comes back as under a kubelet")
     kill_.add_argument("process", help="a name that `ps` lists")
@@ -104,7 +105,9 @@ def environment(layout: Layout, settings: Settings) -> dict[str, str]:
 
 def print_samples(arguments: argparse.Namespace) -> int:
     """``dpfctl sandbox samples``."""
-    say(yaml.safe_dump_all(samples(_settings(layout_of(arguments))), sort_keys=False).rstrip())
+    settings = _settings(layout_of(arguments))
+    found = [kamaji_cluster(settings)] if arguments.kamaji else samples(settings)
+    say(yaml.safe_dump_all(found, sort_keys=False).rstrip())
     return 0
 
 

@@ -51,6 +51,32 @@ class Secret(Object):
         return (self.value(key) or b"").decode()
 
 
+class ServicePort(Model):
+    """v1 ServicePort."""
+
+    name: str = ""
+    protocol: str = "TCP"
+    port: int
+    target_port: int | str | None = None
+    node_port: int = 0
+
+
+class ServiceSpec(Model):
+    """What of a Service's spec is read."""
+
+    type: str = ""
+    selector: dict[str, str] = Field(default_factory=dict)
+    ports: list[ServicePort] = Field(default_factory=list)
+
+
+class Service(Object):
+    """v1 Service."""
+
+    RESOURCE: ClassVar[Resource] = Resource("", "v1", "services", "Service")
+
+    spec: ServiceSpec = Field(default_factory=ServiceSpec)
+
+
 def encoded(values: dict[str, bytes | str]) -> dict[str, str]:
     """Values as a Secret's ``data`` wants them."""
     return {
@@ -259,6 +285,25 @@ class Pod(Object):
         return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions)
 
 
+class DaemonSetStatus(Model):
+    """How many of a DaemonSet's pods there should be, and are."""
+
+    observed_generation: int = 0
+    desired_number_scheduled: int = 0
+    current_number_scheduled: int = 0
+    updated_number_scheduled: int = 0
+    number_ready: int = 0
+
+
+class DaemonSet(Object):
+    """apps/v1 DaemonSet; its spec is only written, so it is plain JSON."""
+
+    RESOURCE: ClassVar[Resource] = Resource("apps", "v1", "daemonsets", "DaemonSet")
+
+    spec: dict[str, Any] = Field(default_factory=dict)
+    status: DaemonSetStatus = Field(default_factory=DaemonSetStatus)
+
+
 class LeaseSpec(Model):
     """coordination.k8s.io/v1 LeaseSpec."""
 
@@ -369,3 +414,38 @@ class MutatingWebhookConfiguration(WebhookConfiguration):
         "MutatingWebhookConfiguration",
         namespaced=False,
     )
+
+
+class CustomResourceDefinitionVersion(Model):
+    """One version of a custom kind."""
+
+    name: str = ""
+    served: bool = False
+
+
+class CustomResourceDefinitionSpec(Model):
+    """What of the definition of a custom kind is read."""
+
+    versions: list[CustomResourceDefinitionVersion] = Field(default_factory=list)
+
+
+class CustomResourceDefinitionStatus(Model):
+    """Whether a custom kind is served; the server writes ``null`` before it knows."""
+
+    conditions: list[Condition] | None = None
+
+
+class CustomResourceDefinition(Object):
+    """apiextensions.k8s.io/v1 CustomResourceDefinition."""
+
+    RESOURCE: ClassVar[Resource] = Resource(
+        "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+    )
+
+    spec: CustomResourceDefinitionSpec = Field(default_factory=CustomResourceDefinitionSpec)
+    status: CustomResourceDefinitionStatus = Field(default_factory=CustomResourceDefinitionStatus)
+
+    def serves(self, version: str) -> bool:
+        """Whether objects of that version can be read and written."""
+        established = any(c.type == "Established" and c.status == "True" for c in self.status.conditions or ())
+        return established and not self.deleting and any(v.name == version and v.served for v in self.spec.versions)

@@ -71,6 +71,11 @@ class Layout:
         return self.data_dir / "controlplane"
 
     @property
+    def tenants(self) -> Path:
+        """Certificates of the control planes that the stand-in for Kamaji runs."""
+        return self.data_dir / "kamaji"
+
+    @property
     def kubeconfigs(self) -> Path:
         return self.data_dir / "kubeconfig"
 
@@ -160,6 +165,11 @@ class Inventory:
     def address(self, host: str) -> str:
         """The address of a host: one of 127.0.0.0/8 that no other host has."""
         return str(ipaddress.IPv4Address(self.block) + int(host.removeprefix(self.prefix)))
+
+
+def spare_address(block: str) -> str:
+    """The one address of a block that is never a host's: control planes listen there whose own is not of this machine."""
+    return str(ipaddress.IPv4Address(block) + BLOCK_SIZE - 1)
 
 
 def claim_block() -> tuple[str, socket.socket]:

@@ -13,16 +13,12 @@ from dpf.sandbox.layout import NAMESPACE, Layout
 from dpf.sandbox.objects import BFB_CLAIM
 from dpf.sandbox.processes import Supervised
 
-MANAGERS = ("provisioning-manager", "static-cluster-manager")
+MANAGERS = ("provisioning-manager", "static-cluster-manager", "kamaji-cluster-manager")
 
 
 def managers(layout: Layout, without: Sequence[str]) -> list[Supervised]:
     """The managers of a sandbox but those that are left out."""
-    return [
-        process
-        for process in (provisioning_manager(layout), static_cluster_manager(layout))
-        if process.name not in without
-    ]
+    return [make(layout) for name, make in _MAKE.items() if name not in without]
 
 
 def provisioning_manager(layout: Layout) -> Supervised:
@@ -39,6 +35,11 @@ def static_cluster_manager(layout: Layout) -> Supervised:
     return _manager(layout, "static-cluster-manager", [])
 
 
+def kamaji_cluster_manager(layout: Layout) -> Supervised:
+    """``kamaji-cluster-manager``."""
+    return _manager(layout, "kamaji-cluster-manager", [])
+
+
 def _manager(layout: Layout, name: str, flags: list[str]) -> Supervised:
     health, metrics = free_port(), free_port()
     command = [sys.executable, "-m", f"dpf_cmd.{name.replace('-', '_')}"]
@@ -51,6 +52,9 @@ def _manager(layout: Layout, name: str, flags: list[str]) -> Supervised:
             await http.get(f"http://127.0.0.1:{health}/readyz")
 
     return Supervised(name, [*command, *flags], layout.logs / f"{name}.log", lambda: answers(get))
+
+
+_MAKE = dict(zip(MANAGERS, (provisioning_manager, static_cluster_manager, kamaji_cluster_manager), strict=True))
 
 
 def free_port() -> int:

@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from dpf.runtime.errors import ConfigError
+from dpf.sandbox.api import Api
 from dpf.sandbox.controlplane import binaries
 from dpf.sandbox.controlplane.planes import ControlPlanes
 from dpf.sandbox.fleet.kubelet import LeaseTimes
-from dpf.sandbox.layout import Layout
+from dpf.sandbox.kamaji.tenant import Surroundings
+from dpf.sandbox.layout import Layout, spare_address
+from dpf.sandbox.settings import Settings
+
+
+def node_grace(dpus: int) -> int:
+    """Seconds without a lease after which a node of a fleet of that size is lost: it may miss a renewal before."""
+    return LeaseTimes.for_fleet(dpus).duration + 10
+
+
+def surroundings(layout: Layout, api: Api, settings: Settings) -> Surroundings:
+    """What the stand-in for Kamaji needs to run control planes beside the sandbox's own, which must have been prepared.
+
+    :raises ConfigError: if their programs have not been built.
+    """
+    programs = _programs()
+    return Surroundings(
+        api=api,
+        etcd=ControlPlanes(layout.control_planes, programs).etcd,
+        binaries=programs,
+        folder=layout.tenants,
+        logs=layout.logs,
+        address=spare_address(settings.block),
+        node_grace=node_grace(settings.dpus),
+    )
 
 
 def prepare(layout: Layout, dpus: int) -> ControlPlanes:
@@ -14,15 +41,18 @@ def prepare(layout: Layout, dpus: int) -> ControlPlanes:
 
     :raises ConfigError: if their programs have not been built.
     """
-    programs = binaries.find()
-    if programs is None:
-        raise ConfigError("the control planes' programs are not built yet: run `make setup`")
-    # A node may miss a renewal before it counts as lost.
-    grace = LeaseTimes.for_fleet(dpus).duration + 10
-    planes = ControlPlanes(layout.control_planes, programs, logs=layout.logs, node_grace=grace)
+    programs = _programs()
+    planes = ControlPlanes(layout.control_planes, programs, logs=layout.logs, node_grace=node_grace(dpus))
     planes.prepare()
     layout.kubeconfigs.mkdir(parents=True, exist_ok=True, mode=0o700)
     for plane, link in ((planes.host, layout.host_kubeconfig), (planes.dpu, layout.dpu_kubeconfig)):
         link.unlink(missing_ok=True)
         link.symlink_to(plane.admin_kubeconfig)
     return planes
+
+
+def _programs() -> Path:
+    programs = binaries.find()
+    if programs is None:
+        raise ConfigError("the control planes' programs are not built yet: run `make setup`")
+    return programs

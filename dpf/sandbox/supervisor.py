@@ -31,6 +31,8 @@ from dpf.sandbox.controlplane.running import finish, supervised
 from dpf.sandbox.fleet.cardapi import clear_socket
 from dpf.sandbox.fleet.cardstate import Durations
 from dpf.sandbox.imageserver import ImageServer, make_image
+from dpf.sandbox.kamaji import objects as kamaji
+from dpf.sandbox.kamaji.tenants import Tenants
 from dpf.sandbox.layout import NAMESPACE, Layout, claim_block
 from dpf.sandbox.managers import MANAGERS, managers
 from dpf.sandbox.processes import NotReady, Supervised
@@ -53,17 +55,21 @@ class Supervisor:
         self._ready = False
         self._failure = ""
         self._down = asyncio.Event()
+        self._installed = asyncio.Event()
+        self._tenants: Tenants | None = None
         self._stages: list[dict[str, tuple[Supervised, asyncio.Task[None]]]] = []
 
     async def run(self) -> None:
         """Runs the sandbox until it is told to end; everything it started has ended when it returns."""
         async with self._control(), self._images(), asyncio.TaskGroup() as group:
             up = group.create_task(self._bring_up(group))
+            tenants = group.create_task(self._keep_tenants())
             try:
                 await self._down.wait()
             finally:
-                up.cancel()
-                await asyncio.wait([up])
+                for task in (up, tenants):
+                    task.cancel()
+                await asyncio.wait([up, tenants])
                 await self._end_stages()
 
     async def progress(self, after: int) -> dict[str, Any]:
@@ -75,6 +81,7 @@ class Supervisor:
     async def processes(self) -> list[dict[str, Any]]:
         """See :class:`control.Controlled`."""
         own = [process for stage in self._stages for process, _ in stage.values()]
+        own += self._tenants.processes if self._tenants is not None else []
         ready = await asyncio.gather(*(process.ready() for process in own))
         found = [
             {"name": process.name, "pid": process.pid, "ready": is_ready, "restarts": process.restarts}
@@ -88,6 +95,9 @@ class Supervisor:
         """See :class:`control.Controlled`. What is no process of the supervisor's is looked for among the fleet's pods."""
         for stage in self._stages:
             if name in stage and stage[name][0].kill():
+                return
+        for process in self._tenants.processes if self._tenants is not None else ():
+            if process.name == name and process.kill():
                 return
         try:
             await control.ask(self._layout.fleet_socket, "POST", f"/pods/{name}/kill")
@@ -142,13 +152,23 @@ class Supervisor:
                 await _cluster_ready(api)
                 self._step(f"DPUCluster {objects.DPU_CLUSTER} is ready")
 
+    async def _keep_tenants(self) -> None:
+        """Stands in for Kamaji once the host cluster has its kinds."""
+        await self._installed.wait()
+        layout, settings = self._layout, self._settings
+        async with Api(Kubeconfig.load(layout.host_kubeconfig), user_agent="kamaji-stand-in") as api:
+            around = planes.surroundings(layout, api, settings)
+            self._tenants = Tenants(around)
+            await self._tenants.run()
+
     async def _install(self, api: Api) -> None:
         applier, config = manifests.Applier(api), manifests.CONFIG
         crds = [*manifests.documents(config / "crd"), *manifests.documents(config / "crd" / "external")]
         await applier.install_crds(crds)
         await applier.apply([objects.namespace()])
         await applier.apply(manifests.documents(config / "rbac"))
-        await applier.apply([objects.operator_config()])
+        await applier.apply([objects.operator_config(), kamaji.data_store()])
+        self._installed.set()
         self._step(f"{len(crds)} CRDs, accounts and settings are in place")
 
     async def _start_fleet(self, group: asyncio.TaskGroup) -> None:

@@ -199,7 +199,8 @@ async def test_cluster_endpoint_by_keepalived(server: Server) -> None:
     fields = static(maxNodes=10, clusterEndpoint={"keepalived": keepalived})
     cluster = await server.get(await server.create(DPUCluster, spec=fields))
     assert cluster.spec.model_dump(by_alias=True, exclude_unset=True) == fields
-    for field, wrong in (("virtualRouterID", 0), ("virtualRouterID", 256), ("interface", "")):
+    routers, interfaces = (("virtualRouterID", 0), ("virtualRouterID", 256)), (("interface", ""), ("interface", "a b"))
+    for field, wrong in (*routers, *interfaces, ("vip", ""), ("vip", "host.example"), ("vip", "10.10.10.10/24")):
         endpoint = {"keepalived": keepalived | {field: wrong}}
         await server.refuses(DPUCluster, f"keepalived.{field}", "y", spec=static(clusterEndpoint=endpoint))
 

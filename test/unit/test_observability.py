@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from dpf.clustermanager.kamaji.judge import TOLD
 from dpf.provisioning.dpu.story import ATTENTION, MILESTONES
 from dpf.provisioning.dpuset.controller import ROLLOUT
 from dpf_api.dpu import Phase
@@ -91,7 +92,7 @@ def test_the_page_lists_every_metric_as_it_is(metrics: dict[str, Exported]) -> N
 
 def reasons() -> set[str]:
     """Reasons of events in the code: the literal ones, and those of tables."""
-    found = set(MILESTONES.values()) | set(ATTENTION) | set(ROLLOUT.values())
+    found = set(MILESTONES.values()) | set(ATTENTION) | set(ROLLOUT.values()) | set(TOLD)
     for path in (ROOT / "dpf").rglob("*.py"):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")

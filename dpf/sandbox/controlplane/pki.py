@@ -64,23 +64,26 @@ class Pki:
         self.server("apiserver", "kube-apiserver", addresses)
 
     def server(self, file: str, name: str, addresses: Sequence[str]) -> None:
-        """Makes a server's certificate, kept under the file's name, unless it is there and good for some days yet."""
-        if not self._is_good(file, _subject(name, ())):
+        """Makes a server's certificate, kept under the file's name, unless it is there, for these addresses, and good for
+        some days yet."""
+        if not self._is_good(file, _subject(name, ()), addresses):
             self._sign(file, _subject(name, ()), addresses)
 
     def user(self, file: str, name: str, groups: Sequence[str] = ()) -> tuple[bytes, bytes]:
         """Certificate and key of a user, PEM; kept under the file's name."""
         subject = _subject(name, groups)
-        if not self._is_good(file, subject):
+        if not self._is_good(file, subject, ()):
             self._sign(file, subject, ())
         return (self.folder / f"{file}.crt").read_bytes(), (self.folder / f"{file}.key").read_bytes()
 
-    def _is_good(self, file: str, subject: x509.Name) -> bool:
+    def _is_good(self, file: str, subject: x509.Name, addresses: Sequence[str]) -> bool:
         path = self.folder / f"{file}.crt"
         if not path.exists():
             return False
         certificate = x509.load_pem_x509_certificate(path.read_bytes())
-        return certificate.subject == subject and certificate.not_valid_after_utc - RENEWED_BEFORE > datetime.now(UTC)
+        if certificate.subject != subject or certificate.not_valid_after_utc - RENEWED_BEFORE <= datetime.now(UTC):
+            return False
+        return not addresses or _sans(certificate) == {_san(address) for address in addresses}
 
     def _sign(self, file: str, subject: x509.Name, addresses: Sequence[str]) -> None:
         authority = x509.load_pem_x509_certificate(self.ca.read_bytes())
@@ -143,6 +146,13 @@ def _san(address: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(address))
     except ValueError:
         return x509.DNSName(address)
+
+
+def _sans(certificate: x509.Certificate) -> set[x509.GeneralName]:
+    try:
+        return set(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return set()
 
 
 def _subject(name: str, groups: Sequence[str]) -> x509.Name:

@@ -13,7 +13,8 @@ from dpf.runtime.k8s import ServiceAccount
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.testing import eventually
 from dpf.sandbox.controlplane import bootstrap
-from dpf.sandbox.controlplane.planes import ClusterPlane, ControlPlanes, ProcessSpec
+from dpf.sandbox.controlplane.plane import ClusterPlane, ProcessSpec
+from dpf.sandbox.controlplane.planes import ControlPlanes
 from dpf.sandbox.processes import Supervised
 
 START_TIMEOUT = 60.0

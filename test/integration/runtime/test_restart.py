@@ -26,7 +26,8 @@ from dpf.runtime.options import ManagerOptions, Seconds
 from dpf.runtime.remote import RemoteClusters
 from dpf.runtime.testing import RETRY
 from dpf.sandbox.controlplane import binaries
-from dpf.sandbox.controlplane.planes import ClusterPlane, ControlPlanes
+from dpf.sandbox.controlplane.plane import ClusterPlane
+from dpf.sandbox.controlplane.planes import ControlPlanes
 from dpf.sandbox.controlplane.running import START_TIMEOUT, supervised
 from dpf.sandbox.processes import Supervised
 
