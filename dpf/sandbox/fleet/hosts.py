@@ -171,5 +171,6 @@ class Host:
 
 
 def _hardware(card: Card) -> Hardware:
+    """One port is enough to show everything, and half the files of two."""
     address = card.address
-    return Hardware(address.slot, address.pf0, address.index, serial=serial_number(address.dpu))
+    return Hardware(address.slot, address.pf0, address.index, serial=serial_number(address.dpu), two_ports=False)

@@ -31,6 +31,7 @@ class Hardware:
     :param slot: for example ``0000:04:00``.
     :param pf0: name of the first port's network device; the other's is made of it.
     :param number: of its RDMA devices on the host.
+    :param two_ports: whether it has a second port.
     """
 
     slot: str
@@ -40,10 +41,12 @@ class Hardware:
     part: str = "900-9D3B6-00CV-AA0"
     serial: str = ""
     psid: str = "MT_0000000884"
+    two_ports: bool = True
 
     @property
-    def ports(self) -> tuple[str, str]:
-        return self.pf0, self.pf0.replace("f0np0", "f1np1") if "f0np0" in self.pf0 else f"{self.pf0}b"
+    def ports(self) -> tuple[str, ...]:
+        """The network devices of its ports."""
+        return (self.pf0, self.pf0.replace("f0np0", "f1np1")) if self.two_ports else (self.pf0,)
 
 
 def serial_number(name: str) -> str:
