@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,17 +46,16 @@ def test_what_can_not_be_done_is_refused_with_what_to_do(environment: dict[str, 
         wanted(**environment)
 
 
-def test_a_pod_that_asks_for_nothing_ends_with_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pod_that_asks_for_nothing_ends_with_one_line(tmp_path: Path) -> None:
     words = tmp_path / "termination-log"
     words.touch()
-    monkeypatch.delenv("device_pci_address", raising=False)
-    monkeypatch.setattr(sys, "argv", ["hostnetwork", "--termination-log", str(words)])
-    assert hostnetwork.main() == 1
-    assert words.read_text().count("\n") == 1
+    environment = {name: value for name, value in os.environ.items() if name != "device_pci_address"}
+    command = [sys.executable, "-m", "dpf_cmd.hostnetwork", "--termination-log", str(words)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert words.read_text().count("\n") == ended.stderr.count("\n") == 1
     assert "device_pci_address is empty" in words.read_text()
-    assert capsys.readouterr().err.count("\n") == 1
+    assert "device_pci_address is empty" in ended.stderr
 
 
 def detector(*flags: str) -> dpu_detector.Options:
