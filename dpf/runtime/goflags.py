@@ -14,6 +14,10 @@ DEBUG_FROM = 4
 """The verbosity from which klog programs are as talkative as our debug level."""
 
 
+class Named(str):
+    """A flag's own name, where it can't be made of the field's: ``Annotated[bool, "help", Named("--collector.PSID")]``."""
+
+
 @dataclass(frozen=True)
 class GoFlags:
     """Each as klog, component-base, controller-runtime or its zap logger have it."""
@@ -50,3 +54,27 @@ class GoFlags:
         if self.zap_encoder:
             return self.zap_encoder
         return {"text": "console", "json": "json"}.get(self.logging_format, format)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class GlogFlags:
+    """Each as glog has it."""
+
+    v: Annotated[int, "verbosity; 4 and more is --log-level=debug"] = 0
+    logtostderr: Annotated[bool, "ignored: logs go to standard error"] = True
+    alsologtostderr: Annotated[bool, "ignored: logs go to standard error"] = True
+    stderrthreshold: Annotated[str, "ignored: use --log-level"] = ""
+    vmodule: Annotated[str, "ignored: use --log-level"] = ""
+    log_dir: Annotated[str, "ignored: logs go to standard error", Named("--log_dir")] = ""
+    log_link: Annotated[str, "ignored: logs go to standard error", Named("--log_link")] = ""
+    log_backtrace_at: Annotated[
+        str, "ignored: an unexpected error is logged with its traceback", Named("--log_backtrace_at")
+    ] = ""
+    logbuflevel: Annotated[int, "ignored: logs are not buffered"] = 0
+
+    def level(self, level: Level) -> Level:
+        """The least level that is logged.
+
+        :param level: of ``--log-level``; the more talkative wins.
+        """
+        return "debug" if self.v >= DEBUG_FROM else level

@@ -5,7 +5,8 @@
         manager: ManagerOptions = ManagerOptions()
         dms_image: Annotated[str, "image of the DMS pods"] = ""
 
-Field ``dms_image`` becomes ``--dms-image``; a dataclass inside gives its own flags. Booleans take ``--leader-elect``,
+Field ``dms_image`` becomes ``--dms-image``, unless its annotation has a :class:`~dpf.runtime.goflags.Named`; a dataclass inside
+gives its own flags. Booleans take ``--leader-elect``,
 ``--leader-elect=false`` and ``--no-leader-elect``; durations are written as Go programs have them (``90s``, ``5m``, ``1h30m``).
 A wrong flag ends the process with one line that names it, and exit code 2.
 """
@@ -24,7 +25,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from dpf.runtime.errors import ConfigError
-from dpf.runtime.goflags import GoFlags
+from dpf.runtime.goflags import GoFlags, Named
 from dpf.runtime.log import Format, Level
 
 D = TypeVar("D")
@@ -127,10 +128,11 @@ def _flags(options: type[Any]) -> list[tuple[Field[Any], Any, Any]]:
 
 
 def _add(parser: argparse.ArgumentParser, field: Field[Any], hint: Any, default: Any) -> None:
-    kind, text = (get_args(hint)[0], get_args(hint)[1]) if get_origin(hint) is Annotated else (hint, "")
+    kind, text, *more = get_args(hint) if get_origin(hint) is Annotated else (hint, "")
     if get_origin(kind) in {Union, UnionType}:
         kind = next(each for each in get_args(kind) if each is not type(None))
-    flag = "--" + field.name.replace("_", "-")
+    names = [each for each in more if isinstance(each, Named)]
+    flag = names[0] if names else "--" + field.name.replace("_", "-")
     shown = "" if default in (None, "", ()) else f" (default {_shown(default)})"
     common: dict[str, Any] = {"dest": field.name, "default": default, "help": (text + shown).replace("%", "%%")}
     if field.default is MISSING:

@@ -118,6 +118,11 @@ class CardAddress:
         return f"0000-{4 + self.index:02x}-00"
 
     @property
+    def slot(self) -> str:
+        """Its PCI address, for example ``0000:04:00``."""
+        return self.pci.replace("-", ":")
+
+    @property
     def pf0(self) -> str:
         """Name of its first physical function's network device."""
         return f"ens{self.index + 1}f0np0"

@@ -29,7 +29,8 @@ done
 """Fails while another rshim drives the card: two drivers on one device write over each other."""
 
 GRACE = """
-for device in "0000:$PCI_ADDRESS.0" "0000:$PCI_ADDRESS.1" /sys/bus/pci/devices/0000:"$PCI_ADDRESS".[01]/virtfn*; do
+card="$PCI_DOMAIN:$PCI_ADDRESS"
+for device in "$card.0" "$card.1" /sys/bus/pci/devices/"$card".[01]/virtfn*; do
   if [ -L "$device" ]; then device=$(basename "$(readlink "$device")"); fi
   [ -e "/sys/bus/pci/devices/$device" ] || continue
   devlink health set "pci/$device" reporter fw_fatal grace_period 0
@@ -46,7 +47,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
     :raises Waiting: if the DPU does not say where its card is.
     """
     address = pci_address(dpu)
-    pci = [{"name": "PCI_ADDRESS", "value": address}]
+    pci = [{"name": "PCI_ADDRESS", "value": address}, {"name": "PCI_DOMAIN", "value": pci_domain(dpu)}]
     return podparts.on_host(
         dpu,
         names.dms_pod(dpu.name),
@@ -102,13 +103,25 @@ def pci_address(dpu: DPU) -> str:
 
     :raises Waiting: if the DPU does not say it.
     """
+    return _label(dpu).partition("-")[2].replace("-", ":")
+
+
+def pci_domain(dpu: DPU) -> str:
+    """The PCI domain of the card, such as ``0000``: a big host has several.
+
+    :raises Waiting: if the DPU does not say it.
+    """
+    return _label(dpu).partition("-")[0]
+
+
+def _label(dpu: DPU) -> str:
     label = dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
     if not label:
         message = (
             f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
         )
         raise Waiting("PCIAddressMissing", message)
-    return label.partition("-")[2].replace("-", ":")
+    return label
 
 
 def address(seen: Seen) -> str:

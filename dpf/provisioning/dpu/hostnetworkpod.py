@@ -15,7 +15,9 @@ from dpf_api.operatorconfig import DPFOperatorConfig
 
 CONTAINER = "hostnetwork"
 DEFAULT_VFS = 16
-DONE = "/tmp/hostnetwork_succeed"  # noqa: S108 (a path in the container that the script is known by)
+DONE, STATUS = "/tmp/hostnetwork_succeed", "/tmp/hostnetwork_status"  # noqa: S108 (the container's own; the program's defaults)
+READY = ["/bin/sh", "-c", f"cat {STATUS}; ls {DONE}"]
+"""What the program says of itself stands in the probe's event on the pod."""
 _VFS = re.compile(r"^NUM_OF_VFS=([0-9]+)$")
 
 
@@ -39,15 +41,14 @@ def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, 
         name=CONTAINER,
         image=settings.hostnetwork_image,
         image_pull_policy="IfNotPresent",
-        command=["/bin/bash", "-c", "--"],
-        args=["hostnetwork.sh"],
+        command=["hostnetwork"],
         env=[{"name": name, "value": value} for name, value in env.items()],
-        readiness_probe={"exec": {"command": ["ls", DONE]}, "periodSeconds": 5},
+        readiness_probe={"exec": {"command": READY}, "periodSeconds": 5},
+        # Its sysfs is the host's and may be written, as the host's network may.
         security_context=podparts.PRIVILEGED,
-        volume_mounts=[podparts.DEV_MOUNT],
     )
     name = names.hostnetwork_pod(dpu.name)
-    return podparts.on_host(dpu, name, settings, containers=[container], volumes=[podparts.DEV])
+    return podparts.on_host(dpu, name, settings, containers=[container], volumes=[])
 
 
 def virtual_functions(flavor: DPUFlavor | None) -> int:

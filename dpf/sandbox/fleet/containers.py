@@ -1,8 +1,8 @@
 """What runs in a pod's containers: the image's name says which entry point.
 
 An entry point is a coroutine function: it runs the container until it ends by itself (and returns the exit code) or is
-cancelled (and then stops it). It calls ``run.ready()`` once when the container is. Three there are: a program as a local process,
-the ``dms`` server inside the fleet's own process (hundreds of cards), and a stand-in for ``hostnetwork``.
+cancelled (and then stops it). It calls ``run.ready()`` when the container is. Three there are: a program as a local process, the
+``dms`` server inside the fleet's own process (hundreds of cards), and ``hostnetwork`` there, on the simulated host's network.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dpf.hostnetwork.decide import Problem, Wanted
+from dpf.hostnetwork.hostnetwork import MENDING, HostNetwork
 from dpf.sandbox.fleet.cards import Card
 from dpf.sandbox.fleet.hosts import Host
 from dpf.sandbox.fleet.volumes import localised
 from dpf.sandbox.processes import die_with_parent, end
 
+HOUR = 3600.0
 GRACE = 5.0
 """Seconds between SIGTERM and SIGKILL."""
 PROBE = 0.05
@@ -88,7 +91,9 @@ class Run:
     """One run of a container, as its entry point tells of it."""
 
     ready: Callable[[], None]
-    """To be called once, when the container is ready."""
+    """To be called when the container is ready."""
+    unready: Callable[[], None]
+    """To be called when it is not any more."""
     pid: int | None = None
     """Of the process, if it has one of its own."""
 
@@ -99,7 +104,7 @@ EntryPoint = Callable[[Container, Run], Awaitable[int]]
 async def run_dms(container: Container, run: Run) -> int:
     """The ``dms`` program as a process, with the simulated card behind it."""
     if container.card is None:
-        return _fail(container, "no card of this fleet belongs to the pod")
+        return _say(container, "no card of this fleet belongs to the pod")
     # What the pod says of the state's folder comes later on the command line and so wins.
     command = [sys.executable, "-m", "dpf_cmd.dms", "--state-dir", str(state_folder(container)), *container.arguments()]
     command += ["--card", "simulated", "--card-socket", str(container.card_socket), "--card-name", container.card.name]
@@ -107,16 +112,41 @@ async def run_dms(container: Container, run: Run) -> int:
 
 
 async def run_hostnetwork(container: Container, run: Run) -> int:
-    """Stands in for the host network script: the bridge is there, so the card's communication channel gets an address."""
+    """The ``hostnetwork`` program's own code on the host's simulated sysfs and network. While all is as it should be, the card's
+    communication channel gets its address."""
     if container.card is None:
-        return _fail(container, "no card of this fleet belongs to the pod")
-    container.card.link.set()
-    try:
-        run.ready()
-        await asyncio.Event().wait()
-    finally:
-        container.card.link.clear()
+        return _say(container, "no card of this fleet belongs to the pod")
+    environment, machine = container.environment(), container.host.machine
+    slot = environment.get("device_pci_address") or container.card.address.slot
+    wanted = Wanted(slot, int(environment.get("num_of_vfs") or 16), int(environment.get("vf_mtu") or 1500))
+    with machine.network.view() as network:
+        program = HostNetwork(wanted, machine.sysfs, network, _Readiness(container, container.card, run))
+        try:
+            # On a simulated host nothing changes without a word.
+            await program.run(interval=HOUR)
+        finally:
+            container.card.link.clear()
+            await program.leave()
     return 0
+
+
+class _Readiness:
+    """What the kubelet makes of the program's files."""
+
+    def __init__(self, container: Container, card: Card, run: Run) -> None:
+        self._container = container
+        self._card = card
+        self._run = run
+
+    def tell(self, problem: Problem | None) -> None:
+        if problem is None:
+            self._card.link.set()
+            self._run.ready()
+        else:
+            self._card.link.clear()
+            self._run.unready()
+            if problem.reason != MENDING:
+                _say(self._container, f"{problem.reason}: {problem.message}")
 
 
 def state_folder(container: Container) -> Path:
@@ -165,7 +195,7 @@ async def _probe(container: Container, run: Run) -> None:
     run.ready()
 
 
-def _fail(container: Container, message: str) -> int:
+def _say(container: Container, message: str) -> int:
     container.log.parent.mkdir(parents=True, exist_ok=True)
     with container.log.open("a") as output:
         output.write(f"{message}\n")

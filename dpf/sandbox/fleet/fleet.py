@@ -14,6 +14,7 @@ from dpf.sandbox.fleet.bootstrap import Bootstrap
 from dpf.sandbox.fleet.cards import Card
 from dpf.sandbox.fleet.cardstate import Durations
 from dpf.sandbox.fleet.containers import EntryPoint
+from dpf.sandbox.fleet.discovery import interval
 from dpf.sandbox.fleet.hosts import Host
 from dpf.sandbox.fleet.kubelet import Kubelet, LeaseTimes
 from dpf.sandbox.fleet.maintenance import answer_maintenance
@@ -51,7 +52,7 @@ async def run_fleet(options: FleetOptions) -> None:
                 for card in cards.values():
                     group.create_task(card.run())
                 for host in hosts.values():
-                    group.create_task(host.run(api, times))
+                    group.create_task(host.run(api, times, interval(len(hosts))))
                 group.create_task(pods.run())
                 group.create_task(answer_maintenance(api, hosts))
         finally:

@@ -7,6 +7,8 @@ fleet that is killed meanwhile finishes the reboot when it comes back.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,10 +18,12 @@ from dpf.runtime.errors import AlreadyExists, ApiError, NotFound
 from dpf.runtime.log import get_logger
 from dpf.sandbox.api import Api, Json
 from dpf.sandbox.fleet.cards import Card
+from dpf.sandbox.fleet.discovery import Changes, Discovery
 from dpf.sandbox.fleet.disk import read_json, write_private
 from dpf.sandbox.fleet.faults import Fault
 from dpf.sandbox.fleet.kubelet import NODES, LeaseTimes
-from dpf.sandbox.fleet.nodes import host_labels, lease, lease_path, node, node_ready, timestamp
+from dpf.sandbox.fleet.machine import Hardware, Machine, serial_number
+from dpf.sandbox.fleet.nodes import lease, lease_path, node, node_ready, timestamp
 
 log = get_logger(__name__)
 
@@ -38,6 +42,7 @@ class Host:
         self.address = address
         self.cards = cards
         self.folder = folder
+        self.machine = Machine(self.root, [_hardware(card) for card in cards])
         self.up = asyncio.Event()
         self.down = asyncio.Event()
         stored = read_json(self._file) or {"boot_id": str(uuid4()), "rebooting": False}
@@ -45,6 +50,7 @@ class Host:
         self._rebooting: bool = stored["rebooting"]
         self._reboot_time = reboot_time
         self._asked = asyncio.Event()
+        self._discovery = Discovery(self.machine)
 
     @property
     def root(self) -> Path:
@@ -65,30 +71,52 @@ class Host:
         self._save()
         self._asked.set()
 
-    async def run(self, api: Api, times: LeaseTimes) -> None:
-        """Registers the node, reboots when asked to, until cancelled."""
-        await self._register(api, times)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._renew(api, times))
-            while True:
-                if self._rebooting:
-                    await self._reboot(api)
-                self._set_up(up=True)
-                await self._asked.wait()
-                self._asked.clear()
+    async def run(self, api: Api, times: LeaseTimes, detector: float) -> None:
+        """Registers the node, reboots when asked to, until cancelled.
 
-    async def _register(self, api: Api, times: LeaseTimes) -> None:
+        :param detector: seconds between looks of the host's detector.
+        """
+        self.machine.power_on()
+        async with aclosing(self._discovery.follow(detector)) as features:
+            await self._register(api, times, await anext(features))
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._renew(api, times))
+                group.create_task(self._label(api, features))
+                while True:
+                    if self._rebooting:
+                        await self._reboot(api)
+                    self._set_up(up=True)
+                    await self._asked.wait()
+                    self._asked.clear()
+
+    async def _register(self, api: Api, times: LeaseTimes, changes: Changes) -> None:
         try:
             stored = await self._create(api)
         except AlreadyExists:
-            # Labels may have been changed by a user, so they are not set again.
+            # Labels may have been changed by a user, so those of what is as it was are not set again.
             stored = await self._write_status(api, ready=True)
+            if changes:
+                await api.patch(f"{NODES}/{self.name}", {"metadata": {"labels": changes}})
         await api.ensure(lease_path(), lease(self.name, stored["metadata"]["uid"], times.duration))
         self._save()
 
     async def _create(self, api: Api) -> Json:
-        labels = host_labels([card.address for card in self.cards])
-        return await api.create(NODES, node(self.name, self.address, boot_id=self.boot_id, labels=labels))
+        body = node(self.name, self.address, boot_id=self.boot_id, labels=self._discovery.labels)
+        return await api.create(NODES, body)
+
+    async def _label(self, api: Api, features: AsyncGenerator[Changes, None]) -> None:
+        """Changes the Node's labels as what the host has changes."""
+        async for changes in features:
+            while True:
+                try:
+                    await api.patch(f"{NODES}/{self.name}", {"metadata": {"labels": changes}})
+                    break
+                except NotFound:
+                    break  # made anew with all of them
+                except ApiError as error:
+                    log.warning("host_not_labelled", host=self.name, error=str(error))
+                    await asyncio.sleep(RETRY)
+            log.info("host_labels", host=self.name, changes=changes)
 
     async def _reboot(self, api: Api) -> None:
         await asyncio.sleep(SHUTDOWN)
@@ -99,6 +127,7 @@ class Host:
         await asyncio.sleep(self._reboot_time)
         for card in self.cards:
             await card.wait_while(lambda card: card.fault is Fault.HOST_DOES_NOT_COME_BACK)
+        await self.machine.reboot()
         self.boot_id, self._rebooting = str(uuid4()), False
         self._save()
         await self._write_status(api, ready=True)
@@ -139,3 +168,9 @@ class Host:
     @property
     def _file(self) -> Path:
         return self.folder / "host.json"
+
+
+def _hardware(card: Card) -> Hardware:
+    """One port is enough to show everything, and half the files of two."""
+    address = card.address
+    return Hardware(address.slot, address.pf0, address.index, serial=serial_number(address.dpu), two_ports=False)

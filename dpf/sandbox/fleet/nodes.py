@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dpf.sandbox.layout import CardAddress
-
 LEASE_NAMESPACE = "kube-node-lease"
 KUBELET_VERSION = "v1.37.2"
 
@@ -78,17 +76,6 @@ def node(
             },
         },
     }
-
-
-def host_labels(cards: list[CardAddress]) -> dict[str, str]:
-    """The labels that node feature discovery and the detector put on a host with these cards."""
-    prefix = "feature.node.kubernetes.io"
-    labels = {f"{prefix}/dpu-enabled": "true", f"{prefix}/dpu-oob-bridge-configured": ""}
-    for card in cards:
-        labels[f"{prefix}/dpu-{card.index}-pci-address"] = card.pci
-        labels[f"{prefix}/dpu-{card.index}-pf0-name"] = card.pf0
-        labels[f"{prefix}/dpu-{card.index}-ps-id"] = "MT_0000000884"
-    return labels
 
 
 def lease(name: str, uid: str, duration: int) -> dict[str, Any]:

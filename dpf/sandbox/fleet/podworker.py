@@ -165,7 +165,7 @@ class PodWorker:
             return 1
         if self.card is not None and self.card.fault is Fault.POD_CRASH_LOOPS:
             return 1
-        slot.run = Run(lambda: self._tell(slot, ready=True))
+        slot.run = Run(lambda: self._tell(slot, ready=True), lambda: self._tell(slot, ready=False))
         slot.task = asyncio.ensure_future(entry(slot.container, slot.run))
         enders: list[asyncio.Future[Any]] = [asyncio.ensure_future(self.host.down.wait())]
         if self.card is not None:

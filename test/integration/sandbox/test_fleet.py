@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dpf.host.pci import Sysfs
 from dpf.sandbox.fleet.containers import Container, Run
 from test.integration.sandbox.conftest import Fleet, boot_id, is_ready
 
@@ -30,6 +32,33 @@ async def test_hosts_are_nodes_with_labels_address_and_lease(fleet: Fleet) -> No
         assert node["metadata"]["labels"]["feature.node.kubernetes.io/dpu-0-pci-address"] == "0000-04-00"
         assert node["status"]["addresses"][0]["address"] == fleet.inventory.address(host)
         await fleet.host.get(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{host}")
+
+
+async def test_hostnetwork_makes_functions_on_the_host_and_makes_them_again_after_a_reboot(fleet: Fleet) -> None:
+    card = fleet.cards[0]
+    variables = {"device_pci_address": "0000:04:00", "num_of_vfs": "46", "vf_mtu": "9000"}
+    env = [{"name": name, "value": value} for name, value in variables.items()]
+    network = await fleet.run_pod(card, "hostnetwork", container={"env": env})
+    await fleet.pod(network, is_ready)
+    sysfs = Sysfs(fleet.layout.fleet_dir / "hosts" / card.host / "root" / "sys")
+    assert sysfs.count("0000:04:00.0") == 46
+    await fleet.reboot(card)
+    await fleet.pod(network, lambda pod: restarts(pod) >= 1 and is_ready(pod))
+    assert sysfs.count("0000:04:00.0") == 46
+
+
+async def test_hostnetwork_of_a_card_that_was_pulled_out_is_not_ready_and_says_why(fleet: Fleet) -> None:
+    card = fleet.cards[0]
+    for function in (fleet.layout.fleet_dir / "hosts" / card.host).glob("root/sys/bus/pci/devices/0000:04:*"):
+        shutil.rmtree(function)
+    name = await fleet.run_pod(card, "hostnetwork")
+    pod = await fleet.pod(name, lambda pod: "running" in container(pod)["state"])
+    assert not is_ready(pod)
+    said = fleet.layout.logs / "pods" / f"{name}.log"
+    async with asyncio.timeout(20):
+        while not said.exists():
+            await asyncio.sleep(0.05)
+    assert said.read_text().startswith("CardMissing: there is no PCI function 0000:04:00.0")
 
 
 async def test_card_joins_the_dpu_cluster_after_the_host_was_rebooted(fleet: Fleet) -> None:
@@ -159,11 +188,10 @@ async def test_deleted_pod_is_stopped_and_goes(fleet: Fleet) -> None:
     path = f"/api/v1/namespaces/{fleet.namespace}/pods"
     await fleet.host.delete(f"{path}/{name}", uid=pod["metadata"]["uid"], grace=30)
     await stopped.wait()
-    async for event, obj in fleet.host.follow(path):
-        if event == "DELETED" or obj["metadata"].get("deletionTimestamp") is None:
-            break
-        if not await fleet.host.items(path):
-            break
+    async with asyncio.timeout(20):
+        # Asked, not watched: a watch that begins when the pod is gone tells nothing of it.
+        while await fleet.host.items(path):
+            await asyncio.sleep(0.05)
     assert await fleet.ask("GET", "/pods") == []
 
 

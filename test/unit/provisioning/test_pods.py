@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dpf.hostnetwork.decide import Wanted
 from dpf.provisioning.dpu import dmspod, hostnetworkpod
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import Waiting
@@ -12,6 +13,7 @@ from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.names import LABEL_DPU_PCI_ADDRESS
 from dpf_api.operatorconfig import DPFOperatorConfig
+from dpf_cmd import hostnetwork
 from test.spec import spec
 from test.unit.provisioning.worlds import dpu, pod
 
@@ -78,6 +80,25 @@ def test_the_host_network_pod_is_told_address_functions_and_mtu() -> None:
         {"name": "num_of_vfs", "value": "16"},
         {"name": "vf_mtu", "value": "9000"},
     ]
+
+
+def test_the_host_network_pod_runs_the_program_and_shows_what_it_says() -> None:
+    container = to_wire(hostnetworkpod.build(with_pci("0000-90-00"), DPUFlavor(), None, SETTINGS))["spec"][
+        "containers"
+    ][0]
+    assert (container["command"], "args" in container) == ([hostnetwork.NAME], False)
+    probe = " ".join(container["readinessProbe"]["exec"]["command"])
+    assert str(hostnetwork.MARKER) in probe
+    assert str(hostnetwork.STATUS) in probe
+    asked = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert hostnetwork.Options().wanted(asked) == Wanted("0000:90:00", 16, 1500)
+
+
+def test_a_card_in_another_pci_domain_is_found_there() -> None:
+    init = to_wire(dmspod.build(with_pci("0001-90-00"), SETTINGS))["spec"]["initContainers"][1]
+    assert init["env"] == [{"name": "PCI_ADDRESS", "value": "90:00"}, {"name": "PCI_DOMAIN", "value": "0001"}]
+    asked = to_wire(hostnetworkpod.build(with_pci("0001-90-00"), None, None, SETTINGS))["spec"]["containers"][0]["env"]
+    assert asked[0] == {"name": "device_pci_address", "value": "0001:90:00"}
 
 
 def test_virtual_functions_come_from_the_flavor() -> None:

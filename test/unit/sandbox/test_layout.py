@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dpf.sandbox.fleet.nodes import host_labels
-from dpf.sandbox.layout import SOCKET_PATH_LIMIT, CardAddress, Inventory, Layout, claim_block
+from dpf.sandbox.layout import SOCKET_PATH_LIMIT, Inventory, Layout, claim_block
 
 
 def test_cards_are_named_as_a_dpuset_names_their_dpus() -> None:
@@ -43,12 +42,3 @@ def test_sockets_of_a_deep_folder_lie_elsewhere() -> None:
     assert len(str(deep.control_socket)) < SOCKET_PATH_LIMIT
     assert deep.run_dir != Layout(Path("/" + "y" * 120)).run_dir
     assert Layout(Path("/short")).control_socket == Path("/short/run/supervisor.sock")
-
-
-def test_hosts_carry_the_labels_that_discovery_would_put_there() -> None:
-    labels = host_labels([CardAddress("worker1", 0), CardAddress("worker1", 1)])
-    prefix = "feature.node.kubernetes.io"
-    assert labels[f"{prefix}/dpu-enabled"] == "true"
-    assert labels[f"{prefix}/dpu-oob-bridge-configured"] == ""
-    assert labels[f"{prefix}/dpu-1-pci-address"] == "0000-05-00"
-    assert labels[f"{prefix}/dpu-0-pf0-name"] == "ens1f0np0"

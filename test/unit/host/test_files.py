@@ -1,0 +1,34 @@
+"""Small files that are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dpf.host import files
+
+
+def test_a_file_is_replaced_and_readable_by_all_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        files.put(tmp_path / "deep" / "file", "one\n")
+        files.put(tmp_path / "deep" / "file", "two\n")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "deep" / "file").read_text() == "two\n"
+    assert (tmp_path / "deep" / "file").stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["file"]
+
+
+def test_a_disk_that_is_full_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.put(tmp_path / "file", "one\n")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.put(tmp_path / "file", "two\n")
+    assert (tmp_path / "file").read_text() == "one\n"
