@@ -1,7 +1,11 @@
 """The static cluster manager: for DPU clusters that somebody else made and whose kubeconfig a user hands over.
 
-There is nothing to make, so there is nothing to undo and no finalizer is needed: once the user has named the Secret with the
-kubeconfig the cluster counts as Created. Whether it can be reached is the provisioning manager's to say.
+There is nothing to make, so there is nothing to undo: once the user has named the Secret with the kubeconfig the cluster counts
+as Created. Whether that Secret is there, can be read and leads to an API server that answers is the provisioning manager's to
+say, in condition Ready and in no other place: it holds the connection. Neither version nor endpoint of the spec are checked;
+what runs there is its owner's business, and the version that does run is shown in the status.
+
+An earlier manager of this kind puts a finalizer on its clusters. None is needed here, and one that is there is taken off.
 """
 
 from __future__ import annotations
@@ -35,22 +39,30 @@ def created(cluster: DPUCluster) -> Condition:
 class StaticClusterReconciler:
     """Says of static clusters that they are there, and leaves all others alone."""
 
+    finalizer = FINALIZER_CLUSTER_MANAGER
+    puts_finalizer_on = False
+
     def __init__(self, cluster: Cluster) -> None:
         self._client = cluster.client
 
     async def reconcile(self, cluster: DPUCluster) -> Result | None:
         if cluster.spec.type != TYPE_STATIC:
             return None
-        # An earlier manager of the same name put a finalizer on; nobody else would take it off.
         await remove(self._client, cluster, FINALIZER_CLUSTER_MANAGER)
         if cluster.status.phase in MANAGED:
-            finding = created(cluster)
-            before = find(cluster.status.conditions, CREATED)
-            if before is None or before.reason != finding.reason:
-                log.info("cluster_found", reason=finding.reason, message=finding.message)
-            conditions = set_condition(cluster.status.conditions, finding)
-            await self._client.status(cluster).set(cluster.status.model_copy(update={"conditions": conditions}))
+            await self._say(cluster, created(cluster))
         return None
+
+    async def finalize(self, cluster: DPUCluster) -> Result | None:
+        # Of another type's clusters the finalizer is its manager's.
+        return None if cluster.spec.type == TYPE_STATIC else Result()
+
+    async def _say(self, cluster: DPUCluster, finding: Condition) -> None:
+        before = find(cluster.status.conditions, CREATED)
+        if before is None or before.reason != finding.reason:
+            log.info("cluster_found", reason=finding.reason, message=finding.message)
+        conditions = set_condition(cluster.status.conditions, finding)
+        await self._client.status(cluster).set(cluster.status.model_copy(update={"conditions": conditions}))
 
 
 def static_cluster_controller(cluster: Cluster) -> Controller[DPUCluster]:

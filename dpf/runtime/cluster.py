@@ -108,9 +108,11 @@ class Cache:
 
 
 class Cluster:
-    """One cluster: :attr:`client` to write, :attr:`cache` to read. ``name`` is for logs and metrics."""
+    """One cluster: :attr:`client` to write, :attr:`cache` to read. ``name`` is for logs and metrics; ``namespace`` is what the
+    process looks at, all if empty."""
 
     def __init__(self, name: str, client: Client, *, namespace: str = "") -> None:
         self.name = name
         self.client = client
+        self.namespace = namespace
         self.cache = Cache(client, namespace=namespace)
