@@ -85,6 +85,10 @@ class Cache:
                 "are the CRDs installed, and may this account list and watch them?"
             ) from None
 
+    def refused(self) -> str:
+        """Why the server does not let a kind be listed or watched any more; empty if all are."""
+        return next((reflector.refused for reflector in self.reflectors.values() if reflector.refused), "")
+
     def _unreadable(self, kind: type[Object], key: Key, uid: str, error: UnreadableObject) -> None:
         if self.on_unreadable is not None:
             self.on_unreadable(kind, key, uid, error)

@@ -20,6 +20,7 @@ from dpf.runtime.meta import Condition, Key, ObjectMeta
 from dpf_api import names
 from dpf_api.certificate import Certificate
 from dpf_api.dpu import DPU, ConditionType
+from dpf_api.dpucluster import Phase
 
 READY = ConditionType.READY
 UNREACHABLE = "DPUClusterUnreachable"
@@ -45,8 +46,10 @@ def unfinished(seen: Seen) -> Condition | None:
 
 def _without_cluster(seen: Seen) -> bool:
     """Whether there is no cluster any more that the card's Node could be taken from: it does not exist, or another bears its
-    name, or it is being deleted and does not answer."""
-    return seen.cluster is None or seen.replaced or (seen.cluster.deleting and seen.away != "")
+    name, or it is being deleted and is known not to answer; while it is only not connected yet it is waited for."""
+    if seen.cluster is None or seen.replaced:
+        return True
+    return seen.cluster.deleting and seen.away != "" and seen.cluster.status.phase is not Phase.READY
 
 
 async def take_back(hands: Hands, seen: Seen) -> None:

@@ -16,7 +16,7 @@ A cluster that is deleted stays until its DPUs are gone: they need it to take th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dpf.provisioning.dpu import indexes
@@ -44,6 +44,7 @@ CREATED = ConditionType.CREATED.value
 CONTRACT = (CREATED, ConditionType.KEEPALIVED_READY.value)
 """Conditions of cluster managers: the first must be there, and those that are there must be True."""
 
+IN_USE = "InUse"
 SHOWN = 5
 """DPUs that a message names at most."""
 
@@ -62,19 +63,19 @@ class DPUClusterReconciler:
         self._counted_at: dict[str, float] = {}
 
     async def reconcile(self, cluster: DPUCluster) -> Result | None:
-        return await self._say(cluster, {})
+        return await self._say(cluster)
 
     async def finalize(self, cluster: DPUCluster) -> Result | None:
         if users := self._allocator.users(cluster):
-            return await self._say(cluster, {"reason": "InUse", "message": in_use(users)}) or Result()
+            return await self._say(cluster, users) or Result()
         await self._remotes.disconnect(cluster.key)
         self._counted_at.pop(cluster.uid, None)
         return None
 
-    async def _say(self, cluster: DPUCluster, over: Mapping[str, Any]) -> Result | None:
+    async def _say(self, cluster: DPUCluster, holders: Sequence[DPU] = ()) -> Result | None:
         """Connects the cluster and writes how it is.
 
-        :param over: fields of the status that say something more important than its health.
+        :param holders: DPUs that its deletion waits for.
         """
         health, endpoint = await self._connect(cluster)
         if health is None:
@@ -86,15 +87,15 @@ class DPUClusterReconciler:
                 "endpoint": endpoint,
                 "version": health.version or cluster.status.version,
                 "observed_generation": cluster.metadata.generation,
-                **over,
+                **({"reason": IN_USE, "message": in_use(holders)} if holders else {}),
             }
         )
         if (wait := self._count_wait(cluster, status)) > 0:
             return Result(requeue_after=wait)
         if cluster.status.phase is Phase.READY and status.phase is Phase.NOT_READY:
             self._events.warning(cluster, "HealthCheckFailed", health.message or status.message)
-        if over and cluster.status.reason != status.reason:
-            self._events.normal(cluster, status.reason, status.message)
+        if holders and cluster.status.reason != IN_USE:
+            self._events.normal(cluster, "InUse", status.message)
         if cluster.status.phase is not Phase.READY and status.phase is Phase.READY:
             self._events.normal(cluster, "Ready", f"{endpoint} answers; it runs {status.version}")
         await self._client.status(cluster).set(status)
@@ -103,7 +104,7 @@ class DPUClusterReconciler:
     def _count_wait(self, cluster: DPUCluster, status: DPUClusterStatus) -> float:
         """How long to wait before writing a status in which nothing but the count is new, or who is counted."""
         counted: dict[str, Any] = {"assigned_dpus": cluster.status.assigned_dpus}
-        if status.reason == cluster.status.reason == "InUse":
+        if status.reason == cluster.status.reason == IN_USE:
             counted |= {"message": cluster.status.message}
         if status.model_copy(update=counted) != cluster.status:
             return 0.0

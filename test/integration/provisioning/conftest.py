@@ -26,6 +26,7 @@ from dpf.runtime.manager import Manager
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.options import ManagerOptions
+from dpf.runtime.remote import RemoteClusters
 from dpf.runtime.testing import eventually
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
@@ -86,6 +87,8 @@ class World:
     """Kubeconfig that managers use, if it is not the administrator's."""
     refused: int = 0
     """Requests that the server would not let managers make."""
+    remotes: RemoteClusters | None = None
+    """The DPU clusters of the manager that was started last."""
     _tasks: dict[Cluster, asyncio.Task[None]] = field(default_factory=dict)
 
     @property
@@ -192,7 +195,7 @@ class World:
         kubeconfig = Kubeconfig.load(self.account or self.planes.host)
         async with Client(kubeconfig, field_owner="provisioning-manager", observer=observe) as client:
             manager = Manager("test", Cluster("host", client, namespace=self.namespace), chosen, Metrics())
-            add_controllers(manager, settings, lambda _: _configure, dial)
+            self.remotes = add_controllers(manager, settings, lambda _: _configure, dial)
             manager.add(static_cluster_controller(manager.cluster))
             prepare(manager)
             task = self._tasks[manager.cluster] = asyncio.create_task(manager.run())

@@ -486,7 +486,8 @@ def test_the_same_cluster_behind_another_object_is_known_by_the_cards_node() -> 
     [
         ({"dpu_node": card_node(uid="n1")}, "DPUNodeEnding"),
         ({"away": "refused"}, "DPUClusterUnreachable"),
-        ({"away": "refused", "cluster": cluster(going=True)}, None),
+        ({"away": "refused", "cluster": cluster("NotReady", going=True)}, None),
+        ({"away": "no answer yet", "cluster": cluster(going=True)}, "DPUClusterUnreachable"),
         ({"dpu_node": card_node(uid="n1"), "cluster": cluster(going=True)}, "DPUNodeEnding"),
         ({"dpu_node": card_node(uid="n2"), "cluster": cluster(uid="another")}, None),
         ({"dpu_node": card_node(uid="n1"), "cluster": cluster(uid="another")}, "DPUNodeEnding"),
