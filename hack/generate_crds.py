@@ -302,8 +302,10 @@ def render() -> dict[Path, str]:
 
 
 def stale(root: Path, wanted: dict[Path, str]) -> list[Path]:
-    """Files below ``root`` that are not as wanted: missing, different, or not generated any more."""
-    found = {path.relative_to(root): path.read_text() for path in root.rglob("*.yaml")}
+    """Files below ``root`` that are not as wanted: missing, different, or not generated any more. The kustomization is written by
+    hand."""
+    files = (path for path in root.rglob("*.yaml") if path.name != "kustomization.yaml")
+    found = {path.relative_to(root): path.read_text() for path in files}
     return sorted(path for path in wanted.keys() | found.keys() if wanted.get(path) != found.get(path))
 
 

@@ -115,6 +115,9 @@ class Install(Model):
     percent: Annotated[int, Schema(minimum=0, maximum=100)] = 0
     """How far the installation is, as the card reports."""
 
+    cluster_uid: Annotated[str, Field(alias="clusterUID")] = ""
+    """Uid of the DPUCluster that the card was told to join. One made anew under the same name is another cluster."""
+
 
 class Reboot(Model):
     """The latest reboot that was asked of the host."""
@@ -184,6 +187,9 @@ class DPUStatus(Model):
 
     firmware: Firmware | None = None
     """Versions of the card's firmware, as far as the card tells."""
+
+    node_uid: Annotated[str, Field(alias="nodeUID")] = ""
+    """Uid of the card's Node in its DPU cluster, as it was when the card was last seen healthy there."""
 
     install: Install | None = None
     """The latest installation."""

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable
 
 from dpf.runtime.client import Client
 from dpf.runtime.conditions import find, set_condition
+from dpf.runtime.controller import Result
 from dpf.runtime.finalizers import remove
 from dpf.runtime.meta import Condition
 from dpf_api.dpucluster import ConditionType, DPUCluster, Phase
@@ -27,6 +28,11 @@ async def managed(client: Client, cluster: DPUCluster, kind: str) -> bool:
         return False
     await remove(client, cluster, FINALIZER_CLUSTER_MANAGER)
     return cluster.status.phase in MANAGED
+
+
+def let_go(cluster: DPUCluster, kind: str) -> Result | None:
+    """What a manager answers to a deletion: the finalizer goes, but of another type's clusters it is their manager's."""
+    return None if cluster.spec.type == kind else Result()
 
 
 async def report(

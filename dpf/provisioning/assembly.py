@@ -24,11 +24,12 @@ from dpf.runtime.remote import RemoteClusters
 
 def add_controllers(
     manager: Manager, settings: Settings, configure: Callable[[RemoteClusters], Configure], dial: Dial
-) -> None:
-    """Adds the controllers of DPUSet, DPU and DPUCluster, and what they share, to a manager.
+) -> RemoteClusters:
+    """Adds the controllers of BFB, DPUSet, DPU and DPUCluster, and what they share, to a manager.
 
     :param configure: makes bf.cfg, with access to DPU clusters.
     :param dial: reaches DMS.
+    :returns: the registry of the DPU clusters.
     """
     cluster, events = manager.cluster, manager.events
     # Kubeconfigs are of this type; the key pairs of DMS servers are not, and there are many of those.
@@ -64,3 +65,4 @@ def add_controllers(
         dpus,
         dpucluster_controller(cluster, remotes, allocator, events),
     )
+    return remotes

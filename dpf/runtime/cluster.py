@@ -88,6 +88,10 @@ class Cache:
                 "are the CRDs installed, and may this account list and watch them?"
             ) from None
 
+    def refused(self) -> str:
+        """Why the server does not let a kind be listed or watched any more; empty if all are."""
+        return next((reflector.refused for reflector in self.reflectors.values() if reflector.refused), "")
+
     def _unreadable(self, kind: type[Object], key: Key, uid: str, error: UnreadableObject) -> None:
         if self.on_unreadable is not None:
             self.on_unreadable(kind, key, uid, error)
@@ -111,9 +115,11 @@ class Cache:
 
 
 class Cluster:
-    """One cluster: :attr:`client` to write, :attr:`cache` to read. ``name`` is for logs and metrics."""
+    """One cluster: :attr:`client` to write, :attr:`cache` to read. ``name`` is for logs and metrics; ``namespace`` is what the
+    process looks at, all if empty."""
 
     def __init__(self, name: str, client: Client, *, namespace: str = "") -> None:
         self.name = name
         self.client = client
+        self.namespace = namespace
         self.cache = Cache(client, namespace=namespace)

@@ -7,7 +7,8 @@ What it guarantees to a reconciler:
 * It is called with the object as the cache has it, never twice at once for the same object, and not before every watched kind
   has been listed and told.
 * An object that is being deleted goes to ``finalize`` if the reconciler has a finalizer and the object carries it, else nowhere.
-  The library puts the finalizer on before the first ``reconcile`` and takes it off when ``finalize`` returns None.
+  The library puts the finalizer on before the first ``reconcile`` and takes it off when ``finalize`` returns None. One that
+  others put on (``puts_finalizer_on`` is False) it only takes off.
 * An exception is a retry with back-off, whatever it is; a deadline that passes too. :class:`~dpf.runtime.errors.Terminal` is
   reported and not retried until the object changes; :class:`~dpf.runtime.errors.Waiting` waits for a watch and counts no
   failure; :class:`~dpf.runtime.errors.ClusterUnavailable` waits for the circuit of that cluster to close.
@@ -68,6 +69,7 @@ class Finalizing(Protocol[R_contra]):
     """What a reconciler has besides if something must be undone before its object may go."""
 
     finalizer: str
+    puts_finalizer_on: bool = True
 
     async def finalize(self, obj: R_contra, /) -> Result | None:
         """Undoes; None when all is undone, a result while still at it."""
@@ -148,6 +150,7 @@ class Controller(Generic[O]):
         self.workers = workers
         self.reconciler = reconciler
         self._finalizer: str = getattr(reconciler, "finalizer", "")
+        self._puts_finalizer_on: bool = getattr(reconciler, "puts_finalizer_on", True)
         self._watches = watches
         self._timeout = timeout
         self._min_interval = min_interval
@@ -327,7 +330,7 @@ class Controller(Generic[O]):
             if result is None:
                 await finalizers.remove(client, obj, name)
             return result
-        if name and name not in obj.metadata.finalizers:
+        if name and self._puts_finalizer_on and name not in obj.metadata.finalizers:
             obj = await finalizers.add(client, obj, name)
         return await self.reconciler.reconcile(obj)
 

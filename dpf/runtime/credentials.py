@@ -81,6 +81,12 @@ class TokenSource:
         self._read_at = monotonic()
         return self._token
 
+    def _command(self) -> str:
+        """The plugin's program, for a message; its output may be secret."""
+        users = (self._kubeconfig.plugin or {}).get("users") or []
+        commands = {((each.get("user") or {}).get("exec") or {}).get("command") for each in users}
+        return "".join(f" {command}" for command in sorted(filter(None, commands)))
+
     async def _ask_plugin(self) -> str:
         from kubernetes_asyncio.client import Configuration
         from kubernetes_asyncio.config.kube_config import KubeConfigLoader
@@ -90,7 +96,9 @@ class TokenSource:
             await KubeConfigLoader(config_dict=dict(self._kubeconfig.plugin or {})).load_and_set(configuration)
         except Exception as error:
             # kubernetes-asyncio raises whatever its plugins do; a manager must say so and go on trying.
-            raise ConfigError(f"the kubeconfig's credential plugin failed: {type(error).__name__}") from error
+            raise ConfigError(
+                f"the kubeconfig's credential plugin{self._command()} failed: {type(error).__name__}"
+            ) from error
         return str(configuration.api_key.get("BearerToken", "")).removeprefix("Bearer ").strip()
 
 

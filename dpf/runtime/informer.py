@@ -278,6 +278,13 @@ class Informer(Generic[T]):
         record = self._records.get(key)
         return wire.header(record.raw) if record is not None else None
 
+    def past(self, key: Key, uid: str, version: int) -> bool:
+        """Whether the store is past a version of an object: it has a newer one, or knows that the object is gone."""
+        record = self._records.get(key)
+        if record is None:
+            return self.watched_version > version
+        return record.uid != uid or record.version > version
+
     # Being told
 
     def add_handler(self, handler: Handler) -> None:

@@ -86,6 +86,8 @@ class Reflector(Generic[T]):
         self.stats = ReflectorStats()
         self.failing_since: float | None = None
         """``time.monotonic`` of the first of the present failures in a row, or None."""
+        self.refused = ""
+        """Why the server does not let us list or watch, for as long as it does not; else empty."""
         self._client = client
         self._informer = informer
         self._scope = scope
@@ -151,6 +153,7 @@ class Reflector(Generic[T]):
         params = self._watch_params(sendInitialEvents="true", resourceVersionMatch="NotOlderThan")
         collected: dict[tuple[str, str], bytes] | None = {}
         async with self._client.transport.stream(self._path, params, silence=SILENCE) as lines:
+            self.refused = ""
             async for event in self._events(lines):
                 if collected is None:
                     self._take(event)
@@ -215,6 +218,7 @@ class Reflector(Generic[T]):
         params = self._watch_params(resourceVersion=self._version)
         started, seen = monotonic(), False
         async with self._client.transport.stream(self._path, params, silence=SILENCE) as lines:
+            self.refused = ""
             try:
                 async for event in self._events(lines):
                     seen, self._mute = True, 0
@@ -275,6 +279,7 @@ class Reflector(Generic[T]):
             resource = str(self._informer.kind.RESOURCE)
             log.warning("kind_not_served", resource=resource, hint="install the CRDs: kubectl apply -f config/crd")
         elif isinstance(error, Forbidden):
+            self.refused = str(error)
             log.warning("kind_forbidden", error=str(error), hint="give this account list and watch: config/rbac")
         else:
             log.info("watch_failed", kind=self._kind, error=str(error), retry_in=round(pause, 1))

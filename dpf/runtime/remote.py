@@ -5,8 +5,8 @@ What it guarantees:
 * A cluster is connected by key, uid and kubeconfig. The same again changes nothing; another kubeconfig changes the credentials
   under the running caches, which resume where they were; another uid is another cluster.
 * Every cluster has a circuit. It opens when a probe gets no answer; the probe runs once a minute, and at once when a request
-  got none. While it is open :meth:`RemoteClusters.get` refuses, so that no worker waits for a time-out; probing goes on with
-  a back-off of 1 to 30 seconds, and when the cluster answers again the watches have resumed by themselves.
+  got none or a watch was refused. While it is open :meth:`RemoteClusters.get` refuses, so that no worker waits for a time-out;
+  probing goes on with a back-off of 1 to 30 seconds, and when the cluster answers again the watches have resumed by themselves.
 * Whoever registered by :meth:`RemoteClusters.on_health` is told of each opening and closing.
 """
 
@@ -22,7 +22,8 @@ from datetime import datetime
 
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError
+from dpf.runtime.complaints import complaint
+from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError, Forbidden
 from dpf.runtime.informer import Handler
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.log import get_logger
@@ -57,7 +58,7 @@ class _Member:
         self.kubeconfig = kubeconfig
         self.metrics = metrics
         self.suspect = asyncio.Event()
-        """A request got no answer."""
+        """A request got no answer, or a watch was refused."""
         self.renewed = asyncio.Event()
         """The credentials are others than those of the last probe."""
         self.health = Health(ok=False, message="no answer yet", since=now())
@@ -68,7 +69,7 @@ class _Member:
 
     def observe(self, method: str, status: int, seconds: float) -> None:
         self.metrics.rest(self.client.transport.host).count(method, status, seconds)
-        if status == 0:
+        if status == 0 or (method == "WATCH" and status == 403):
             self.suspect.set()
 
     async def use(self, kubeconfig: Kubeconfig) -> None:
@@ -85,8 +86,12 @@ class _Member:
         """The server's version.
 
         :raises ApiError: if it does not answer, or does not let us in.
+        :raises TimeoutError: if the caches don't fill.
         """
         version = await self.client.server_version(timeout=PROBE_TIMEOUT)
+        await self.cluster.cache.synced(timeout=PROBE_TIMEOUT)
+        if refused := self.cluster.cache.refused():
+            raise Forbidden(403, "Forbidden", f"may this account list and watch? {refused}")
         return version.get("gitVersion", "")
 
 
@@ -212,9 +217,9 @@ class RemoteClusters:
             member.renewed.clear()
             try:
                 version = await member.probe()
-                await member.cluster.cache.synced(timeout=PROBE_TIMEOUT)
             except (ApiError, ConfigError, TimeoutError) as error:
-                self._set(member, Health(ok=False, message=str(error), version=member.health.version))
+                why = complaint(error, member.kubeconfig)
+                self._set(member, Health(ok=False, message=why, version=member.health.version))
                 pause, wait = wait, min(2 * wait, PROBE_RETRY[1])
             else:
                 self._set(member, Health(ok=True, message="", version=version))

@@ -36,7 +36,7 @@ class Applier:
     async def apply(self, objects: Iterable[Json]) -> None:
         """Applies them in order."""
         for obj in objects:
-            await self._api.apply(await self._path(obj), obj)
+            await self._api.apply(await self.path(obj), obj)
 
     async def install_crds(self, crds: Iterable[Json]) -> None:
         """Applies CustomResourceDefinitions and returns when all of them are served.
@@ -62,7 +62,11 @@ class Applier:
             else:
                 return
 
-    async def _path(self, obj: Json) -> str:
+    async def path(self, obj: Json) -> str:
+        """Where the object is in the API.
+
+        :raises NotFound: if the server has no such kind.
+        """
         version, metadata = obj["apiVersion"], obj["metadata"]
         root = f"/apis/{version}" if "/" in version else f"/api/{version}"
         if obj["kind"] not in self._resources.get(root, {}):

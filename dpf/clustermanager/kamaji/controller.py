@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dpf.clustermanager.common import managed, report
+from dpf.clustermanager.common import let_go, managed, report
 from dpf.clustermanager.kamaji import controlplane, keepalived
 from dpf.clustermanager.kamaji.judge import KEEPALIVED_READY, REFUSED, TOLD, created, held, keepalived_ready, trouble
 from dpf.clustermanager.kamaji.kinds import KamajiKinds, looks_different
@@ -37,6 +37,9 @@ differently later."""
 
 class KamajiClusterReconciler:
     """Makes clusters of type kamaji real, and leaves all others alone."""
+
+    finalizer = names.FINALIZER_CLUSTER_MANAGER
+    puts_finalizer_on = False
 
     def __init__(self, cluster: Cluster, events: EventRecorder, settings: Settings) -> None:
         self.kinds = KamajiKinds(cluster, settings.data_store)
@@ -69,6 +72,9 @@ class KamajiClusterReconciler:
         if not refused:
             return None
         return Result(requeue_after=REFUSED_FIRST if any(each in news for each in refused) else REFUSED_AGAIN)
+
+    async def finalize(self, cluster: DPUCluster) -> Result | None:
+        return let_go(cluster, TYPE_KAMAJI)
 
     async def _port(self, cluster: DPUCluster, address: Keepalived | None) -> int:
         """Applies the Service and returns the port that it has on the nodes.

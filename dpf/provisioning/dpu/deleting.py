@@ -1,7 +1,8 @@
 """Deleting: everything that was made for a DPU is taken back, in any order and as often as it takes; what is gone is fine.
 
 The card itself is neither wiped nor switched off. Its Node goes from the DPU cluster: while that cluster can't be reached the DPU
-stays, with a condition that says so; if the DPUCluster does not exist any more there is nothing to wait for.
+stays, with a condition that says so; if the DPUCluster does not exist any more, or is to go as well, there is nothing to wait
+for. A cluster made anew under the same name keeps its Nodes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dpf.runtime.meta import Condition, Key, ObjectMeta
 from dpf_api import names
 from dpf_api.certificate import Certificate
 from dpf_api.dpu import DPU, ConditionType
+from dpf_api.dpucluster import Phase
 
 READY = ConditionType.READY
 UNREACHABLE = "DPUClusterUnreachable"
@@ -26,7 +28,7 @@ UNREACHABLE = "DPUClusterUnreachable"
 
 def unfinished(seen: Seen) -> Condition | None:
     """What deletion waits for, after everything was asked for that can be; None if nothing is left."""
-    if seen.dpu.spec.cluster.name and seen.cluster is not None:
+    if seen.dpu.spec.cluster.name and not _without_cluster(seen):
         name = f"{seen.dpu.spec.cluster.namespace}/{seen.dpu.spec.cluster.name}"
         if seen.away:
             message = (
@@ -40,6 +42,14 @@ def unfinished(seen: Seen) -> Condition | None:
     if pods:
         return waits(READY, "PodsEnding", f"waiting for {' and '.join(pods)} to end on node {seen.dpu.spec.node_name}")
     return None
+
+
+def _without_cluster(seen: Seen) -> bool:
+    """Whether there is no cluster any more that the card's Node could be taken from: it does not exist, or another bears its
+    name, or it is being deleted and is known not to answer; while it is only not connected yet it is waited for."""
+    if seen.cluster is None or seen.replaced:
+        return True
+    return seen.cluster.deleting and seen.away != "" and seen.cluster.status.phase is not Phase.READY
 
 
 async def take_back(hands: Hands, seen: Seen) -> None:
@@ -78,7 +88,7 @@ async def _remove_token(hands: Hands, dpu: DPU) -> None:
 
 async def _remove_node(hands: Hands, seen: Seen) -> None:
     reference = seen.dpu.spec.cluster
-    if seen.cluster is None or seen.away or seen.dpu_node is None or seen.dpu_node.deleting:
+    if _without_cluster(seen) or seen.away or seen.dpu_node is None or seen.dpu_node.deleting:
         return
     remote = hands.remotes.get(Key(reference.namespace, reference.name))
     await remote.client.delete(seen.dpu_node)

@@ -23,14 +23,17 @@ if TYPE_CHECKING:
 class Allocator(Protocol):
     """Gives a DPU its cluster."""
 
+    async def ready(self) -> None:
+        """Returns when it knows what was given away already."""
+
     def choose(self, dpu: DPU) -> DPUCluster:
-        """The cluster, whose place is held until :meth:`settle`.
+        """The cluster; its place is held, for an assignment that is locked on this version of the DPU.
 
         :raises Waiting: if none has room.
         """
 
-    def settle(self, dpu: DPU) -> None:
-        """The DPU names its cluster now, or was not given to it after all."""
+    def release(self, dpu: DPU) -> None:
+        """The assignment was refused."""
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ FLAVOR: Index[DPU] = Index("flavor", lambda dpu: (f"{dpu.namespace}/{dpu.spec.dp
 """By namespace and name of the flavor."""
 
 UNASSIGNED = ""
-CLUSTER: Index[DPU] = Index("cluster", lambda dpu: () if dpu.deleting else (cluster_of(dpu),))
-"""By namespace and name of the DPU cluster that a DPU is given to, :data:`UNASSIGNED` if none. One that is being deleted is in
-none: its place is free."""
+CLUSTER: Index[DPU] = Index("cluster", lambda dpu: () if dpu.deleting else (bound_to(cluster_of(dpu), bound_uid(dpu)),))
+"""By the DPU cluster that a DPU is given to, :data:`UNASSIGNED` if none: namespace and name, and once its card was told to join
+the uid too, see :func:`bound_to`. One that is being deleted is in none: its place is free."""
 
 IN_CLUSTER: Index[DPU] = Index("in-cluster", lambda dpu: (cluster_of(dpu),) if dpu.spec.cluster.name else ())
 """By DPU cluster, those that are being deleted too."""
@@ -34,6 +34,16 @@ def cluster_of(dpu: DPU) -> str:
     """The value of :data:`CLUSTER` for a DPU."""
     reference = dpu.spec.cluster
     return f"{reference.namespace}/{reference.name}" if reference.name else UNASSIGNED
+
+
+def bound_uid(dpu: DPU) -> str:
+    """The uid of the DPUCluster that the card was told to join; empty if it was told nothing yet."""
+    return dpu.status.install.cluster_uid if dpu.status.install is not None else ""
+
+
+def bound_to(cluster: str, uid: str) -> str:
+    """The value of :data:`CLUSTER` for DPUs whose cards were told to join the cluster with that uid; a namesake has another."""
+    return f"{cluster}@{uid}" if cluster and uid else cluster
 
 
 def card_of(node: str, pci: str) -> str:

@@ -67,6 +67,15 @@ class Seen:
         return self.dpu.status.reboot or Reboot()
 
     @property
+    def replaced(self) -> bool:
+        """Whether the DPUCluster that the card was told to join was made anew, and is not the same cluster behind a new object:
+        then it would have the card's very Node."""
+        bound = self.install.cluster_uid
+        if self.cluster is None or bound in ("", self.cluster.uid):
+            return False
+        return self.dpu_node is None or self.dpu_node.uid != self.dpu.status.node_uid
+
+    @property
     def pci(self) -> str:
         """Label form of the card's PCI address; empty if the DPU does not name it."""
         return self.dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or self.dpu.spec.pci_address.replace(":", "-")

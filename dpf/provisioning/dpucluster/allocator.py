@@ -1,22 +1,45 @@
 """Which DPU cluster a DPU is given to: the first Ready one with room, in order of name.
 
-How many DPUs a cluster has is counted from the DPUs themselves, so a restart forgets nothing; those whose assignment is just
-being written are counted as well, so ``maxNodes`` holds with any number of workers. Between a look and the choice made
-upon it nothing is awaited.
+How many DPUs a cluster has is counted from the DPUs themselves, so a restart forgets nothing. ``maxNodes`` holds with any number
+of workers, when answers are lost and when another manager takes over:
+
+* A place is held from the choice until the cache is past the version that the assignment was locked on. Then either the cache
+  shows the assignment, or it can't happen any more. A write whose answer was lost keeps its place for so long.
+* Whoever begins to lead reads the DPUs from the server once before the first choice: its cache may be behind what the manager
+  before it wrote last.
+* Between a look and the choice made upon it nothing is awaited.
+
+A DPU that names its cluster by hand is counted as well, even beyond ``maxNodes``: that is its author's business.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from dpf.provisioning.dpu import indexes
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import Waiting
+from dpf.runtime.meta import Key
+from dpf.runtime.wire import version_of
 from dpf_api.dpu import DPU
 from dpf_api.dpucluster import DPUCluster, Phase
 
 REASON = "DPUClusterNotReady"
+HELD_RETRY = 5.0
+"""Seconds after which a DPU that found only held places looks again: one may have been held for nothing."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A place that is held for a DPU until the cache is past a version of it."""
+
+    key: Key
+    uid: str
+    cluster: str
+    version: int
 
 
 def first_fitting(clusters: Iterable[DPUCluster], taken: Callable[[DPUCluster], int]) -> DPUCluster:
@@ -44,26 +67,60 @@ class Allocator:
     """Chooses clusters from the caches."""
 
     def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
         self._clusters = cluster.cache[DPUCluster]
         self._dpus = cluster.cache[DPU]
-        self._assumed: dict[str, str] = {}
-        """Cluster by uid of the DPU whose assignment is being written."""
+        self._held: set[Held] = set()
+        self._counted = False
+        self._counting = asyncio.Lock()
         indexes.add(cluster)
 
+    async def ready(self) -> None:
+        """Returns when everything is known that was given away before this process began to give; awaited before
+        :meth:`choose`. The first one asks the server.
+
+        :raises ApiError: if it can't be asked.
+        """
+        async with self._counting:
+            if not self._counted:
+                for dpu in await self._cluster.client.list(DPU, self._cluster.namespace):
+                    if dpu.spec.cluster.name and not dpu.deleting:
+                        version = version_of(dpu.metadata.resource_version) - 1
+                        self._held.add(Held(dpu.key, dpu.uid, indexes.cluster_of(dpu), version))
+                self._counted = True
+
     def choose(self, dpu: DPU) -> DPUCluster:
-        """The cluster for a DPU; its place is held until :meth:`settle`.
+        """The cluster for a DPU. Its place is held: the assignment must be locked on this version of the DPU.
 
         :raises Waiting: if none has room.
         """
-        assumed = Counter(self._assumed.values())
-        chosen = first_fitting(self._clusters.list(), lambda each: self.assigned(each) + assumed[str(each.key)])
-        self._assumed[dpu.uid] = str(chosen.key)
+        held = Counter(each.cluster for each in self._standing() if each.uid != dpu.uid)
+        try:
+            chosen = first_fitting(self._clusters.list(), lambda each: self.assigned(each) + held[str(each.key)])
+        except Waiting as error:
+            raise Waiting(error.reason, error.message, retry_after=HELD_RETRY if held else None) from None
+        self._held.add(Held(dpu.key, dpu.uid, str(chosen.key), version_of(dpu.metadata.resource_version)))
         return chosen
 
-    def settle(self, dpu: DPU) -> None:
-        """The DPU's assignment was written, and is in the cache; or it was not."""
-        self._assumed.pop(dpu.uid, None)
+    def release(self, dpu: DPU) -> None:
+        """The server has refused the assignment: it has not happened, and it won't."""
+        self._held = {each for each in self._held if each.uid != dpu.uid}
 
     def assigned(self, cluster: DPUCluster) -> int:
         """How many DPUs were given to the cluster; those that are being deleted have left it."""
-        return self._dpus.count_by(indexes.CLUSTER, str(cluster.key))
+        key = str(cluster.key)
+        bound = self._dpus.count_by(indexes.CLUSTER, indexes.bound_to(key, cluster.uid))
+        return self._dpus.count_by(indexes.CLUSTER, key) + bound
+
+    def users(self, cluster: DPUCluster) -> list[DPU]:
+        """The DPUs that were given to the cluster, those that are being deleted too, in order of name."""
+        return [
+            dpu
+            for dpu in self._dpus.by(indexes.IN_CLUSTER, str(cluster.key))
+            if indexes.bound_uid(dpu) in ("", cluster.uid)
+        ]
+
+    def _standing(self) -> set[Held]:
+        """Places that the cache does not show as taken yet, or as free."""
+        self._held = {each for each in self._held if not self._dpus.past(each.key, each.uid, each.version)}
+        return self._held

@@ -4,7 +4,13 @@
 
 A cluster manager makes the cluster while it is Creating, names the Secret with its kubeconfig and sets the condition Created.
 From then on health is what the registry of remote clusters finds: it is told at once when a cluster goes or comes back. A
-changed Secret changes the credentials under the running watches.
+changed Secret changes the credentials under the running watches; while it is missing or can't be used the cluster is NotReady,
+and what is connected goes on with the credentials that it has.
+
+Of a cluster's conditions those count that are of the contract with cluster managers (:data:`CONTRACT`). Whatever else others say
+there is theirs, and changes nothing.
+
+A cluster that is deleted stays until its DPUs are gone: they need it to take their Nodes back.
 """
 
 from __future__ import annotations
@@ -33,6 +39,14 @@ COUNT_INTERVAL = 1.0
 """Seconds between writes that only count DPUs."""
 
 READY = ConditionType.READY.value
+CREATED = ConditionType.CREATED.value
+
+CONTRACT = (CREATED, ConditionType.KEEPALIVED_READY.value)
+"""Conditions of cluster managers: the first must be there, and those that are there must be True."""
+
+IN_USE = "InUse"
+SHOWN = 5
+"""DPUs that a message names at most."""
 
 
 class DPUClusterReconciler:
@@ -49,6 +63,20 @@ class DPUClusterReconciler:
         self._counted_at: dict[str, float] = {}
 
     async def reconcile(self, cluster: DPUCluster) -> Result | None:
+        return await self._say(cluster)
+
+    async def finalize(self, cluster: DPUCluster) -> Result | None:
+        if users := self._allocator.users(cluster):
+            return await self._say(cluster, users) or Result()
+        await self._remotes.disconnect(cluster.key)
+        self._counted_at.pop(cluster.uid, None)
+        return None
+
+    async def _say(self, cluster: DPUCluster, holders: Sequence[DPU] = ()) -> Result | None:
+        """Connects the cluster and writes how it is.
+
+        :param holders: DPUs that its deletion waits for.
+        """
         health, endpoint = await self._connect(cluster)
         if health is None:
             return None  # No answer yet, good or bad; the registry tells when there is one.
@@ -59,25 +87,26 @@ class DPUClusterReconciler:
                 "endpoint": endpoint,
                 "version": health.version or cluster.status.version,
                 "observed_generation": cluster.metadata.generation,
+                **({"reason": IN_USE, "message": in_use(holders)} if holders else {}),
             }
         )
         if (wait := self._count_wait(cluster, status)) > 0:
             return Result(requeue_after=wait)
         if cluster.status.phase is Phase.READY and status.phase is Phase.NOT_READY:
-            self._events.warning(cluster, "HealthCheckFailed", status.message)
+            self._events.warning(cluster, "HealthCheckFailed", health.message or status.message)
+        if holders and cluster.status.reason != IN_USE:
+            self._events.normal(cluster, "InUse", status.message)
         if cluster.status.phase is not Phase.READY and status.phase is Phase.READY:
             self._events.normal(cluster, "Ready", f"{endpoint} answers; it runs {status.version}")
         await self._client.status(cluster).set(status)
         return None
 
-    async def finalize(self, cluster: DPUCluster) -> Result | None:
-        await self._remotes.disconnect(cluster.key)
-        self._counted_at.pop(cluster.uid, None)
-        return None
-
     def _count_wait(self, cluster: DPUCluster, status: DPUClusterStatus) -> float:
-        """How long to wait before writing a status in which nothing but the count is new."""
-        if status.model_copy(update={"assigned_dpus": cluster.status.assigned_dpus}) != cluster.status:
+        """How long to wait before writing a status in which nothing but the count is new, or who is counted."""
+        counted: dict[str, Any] = {"assigned_dpus": cluster.status.assigned_dpus}
+        if status.reason == cluster.status.reason == IN_USE:
+            counted |= {"message": cluster.status.message}
+        if status.model_copy(update=counted) != cluster.status:
             return 0.0
         now = asyncio.get_running_loop().time()
         wait = self._counted_at.get(cluster.uid, float("-inf")) + COUNT_INTERVAL - now
@@ -117,7 +146,7 @@ def judge(cluster: DPUCluster, health: Health) -> DPUClusterStatus:
     if not made(conditions):
         fallen = status.phase in (Phase.READY, Phase.NOT_READY)
         phase = Phase.NOT_READY if fallen else Phase.CREATING
-        waiting = next((c for c in conditions if c.type != READY and c.status != "True"), None)
+        waiting = next((c for c in conditions if c.type in CONTRACT and c.status != "True"), None)
         message = waiting.message or waiting.reason if waiting is not None else "waiting for its cluster manager"
         reason = waiting.reason if waiting is not None else "NotCreated"
         changes: dict[str, Any] = {"phase": phase, "reason": reason, "message": message}
@@ -142,9 +171,14 @@ def judge(cluster: DPUCluster, health: Health) -> DPUClusterStatus:
 
 
 def made(conditions: Sequence[Condition]) -> bool:
-    """Whether the cluster manager says that the cluster is there: Created, and nothing else it reports is amiss."""
-    others = [condition for condition in conditions if condition.type != READY]
-    return is_true(others, ConditionType.CREATED.value) and all(c.status == "True" for c in others)
+    """Whether the cluster manager says that the cluster is there: Created, and no other condition of the contract is amiss."""
+    return is_true(conditions, CREATED) and all(c.status == "True" for c in conditions if c.type in CONTRACT)
+
+
+def in_use(users: Sequence[DPU]) -> str:
+    """Why a cluster that is being deleted is still there."""
+    shown = ", ".join(dpu.name for dpu in users[:SHOWN]) + (" ..." if len(users) > SHOWN else "")
+    return f"its deletion waits for {len(users)} DPUs that were given to it: {shown}; delete their DPUSets, or them"
 
 
 def dpucluster_controller(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,7 @@ from dpf.runtime.manager import Manager
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.options import ManagerOptions
+from dpf.runtime.remote import RemoteClusters
 from dpf.runtime.testing import eventually
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
@@ -86,6 +87,9 @@ class World:
     """Kubeconfig that managers use, if it is not the administrator's."""
     refused: int = 0
     """Requests that the server would not let managers make."""
+    remotes: RemoteClusters | None = None
+    """The DPU clusters of the manager that was started last."""
+    _tasks: dict[Cluster, asyncio.Task[None]] = field(default_factory=dict)
 
     @property
     def host_node(self) -> str:
@@ -164,10 +168,19 @@ class World:
         return await self.dpu.merge_patch(node, {"status": {"conditions": conditions}}, subresource="status")
 
     @asynccontextmanager
-    async def manager(self) -> AsyncIterator[Manager]:
-        """A manager with all controllers, ended with the block."""
-        options = ManagerOptions(
-            namespace=self.namespace, metrics_bind_address="0", health_probe_bind_address="0", workers=4
+    async def manager(
+        self, *, prepare: Callable[[Manager], None] = lambda _: None, **options: Any
+    ) -> AsyncIterator[Manager]:
+        """A manager with all controllers, ended with the block if it was not killed.
+
+        :param prepare: called before it runs.
+        :param options: of the manager, besides those of tests.
+        """
+        chosen = ManagerOptions(
+            namespace=self.namespace,
+            metrics_bind_address="0",
+            health_probe_bind_address="0",
+            **({"workers": 4} | options),
         )
         settings = Settings(bfb_dir=self.volume, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork")
 
@@ -181,17 +194,26 @@ class World:
 
         kubeconfig = Kubeconfig.load(self.account or self.planes.host)
         async with Client(kubeconfig, field_owner="provisioning-manager", observer=observe) as client:
-            manager = Manager("test", Cluster("host", client, namespace=self.namespace), options, Metrics())
-            add_controllers(manager, settings, lambda _: _configure, dial)
+            manager = Manager("test", Cluster("host", client, namespace=self.namespace), chosen, Metrics())
+            self.remotes = add_controllers(manager, settings, lambda _: _configure, dial)
             manager.add(static_cluster_controller(manager.cluster))
-            task = asyncio.create_task(manager.run())
+            prepare(manager)
+            task = self._tasks[manager.cluster] = asyncio.create_task(manager.run())
             self.managers.append(manager)
             try:
                 yield manager
             finally:
                 self.managers.remove(manager)
                 manager.stop()
-                await task
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    task.result()
+
+    async def kill(self, manager: Manager) -> None:
+        """Ends a manager in the middle of whatever it does."""
+        task = self._tasks[manager.cluster]
+        task.cancel()
+        await asyncio.wait([task])
 
 
 def _node_info(boot_id: str) -> dict[str, str]:
@@ -200,13 +222,18 @@ def _node_info(boot_id: str) -> dict[str, str]:
 
 
 @pytest.fixture
-async def world(
+async def world(idle_world: World) -> AsyncIterator[World]:
+    """The controllers at work in this test's namespace."""
+    async with idle_world.manager():
+        yield idle_world
+
+
+@pytest.fixture
+async def idle_world(
     control_planes: Planes, host_client: Client, dpu_client: Client, namespace: str
 ) -> AsyncIterator[World]:
-    """The controllers at work in this test's namespace; its nodes are removed at the end."""
-    world = World(host_client, dpu_client, control_planes, namespace, FakeDms())
-    async with world.manager():
-        yield world
+    """This test's namespace, without a manager; its nodes are removed at the end."""
+    yield World(host_client, dpu_client, control_planes, namespace, FakeDms())
     for client in (host_client, dpu_client):
         for node in await client.list(Node):
             if namespace in node.name:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
-from dpf.runtime.conditions import find, is_true
+from dpf.runtime.conditions import find, is_true, new, set_condition
 from dpf.runtime.k8s import Secret, encoded
+from dpf.runtime.meta import Key, ObjectMeta
 from dpf.runtime.testing import eventually_gone
 from dpf_api.dpu import DPU
 from dpf_api.dpucluster import DPUCluster, Phase
@@ -36,6 +38,31 @@ async def test_a_manager_leaves_clusters_of_other_types_alone(world: World) -> N
     await world.host.create(DPUCluster.model_validate({"metadata": meta, "spec": spec_}))
     await world.eventually(DPUCluster, "theirs", until=lambda each: each.status.phase is Phase.CREATING)
     assert find((await world.host.get(DPUCluster, "theirs", world.namespace)).status.conditions, "Created") is None
+
+
+@spec("provisioning:96", "provisioning:97")
+async def test_all_clusters_are_connected_by_kubeconfigs_without_context_whatever_their_state(world: World) -> None:
+    config = yaml.safe_load(world.planes.dpu.read_text())
+    bare = {key: value for key, value in config.items() if key not in ("contexts", "current-context")}
+    assert (len(bare["clusters"]), len(bare["users"])) == (1, 1)
+    keys = [Key(world.namespace, name) for name in ("c1", "c2", "c3")]
+    for key in keys:
+        meta = ObjectMeta(name=f"{key.name}-kubeconfig", namespace=key.namespace)
+        await world.host.create(Secret(metadata=meta, data=encoded({"admin.conf": yaml.safe_dump(bare)})))
+        body = {"type": "static", "version": "", "kubeconfig": meta.name}
+        await world.host.create(
+            DPUCluster.model_validate({"metadata": {"name": key.name, "namespace": key.namespace}, "spec": body})
+        )
+    for key in keys:
+        found = await world.eventually(DPUCluster, key.name, until=lambda each: each.status.phase is Phase.READY)
+    down = set_condition(found.status.conditions, new("KeepalivedReady", False, "PodsNotReady"))
+    await world.host.status(found).set(found.status.model_copy(update={"conditions": down}))
+    await world.eventually(DPUCluster, "c3", until=lambda each: each.status.phase is Phase.NOT_READY)
+    assert world.remotes is not None
+    assert world.remotes.keys() == keys
+    for key in keys:
+        kubeconfig = world.remotes.get(key).client.transport.kubeconfig
+        assert kubeconfig.server == bare["clusters"][0]["cluster"]["server"]
 
 
 async def test_a_cluster_is_ready_when_its_server_answers_and_says_which_version(world: World) -> None:

@@ -55,6 +55,7 @@ class Undoing(Reconciler):
     """One that has something to undo: it needs two looks for that, the second when it is allowed."""
 
     finalizer = FINALIZER
+    puts_finalizer_on = True
 
     def __init__(self) -> None:
         super().__init__()
@@ -138,6 +139,19 @@ async def test_a_finalizer_is_put_on_before_the_first_reconcile_and_taken_off_wh
         await eventually_gone(host_client, Widget, "a", namespace)
     assert not any(each.deleting for each in undoing.seen[:1])
     assert undoing.finalized == 2, "whose finalizer is off is nobody's any more"
+
+
+async def test_a_finalizer_of_others_is_only_taken_off(host_client: Client, namespace: str, widget: Make) -> None:
+    undoing = Undoing()
+    undoing.puts_finalizer_on = False
+    undoing.allowed.set()
+    made = await widget("a")
+    async with running(host_client, namespace, controller(undoing)):
+        await undoing.calls(lambda seen: bool(seen))
+        assert (await host_client.get(Widget, "a", namespace)).metadata.finalizers == []
+        await host_client.merge_patch(made, {"metadata": {"finalizers": [FINALIZER]}})
+        await host_client.delete(made)
+        await eventually_gone(host_client, Widget, "a", namespace)
 
 
 async def test_an_unreadable_object_gets_an_event_and_a_metric_and_stops_nobody(

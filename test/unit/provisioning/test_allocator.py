@@ -5,7 +5,7 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from dpf.provisioning.dpucluster.allocator import Allocator, first_fitting
+from dpf.provisioning.dpucluster.allocator import HELD_RETRY, Allocator, first_fitting
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import Waiting
@@ -18,14 +18,22 @@ from test.unit.provisioning.worlds import assigned, cluster, dpu
 
 
 class World:
-    """Caches that are fed by hand."""
+    """Caches that are fed by hand, and a server that lists what the test says."""
 
     def __init__(self, *objects: Object) -> None:
-        self.cluster = Cluster("host", Client(Kubeconfig(server="http://127.0.0.1:1"), field_owner="test"))
+        client = Client(Kubeconfig(server="http://127.0.0.1:1"), field_owner="test")
+        self.cluster = Cluster("host", client)
         self.version = 0
+        self.stored: list[DPU] = []
+        self.lists = 0
         self.allocator = Allocator(self.cluster)
+        client.list = self._list  # type: ignore[method-assign,assignment]
         for obj in objects:
             self.put(obj)
+
+    async def _list(self, kind: type[DPU], namespace: str) -> list[DPU]:
+        self.lists += 1
+        return self.stored
 
     def put(self, obj: Object, event: str = "MODIFIED") -> None:
         self.version += 1
@@ -33,13 +41,33 @@ class World:
         body["metadata"]["resourceVersion"] = str(self.version)
         self.cluster.cache[type(obj)].apply(event, orjson.dumps(body))
 
+    def dpu(self, name: str) -> DPU:
+        """A DPU without a cluster, as the cache has it."""
+        self.put(dpu(name))
+        found = self.cluster.cache[DPU].get(name, "ns")
+        assert found is not None
+        return found
+
     def assign(self, subject: DPU, to: DPUCluster) -> DPU:
         """What the assignment's write does to the cache."""
-        reference = {"name": to.name, "namespace": to.namespace}
-        given = DPU.model_validate(to_wire(subject) | {"spec": to_wire(subject)["spec"] | {"cluster": reference}})
+        given = self.given(subject, to)
         self.put(given)
-        self.allocator.settle(subject)
         return given
+
+    @staticmethod
+    def given(subject: DPU, to: DPUCluster) -> DPU:
+        """The DPU with its cluster."""
+        reference = {"name": to.name, "namespace": to.namespace}
+        return DPU.model_validate(to_wire(subject) | {"spec": to_wire(subject)["spec"] | {"cluster": reference}})
+
+    def full(self, name: str = "other") -> bool:
+        """Whether one more DPU finds no room."""
+        try:
+            self.allocator.choose(dpu(name))
+        except Waiting as error:
+            return "full" in error.message
+        self.allocator.release(dpu(name))
+        return False
 
 
 @spec("provisioning:57", "provisioning:58")
@@ -74,18 +102,77 @@ def test_a_full_cluster_spills_over_to_the_next() -> None:
 @spec("provisioning:62")
 def test_a_place_that_is_free_again_is_given() -> None:
     world = World(limit := cluster(max_nodes=1))
-    given = world.assign(dpu("d1"), world.allocator.choose(dpu("d1")))
-    with pytest.raises(Waiting):
-        world.allocator.choose(dpu("d2"))
+    first = world.dpu("d1")
+    given = world.assign(first, world.allocator.choose(first))
+    assert world.full()
     world.put(given, "DELETED")
     assert world.allocator.choose(dpu("d2")).name == limit.name
 
 
-def test_an_assignment_that_failed_gives_the_place_back() -> None:
+def test_an_assignment_that_was_refused_gives_the_place_back() -> None:
     world = World(cluster(max_nodes=1))
-    world.allocator.choose(dpu("d1"))
-    world.allocator.settle(dpu("d1"))
-    assert world.allocator.choose(dpu("d2")).name == "c"
+    world.allocator.choose(world.dpu("d1"))
+    world.allocator.release(dpu("d1"))
+    assert not world.full()
+
+
+def test_a_place_is_held_while_nobody_knows_whether_the_assignment_was_stored() -> None:
+    world = World(limit := cluster(max_nodes=1))
+    first = world.dpu("d1")
+    world.allocator.choose(first)
+    assert world.full(), "its answer was lost, and the watch is slow"
+    assert world.allocator.choose(first).name == limit.name, "its own place"
+    world.assign(first, limit)
+    assert world.full(), "it is taken now"
+
+
+def test_a_place_is_held_no_longer_than_the_assignment_can_happen() -> None:
+    world = World(cluster(max_nodes=1))
+    world.allocator.choose(world.dpu("d1"))
+    world.put(dpu("d1", status={"message": "another write was stored, so the assignment's lock is broken"}))
+    assert not world.full()
+    gone = world.dpu("d1")
+    world.allocator.choose(gone)
+    world.put(gone, "DELETED")
+    assert not world.full()
+
+
+def test_who_finds_only_held_places_looks_again() -> None:
+    world = World(cluster(max_nodes=1))
+    world.allocator.choose(world.dpu("d1"))
+    with pytest.raises(Waiting) as raised:
+        world.allocator.choose(dpu("d2"))
+    assert raised.value.retry_after == HELD_RETRY
+
+
+async def test_who_begins_to_lead_counts_what_its_cache_does_not_show_yet() -> None:
+    world = World(one := cluster(max_nodes=2))
+    seen = world.dpu("d1")
+    stored = [World.given(seen, one), World.given(dpu("unseen"), one)]
+    world.stored = [
+        each.model_copy(update={"metadata": each.metadata.model_copy(update={"resource_version": version})})
+        for each, version in zip(stored, ("100", "101"), strict=True)
+    ]
+    assert not world.full(), "as far as the cache tells"
+    await world.allocator.ready()
+    assert world.full()
+    world.version = 99
+    world.assign(seen, one)
+    world.assign(dpu("unseen"), one)
+    assert world.full(), "each is counted once"
+    world.put(World.given(dpu("unseen"), one), "DELETED")
+    assert not world.full()
+    await world.allocator.ready()
+    assert world.lists == 1
+
+
+def test_cards_that_were_told_to_join_a_namesake_take_no_place() -> None:
+    old = assigned("d1", status={"install": {"clusterUID": "another"}})
+    bound = assigned("d2", status={"install": {"clusterUID": "uid-c"}})
+    world = World(limit := cluster(max_nodes=2), old, bound, assigned("d3", status={"install": {"attempt": 1}}))
+    assert world.allocator.assigned(limit) == 2
+    assert [each.name for each in world.allocator.users(limit)] == ["d2", "d3"]
+    assert world.full()
 
 
 @spec("provisioning:63")

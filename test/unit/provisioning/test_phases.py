@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dpf.provisioning.dpu import effects
+from dpf.provisioning.dpu import deleting, effects
 from dpf.provisioning.dpu.hands import Outcome
 from dpf.provisioning.dpu.install import InstallFailed, Unreachable
 from dpf.provisioning.dpu.phases import (
@@ -34,6 +34,7 @@ from test.unit.provisioning.worlds import (
     NOW,
     assigned,
     card_node,
+    cluster,
     condition,
     dpu,
     host,
@@ -76,8 +77,15 @@ def test_a_host_without_its_bridge_is_waited_for() -> None:
 
 
 def test_a_dpu_is_given_a_cluster_and_then_goes_on() -> None:
-    assert initializing.decide(see(dpu())) == Act(initializing.assign, ConditionType.INITIALIZED, "DPUClusterNotReady")
+    assert initializing.decide(see(dpu())) == Act(initializing.assign, ConditionType.INITIALIZED, "AssignmentFailed")
     assert advanced(initializing.decide(see(assigned()))) is Phase.NODE_EFFECT
+
+
+@pytest.mark.parametrize(
+    ("named", "reason"), [(None, "DPUClusterNotFound"), (cluster(going=True), "DPUClusterDeleting")]
+)
+def test_nothing_is_begun_for_a_cluster_that_is_not_there_or_is_going(named: Any, reason: str) -> None:
+    assert held(initializing.decide(see(assigned(), cluster=named))) == ("Initialized", reason)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +262,15 @@ def installing(**install: Any) -> DPU:
     return assigned(status={"phase": "OS Installing", "conditions": conditions, "install": install})
 
 
+def test_a_cluster_that_is_made_anew_meanwhile_is_a_new_attempt() -> None:
+    subject = installing(attempt=1, clusterUID="uid-c", configSHA256="x")
+    assert held(os_installing.decide(see(subject, job=Outcome(), dms_pod=pod("d1-dms"))))[1] == "Installing"
+    for job in (None, Outcome(), Outcome(done=True)):
+        step = os_installing.decide(see(subject, job=job, cluster=cluster(uid="another")))
+        assert isinstance(step, Act)
+        assert step.do is os_installing.begin_anew
+
+
 def test_an_installation_begins_once_dms_answers() -> None:
     step = os_installing.decide(see(installing(), dms_pod=pod("d1-dms")))
     assert isinstance(step, Act)
@@ -423,6 +440,64 @@ def test_an_unreachable_cluster_is_named_and_parks_the_dpu() -> None:
     assert held(step) == ("Ready", "DPUClusterClientGetError")
     assert isinstance(step, Hold)
     assert step.cluster == "ns/c"
+
+
+def test_a_card_that_has_joined_remembers_its_node() -> None:
+    step = dpu_cluster_config.decide(see(assigned(), dpu_node=card_node(a="1", uid="n1")))
+    assert isinstance(step, Advance)
+    assert step.changes == {"node_uid": "n1"}
+
+
+# A cluster made anew under the same name
+
+
+def joined(phase: str = "Ready") -> DPU:
+    conditions = [condition(ConditionType.READY, phase == "Ready")]
+    install = {"clusterUID": "uid-c", "configSHA256": "x"}
+    return assigned(status={"phase": phase, "conditions": conditions, "install": install, "nodeUID": "n1"})
+
+
+def pods() -> dict[str, Any]:
+    return {"dms_pod": DMS, "hostnetwork_pod": pod("d1-hostnetwork")}
+
+
+@pytest.mark.parametrize("node", [None, card_node(a="1", uid="n2")])
+@pytest.mark.parametrize("module", [ready, dpu_cluster_config])
+def test_a_card_does_not_belong_to_a_namesake_of_its_cluster(module: Any, node: Any) -> None:
+    step = module.decide(see(joined(), **pods(), cluster=cluster(uid="another"), dpu_node=node))
+    assert held(step) == ("Ready", "DPUClusterReplaced")
+    assert "delete the DPU" in step.condition.message
+
+
+def test_the_same_cluster_behind_another_object_is_known_by_the_cards_node() -> None:
+    around = {**pods(), "cluster": cluster(uid="another"), "dpu_node": card_node(a="1", uid="n1")}
+    step = ready.decide(see(joined(), **around))
+    assert isinstance(step, Hold)
+    assert step.condition.status == "True"
+    assert step.changes["install"].cluster_uid == "another"
+    after = joined().model_copy(update={"status": joined().status.model_copy(update=dict(step.changes))})
+    settled_again = ready.decide(see(after, **around))
+    assert isinstance(settled_again, Hold)
+    assert settled_again.changes == {}
+
+
+@pytest.mark.parametrize(
+    ("around", "left"),
+    [
+        ({"dpu_node": card_node(uid="n1")}, "DPUNodeEnding"),
+        ({"away": "refused"}, "DPUClusterUnreachable"),
+        ({"away": "refused", "cluster": cluster("NotReady", going=True)}, None),
+        ({"away": "no answer yet", "cluster": cluster(going=True)}, "DPUClusterUnreachable"),
+        ({"dpu_node": card_node(uid="n1"), "cluster": cluster(going=True)}, "DPUNodeEnding"),
+        ({"dpu_node": card_node(uid="n2"), "cluster": cluster(uid="another")}, None),
+        ({"dpu_node": card_node(uid="n1"), "cluster": cluster(uid="another")}, "DPUNodeEnding"),
+        ({"away": "refused", "cluster": cluster(uid="another")}, None),
+        ({"cluster": None}, None),
+    ],
+)
+def test_what_a_deletion_waits_for_in_the_cluster(around: dict[str, Any], left: str | None) -> None:
+    waiting = deleting.unfinished(see(joined(), **around))
+    assert (waiting.reason if waiting is not None else None) == left
 
 
 # Ready and Error

@@ -73,17 +73,26 @@ def pod(name: str, *, ready: bool = True, phase: str = "Running", **status: Any)
     return Pod.model_validate({"metadata": {"name": name, "namespace": "ns"}, "spec": spec, "status": body})
 
 
-def card_node(*, ready: bool = True, **labels: str) -> Node:
+def card_node(*, ready: bool = True, uid: str = "", **labels: str) -> Node:
     """The card's Node in its cluster."""
     status = {"conditions": [{"type": "Ready", "status": str(ready)}]}
-    return Node.model_validate({"metadata": {"name": "d1", "labels": labels}, "status": status})
+    return Node.model_validate({"metadata": {"name": "d1", "uid": uid, "labels": labels}, "status": status})
 
 
-def cluster(phase: str = "Ready", name: str = "c", max_nodes: int = 1000, namespace: str = "ns") -> DPUCluster:
+def cluster(
+    phase: str = "Ready",
+    name: str = "c",
+    max_nodes: int = 1000,
+    namespace: str = "ns",
+    *,
+    uid: str = "",
+    going: bool = False,
+) -> DPUCluster:
     """A DPU cluster."""
+    meta = {"deletionTimestamp": "2026-01-01T00:00:00Z"} if going else {}
     return DPUCluster.model_validate(
         {
-            "metadata": {"name": name, "namespace": namespace, "uid": f"uid-{name}"},
+            "metadata": {"name": name, "namespace": namespace, "uid": uid or f"uid-{name}", **meta},
             "spec": {"type": "static", "version": "v1", "maxNodes": max_nodes},
             "status": {"phase": phase},
         }

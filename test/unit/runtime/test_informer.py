@@ -70,6 +70,18 @@ async def test_a_write_is_readable_at_once_and_its_echo_is_told_to_nobody() -> N
     assert changes == [("MODIFIED", "a")]
 
 
+async def test_the_cache_tells_whether_it_is_past_a_version() -> None:
+    informer = Informer(Widget)
+    informer.replace([raw("a", 5)], 5)
+    record = next(iter(informer._records.values()))
+    assert [informer.past(A, record.uid, version) for version in (4, 5, 6)] == [True, False, False]
+    assert informer.past(A, "of a namesake", 6), "whose uid is not there any more is gone"
+    unseen = Key("n", "b")
+    assert [informer.past(unseen, "b", version) for version in (4, 5)] == [True, False], "it may still come"
+    informer.apply("DELETED", raw("a", 9))
+    assert informer.past(A, record.uid, 8)
+
+
 async def test_a_write_that_the_watch_has_overtaken_does_not_bring_the_object_back() -> None:
     informer = Informer(Widget)
     informer.replace([raw("a", 5)], 5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
@@ -23,7 +25,7 @@ def decide(seen: Seen) -> Step:
         return Hold(waits(READY, "DPUNodeNotReady", message))
     if drift(seen):
         return Act(label, READY)
-    return Advance(Phase.READY, (done(READY, f"node {name} has joined and is configured"),))
+    return Advance(Phase.READY, (done(READY, f"node {name} has joined and is configured"),), joined(seen))
 
 
 def unreachable(seen: Seen) -> Hold | None:
@@ -36,7 +38,28 @@ def unreachable(seen: Seen) -> Hold | None:
         message = f"cluster {reference.name} can't be reached: {seen.away}; goes on when it answers"
         cluster = f"{reference.namespace}/{reference.name}"
         return Hold(waits(READY, "DPUClusterClientGetError", message), cluster=cluster)
+    if seen.replaced:
+        message = (
+            f"DPUCluster {reference.namespace}/{reference.name} was deleted and made anew; the card belongs to the former one: "
+            "delete the DPU to provision the card for the new one"
+        )
+        return Hold(waits(READY, "DPUClusterReplaced", message))
     return None
+
+
+def joined(seen: Seen) -> Changes:
+    """What the status keeps of a card that is a healthy Node of its cluster; nothing where it says so already."""
+    changes: dict[str, Any] = {}
+    if seen.dpu_node is not None and seen.dpu_node.uid != seen.dpu.status.node_uid:
+        changes["node_uid"] = seen.dpu_node.uid
+    if (
+        seen.cluster is not None
+        and seen.dpu.status.install is not None
+        and seen.install.cluster_uid != seen.cluster.uid
+    ):
+        # The same cluster behind an object that was made anew.
+        changes["install"] = seen.install.model_copy(update={"cluster_uid": seen.cluster.uid})
+    return changes
 
 
 def drift(seen: Seen) -> dict[str, str]:

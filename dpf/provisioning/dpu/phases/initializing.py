@@ -8,6 +8,7 @@ from typing import Any
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
+from dpf.runtime.errors import BadRequest, Forbidden, Invalid
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU, ConditionType, Phase
 from dpf_api.names import LABEL_DOCA_BFB_VERSION, LABEL_HOST, LABEL_OOB_BRIDGE_CONFIGURED
@@ -26,23 +27,38 @@ def decide(seen: Seen) -> Step:
             "the detector labels the node then"
         )
         return Hold(waits(INITIALIZED, "DPUOOBBridgeNotConfigured", message))
-    if not seen.dpu.spec.cluster.name:
-        return Act(assign, INITIALIZED, "DPUClusterNotReady")
+    reference = seen.dpu.spec.cluster
+    if not reference.name:
+        return Act(assign, INITIALIZED, "AssignmentFailed")
+    if seen.cluster is None or seen.cluster.deleting:
+        # Before anything is done to host and card.
+        what = (
+            "does not exist; create it" if seen.cluster is None else "is being deleted; create it anew when it is gone"
+        )
+        message = f"DPUCluster {reference.namespace}/{reference.name} {what}, or delete the DPU"
+        return Hold(waits(INITIALIZED, "DPUClusterNotFound" if seen.cluster is None else "DPUClusterDeleting", message))
     return Advance(Phase.NODE_EFFECT, (done(INITIALIZED),))
 
 
 async def assign(hands: Hands, seen: Seen) -> Changes | None:
-    """Gives the DPU its cluster and, as far as they are known, the labels of its Node there: one write."""
+    """Gives the DPU its cluster and, as far as they are known, the labels of its Node there: one write.
+
+    It is locked: whatever becomes of the answer, once the DPU is past this version the write has been done or never will be.
+    """
+    await hands.allocator.ready()
     dpu = seen.dpu
     cluster = hands.allocator.choose(dpu)
+    patch: dict[str, Any] = {"name": cluster.name, "namespace": cluster.namespace}
+    if labels := missing_node_labels(dpu, seen.bfb):
+        patch["nodeLabels"] = labels
     try:
-        patch: dict[str, Any] = {"name": cluster.name, "namespace": cluster.namespace}
-        if labels := missing_node_labels(dpu, seen.bfb):
-            patch["nodeLabels"] = labels
-        await hands.client.merge_patch(dpu, {"spec": {"cluster": patch}})
-        hands.events.normal(dpu, "ClusterAssigned", f"the card joins cluster {cluster.key}", related=cluster)
-    finally:
-        hands.allocator.settle(dpu)
+        await hands.client.merge_patch(
+            dpu, {"spec": {"cluster": patch}}, resource_version=dpu.metadata.resource_version
+        )
+    except (BadRequest, Forbidden, Invalid):
+        hands.allocator.release(dpu)
+        raise
+    hands.events.normal(dpu, "ClusterAssigned", f"the card joins cluster {cluster.key}", related=cluster)
     return None
 
 

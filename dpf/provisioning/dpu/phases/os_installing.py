@@ -24,6 +24,8 @@ LOOK = 10.0
 
 def decide(seen: Seen) -> Step:
     job = seen.job
+    if seen.replaced:
+        return Act(begin_anew, INSTALLED)
     if job is not None and job.done:
         return _ended(seen)
     if job is not None and seen.dms_pod is None:
@@ -74,8 +76,15 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
         config_sha256=order.sha256,
         started_at=started,
         percent=before.percent,
+        cluster_uid=seen.cluster.uid if seen.cluster is not None else "",
     )
     return Remember({"install": install, "pci_device": seen.pci}, lambda: hands.card.start(seen.dpu, order, started))
+
+
+async def begin_anew(hands: Hands, seen: Seen) -> Changes | None:
+    """The cluster that the card was told to join is gone, and another bears its name: that is a new attempt."""
+    hands.jobs.cancel(seen.dpu.key)
+    return {"install": Install(attempt=seen.install.attempt + 1)}
 
 
 async def try_again(hands: Hands, seen: Seen) -> Changes | None:

@@ -36,7 +36,7 @@ def decide(seen: Seen) -> Step:
         return Hold(waits(READY, "DPUNodeNotReady", message))
     if dpu_cluster_config.drift(seen):
         return Advance(Phase.DPU_CLUSTER_CONFIG)
-    return Hold(_healthy(seen))
+    return Hold(_healthy(seen), changes=dpu_cluster_config.joined(seen))
 
 
 def _healthy(seen: Seen) -> Condition:

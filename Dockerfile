@@ -1,0 +1,14 @@
+# The image of the managers, and of dms for cards that need no tool besides rshim.
+FROM python:3.11-slim
+
+ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+WORKDIR /opt/dpf
+
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --no-deps -r requirements.lock
+
+COPY . .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable .
+
+USER 65532:65532
+CMD ["provisioning-manager", "--help"]

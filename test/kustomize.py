@@ -1,0 +1,51 @@
+"""A small reader of kustomizations: of what ours use, and it fails for anything else. What it yields is what would be applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Json = dict[str, Any]
+KNOWN = {"resources", "images", "configMapGenerator"}
+
+
+def build(folder: Path) -> list[Json]:
+    """The objects of a kustomization; names of generated ones bear no hash.
+
+    :raises AssertionError: if it uses what this does not know, or names what is not in its folder.
+    """
+    kustomization: Json = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    assert kustomization.keys() <= KNOWN, f"{folder}: {kustomization.keys() - KNOWN}"
+    objects = [each for name in kustomization.get("resources", ()) for each in _resource(folder, name)]
+    objects += [_config_map(each) for each in kustomization.get("configMapGenerator", ())]
+    images = {each["name"]: f"{each['newName']}:{each['newTag']}" for each in kustomization.get("images", ())}
+    for obj in objects:
+        for container in containers(obj):
+            container["image"] = images.get(container["image"], container["image"])
+    return objects
+
+
+def containers(obj: Json) -> list[Json]:
+    """The containers of a Deployment; none of others."""
+    if obj["kind"] != "Deployment":
+        return []
+    found: list[Json] = obj["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def _resource(folder: Path, name: str) -> Iterator[Json]:
+    path = (folder / name).resolve()
+    if path.is_dir():
+        yield from build(path)
+        return
+    assert path.is_relative_to(folder.resolve()), f"{folder}: kustomize reads no file outside of the folder: {name}"
+    yield from (each for each in yaml.safe_load_all(path.read_text()) if each)
+
+
+def _config_map(generator: Json) -> Json:
+    data = dict(literal.split("=", 1) for literal in generator["literals"])
+    metadata = {"name": generator["name"], "namespace": generator["namespace"]}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}

@@ -1,0 +1,73 @@
+"""How a DPU cluster is judged, and what its static manager says of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from dpf.clustermanager.static import created
+from dpf.provisioning.dpucluster.controller import in_use, judge
+from dpf.runtime.conditions import find, new
+from dpf.runtime.meta import Condition
+from dpf.runtime.remote import Health
+from dpf_api.dpucluster import DPUCluster, Phase
+from test.unit.provisioning.worlds import cluster, dpu
+
+HEALTHY = Health(ok=True, message="", version="v1.31.0")
+AWAY = Health(ok=False, message="no answer in time")
+CREATED = new("Created", True, "Created")
+
+
+def having(*conditions: Condition, phase: str = "Creating") -> DPUCluster:
+    found = cluster(phase)
+    return found.model_copy(update={"status": found.status.model_copy(update={"conditions": list(conditions)})})
+
+
+@pytest.mark.parametrize(
+    ("conditions", "health", "phase", "reason"),
+    [
+        ((), HEALTHY, Phase.CREATING, "NotCreated"),
+        ((new("Created", False, "EmptyKubeconfig", "set it"),), HEALTHY, Phase.CREATING, "EmptyKubeconfig"),
+        ((CREATED,), HEALTHY, Phase.READY, ""),
+        ((CREATED,), AWAY, Phase.NOT_READY, "HealthCheckFailed"),
+        ((CREATED, new("KeepalivedReady", True, "Deployed")), HEALTHY, Phase.READY, ""),
+        ((CREATED, new("KeepalivedReady", False, "PodsNotReady", "0 of 3")), HEALTHY, Phase.CREATING, "PodsNotReady"),
+        ((CREATED, new("KeepalivedReady", "Unknown", "Unclear", "?")), HEALTHY, Phase.CREATING, "Unclear"),
+        ((new("KeepalivedReady", True, "Deployed"),), HEALTHY, Phase.CREATING, "NotCreated"),
+    ],
+)
+def test_a_cluster_is_ready_if_its_manager_has_made_it_and_its_server_answers(
+    conditions: tuple[Condition, ...], health: Health, phase: Phase, reason: str
+) -> None:
+    status = judge(having(*conditions), health)
+    assert (status.phase, status.reason) == (phase, reason)
+
+
+def test_a_ready_cluster_that_its_manager_takes_back_is_not_ready() -> None:
+    lost = having(CREATED, new("KeepalivedReady", False, "PodsNotReady", "0 of 3 run"), phase="Ready")
+    status = judge(lost, HEALTHY)
+    assert (status.phase, status.message) == (Phase.NOT_READY, "0 of 3 run")
+    ready = find(status.conditions, "Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("False", "PodsNotReady")
+
+
+@pytest.mark.parametrize("status", [True, False, "Unknown"])
+def test_what_others_say_of_a_cluster_changes_nothing(status: bool | str) -> None:
+    backup = new("BackedUp", status, "Nightly", "of somebody else")
+    assert judge(having(CREATED, backup), HEALTHY).phase is Phase.READY
+    assert backup in judge(having(CREATED, backup), HEALTHY).conditions, "and it stays there"
+    waiting = judge(having(backup), HEALTHY)
+    assert (waiting.phase, waiting.reason) == (Phase.CREATING, "NotCreated")
+
+
+def test_a_static_cluster_is_there_once_its_kubeconfig_is_named() -> None:
+    missing = created(cluster())
+    assert (missing.status, missing.reason) == ("False", "EmptyKubeconfig")
+    assert "spec.kubeconfig" in missing.message
+    named = cluster().model_copy(update={"spec": cluster().spec.model_copy(update={"kubeconfig": "k"})})
+    assert (created(named).status, created(named).reason) == ("True", "Created")
+
+
+def test_a_cluster_in_use_names_a_few_of_its_dpus() -> None:
+    assert "2 DPUs that were given to it: d0, d1;" in in_use([dpu(f"d{n}") for n in range(2)])
+    assert "9 DPUs that were given to it: d0, d1, d2, d3, d4 ...;" in in_use([dpu(f"d{n}") for n in range(9)])
