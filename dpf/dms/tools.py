@@ -1,4 +1,4 @@
-"""Runs the programs that drive a card: mlxconfig, mlxfwreset, ipmitool. Never a shell; always a deadline."""
+"""Runs the programs that drive a card: mlxconfig, flint, mlxfwreset, ipmitool. Never a shell; always a deadline."""
 
 from __future__ import annotations
 
