@@ -20,6 +20,7 @@ from dpf.runtime.jobs import Jobs
 from dpf.runtime.k8s import Secret
 from dpf.runtime.manager import Manager
 from dpf.runtime.remote import RemoteClusters
+from dpf_api.dpu import Firmware
 
 
 def add_controllers(
@@ -37,7 +38,7 @@ def add_controllers(
     manager.metrics.add(counts.collect)
     manager.metrics.add_text(object_metrics(cluster, lambda: all(manager.metrics.leading.values())))
     remotes = RemoteClusters(field_owner=manager.name, metrics=manager.metrics)
-    jobs: Jobs[None] = Jobs(limit=settings.installs)
+    jobs: Jobs[Firmware | None] = Jobs(limit=settings.installs)
     allocator = Allocator(cluster)
     certificates = Certificates(cluster.client, settings.certificates)
     card = DmsCard(cluster, certificates, jobs, settings.bfb_dir, configure(remotes), dial)

@@ -46,7 +46,9 @@ async def test_no_log_event_metric_or_open_file_has_a_secret_of_the_run(box: Box
 
 
 async def test_files_with_secrets_are_the_owners_alone(box: Box, host: str) -> None:
-    await box.ready(await box.provision(host))
+    dpu = await box.provision(host)
+    await box.ready(dpu)
+    assert not (box.layout.bfb_dir / f"{dpu}.cfg").exists(), "a bf.cfg goes when the card has it"
     open_files = []
     for path in box.layout.data_dir.rglob("*"):
         if not path.is_file() or path.is_symlink() or path.suffix in {".log", ".bfb"}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -16,7 +17,7 @@ from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ClusterUnavailable
 from dpf.runtime.jobs import Jobs
 from dpf.runtime.k8s import Node, Pod
-from dpf.runtime.meta import Key, now
+from dpf.runtime.meta import Key, Object, now
 from dpf.runtime.remote import RemoteClusters
 from dpf_api import names
 from dpf_api.bfb import BFB
@@ -35,6 +36,9 @@ class Seen:
     :param dpu_node: the card's Node in its DPU cluster.
     :param away: why the DPU cluster can't be looked into; empty if it can.
     :param siblings: the other DPUs of the same host.
+    :param networks: the host network pods of those that have one, by the DPU's uid.
+    :param config: the settings of the whole system: of several the oldest.
+    :param ignored: the other ones.
     """
 
     dpu: DPU
@@ -50,7 +54,9 @@ class Seen:
     dpu_node: Node | None = None
     away: str = ""
     siblings: tuple[DPU, ...] = ()
+    networks: Mapping[str, Pod] = field(default_factory=dict)
     config: DPFOperatorConfig | None = None
+    ignored: tuple[DPFOperatorConfig, ...] = ()
     job: Outcome | None = None
 
     @property
@@ -69,7 +75,7 @@ class Seen:
     @property
     def pci(self) -> str:
         """Label form of the card's PCI address; empty if the DPU does not name it."""
-        return self.dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or self.dpu.spec.pci_address.replace(":", "-")
+        return indexes.pci_of(self.dpu)
 
     @cached_property
     def dms_port(self) -> int:
@@ -82,6 +88,12 @@ class Seen:
         if condition is None or condition.status != "False" or condition.last_transition_time is None:
             return 0.0
         return max(0.0, (self.now - condition.last_transition_time).total_seconds())
+
+
+def by_age(obj: Object) -> tuple[bool, datetime | None, str]:
+    """Orders objects from the oldest to the youngest; the server's clock ticks in seconds, so uids decide within one."""
+    made = obj.metadata.creation_timestamp
+    return made is None, made, obj.uid
 
 
 class Observer:
@@ -102,6 +114,9 @@ class Observer:
         """The world around the DPU now."""
         cache, spec, namespace = self._cache, dpu.spec, dpu.namespace
         dpu_node, away = self._dpu_node(dpu)
+        siblings = [d for d in cache[DPU].by(indexes.HOST, spec.node_name) if spec.node_name and d.uid != dpu.uid]
+        networks = {other.uid: self._pod(other, names.hostnetwork_pod(other.name)) for other in siblings}
+        configs = sorted(cache[DPFOperatorConfig].list(), key=by_age)
         return Seen(
             dpu=dpu,
             settings=self._settings,
@@ -114,12 +129,10 @@ class Observer:
             hostnetwork_pod=self._pod(dpu, names.hostnetwork_pod(dpu.name)),
             dpu_node=dpu_node,
             away=away,
-            siblings=tuple(
-                other
-                for other in cache[DPU].by(indexes.HOST, spec.node_name)
-                if spec.node_name and other.uid != dpu.uid
-            ),
-            config=next(iter(cache[DPFOperatorConfig].list()), None),
+            siblings=tuple(siblings),
+            networks={uid: pod for uid, pod in networks.items() if pod is not None},
+            config=configs[0] if configs else None,
+            ignored=tuple(configs[1:]),
             job=Outcome.of(self._jobs.get(dpu.key, dpu.uid)),
         )
 

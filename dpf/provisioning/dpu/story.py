@@ -32,6 +32,7 @@ ATTENTION = frozenset(
     {
         "BFBFailed",
         "BootIDUnknown",
+        "CardTaken",
         "DMSPodNotRunning",
         "DPUClusterClientGetError",
         "DPUClusterNotFound",

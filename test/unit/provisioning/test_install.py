@@ -13,6 +13,7 @@ from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Repo
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.jobs import Job
 from dpf.runtime.testing import run_virtual
+from dpf_api.dpu import Firmware
 
 ORDER = Order("d1", "image.bfb", Path("/bfb/image.bfb"), b"secret")
 DONE = Report(active=False, outcome="success", text="done", percent=100)
@@ -29,6 +30,7 @@ class Script:
     def __init__(self, *reports: Report, failures: int = 0) -> None:
         self.calls: list[str] = []
         self.failures = failures
+        self.firmware_error: Exception | None = None
         self._reports = list(reports)
 
     def __call__(self) -> object:
@@ -53,18 +55,24 @@ class Script:
     async def report(self) -> Report:
         return self._reports.pop(0) if len(self._reports) > 1 else self._reports[0]
 
+    async def firmware(self) -> Firmware | None:
+        if self.firmware_error is not None:
+            raise self.firmware_error
+        return Firmware(nic="32.43.1014")
+
     async def reboot(self, policy: Policy, request: str) -> None:
         raise AssertionError("nobody asked for that")
 
 
-def flash(script: Script, *, seconds: float = BUDGET) -> Job[None]:
-    job: Job[None] = Job("uid")
+def flash(script: Script, *, seconds: float = BUDGET) -> Firmware | None:
+    job: Job[Firmware | None] = Job("uid")
+    told: list[Firmware | None] = []
 
     async def work() -> None:
-        await perform(job, ORDER, script, seconds=seconds)  # type: ignore[arg-type]
+        told.append(await perform(job, ORDER, script, seconds=seconds))  # type: ignore[arg-type]
 
     run_virtual(work)
-    return job
+    return told[0]
 
 
 def test_image_and_configuration_are_handed_over_then_activated_once() -> None:
@@ -95,6 +103,19 @@ def test_a_passing_failure_is_tried_again_and_then_ends_it() -> None:
     with pytest.raises(InstallFailed, match="3 times: busy"):
         flash(script)
     assert script.calls.count("activate image.bfb;d1.cfg") == 3
+    assert script.calls.count("install d1.cfg") == 3, "DMS has forgotten it by then"
+
+
+def test_the_firmware_is_asked_for_when_the_card_is_done() -> None:
+    assert flash(Script(IDLE, DONE)) == Firmware(nic="32.43.1014")
+
+
+@pytest.mark.parametrize("error", [InstallFailed("UNIMPLEMENTED"), Unreachable("INTERNAL")])
+def test_a_dms_that_does_not_know_the_firmware_is_no_failure(error: Exception) -> None:
+    script = Script(IDLE, DONE)
+    script.firmware_error = error
+    assert flash(script) is None
+    assert script.calls.count("activate image.bfb;d1.cfg") == 1
 
 
 @pytest.mark.parametrize("script", [lambda: Script(busy(40)), lambda: Script(DONE, failures=10**6)])
@@ -104,7 +125,7 @@ def test_what_takes_too_long_is_given_up_with_what_was_heard_last(script: Callab
 
 
 def test_progress_is_told() -> None:
-    job: Job[None] = Job("uid")
+    job: Job[Firmware | None] = Job("uid")
     script = Script(busy(40))
 
     async def work() -> None:

@@ -25,7 +25,8 @@ from dpf.provisioning.dpu.phases import (
 )
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step
 from dpf.provisioning.settings import Settings
-from dpf_api.dpu import DPU, ConditionType, Phase
+from dpf_api.dpu import DPU, ConditionType, Firmware, Phase
+from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.names import ANNOTATION_REBOOT_COMMAND
 from dpf_api.nodemaintenance import NodeMaintenance
 from test.spec import spec
@@ -279,11 +280,32 @@ def test_a_dms_pod_that_is_lost_meanwhile_is_made_anew() -> None:
 
 
 def test_a_finished_installation_remembers_the_boot_id() -> None:
-    step = os_installing.decide(see(installing(version="image.bfb"), job=Outcome(done=True)))
+    firmware = Firmware(nic="32.43.1014")
+    step = os_installing.decide(see(installing(version="image.bfb"), job=Outcome(done=True, firmware=firmware)))
     assert isinstance(step, Advance)
     assert step.phase is Phase.REBOOTING
+    assert (step.changes["bfb_version"], step.changes["firmware"]) == ("image.bfb", firmware)
     assert step.changes["install"].boot_id == BOOT
     assert step.changes["install"].finished_at == NOW
+
+
+def test_a_reset_is_required_from_the_flash_until_the_host_was_reset() -> None:
+    flashed = os_installing.decide(see(installing(), job=Outcome(done=True)))
+    by_hand = rebooting.decide(see(rebooted(automaticNodeReboot=False), dms_pod=DMS))
+    reset = rebooting.decide(see(rebooted(), node=host("boot-2")))
+    assert isinstance(flashed, Advance)
+    assert isinstance(by_hand, Hold)
+    assert isinstance(reset, Advance)
+    assert flashed.changes["required_reset"] is True
+    assert "required_reset" not in by_hand.changes, "what was set stays"
+    assert reset.changes["required_reset"] is False
+
+
+def test_a_flavor_that_wants_a_power_cycle_gets_one() -> None:
+    flavor = DPUFlavor.model_validate({"spec": {"nvconfig": [{"hostPowerCycleRequired": True}]}})
+    node = host(annotations={ANNOTATION_REBOOT_COMMAND: "skip"})
+    assert isinstance(rebooting.decide(see(rebooted(), node=node, flavor=flavor, dms_pod=DMS)), Act)
+    assert advanced(rebooting.decide(see(rebooted(), node=node))) is Phase.HOST_NETWORK_CONFIGURATION
 
 
 def test_what_the_card_refuses_is_an_error_and_what_is_unreachable_is_tried_again() -> None:

@@ -58,9 +58,9 @@ async def create(hands: Hands, seen: Seen) -> Changes | None:
     if seen.node is None:
         raise Waiting("NodeNotFound", f"node {seen.dpu.spec.node_name!r} is gone; waiting for it to come back")
     pod = dmspod.build(seen.dpu, hands.settings, seen.dms_port)
-    await hands.certificates.ensure_server(seen.dpu, seen.node)
+    certificate = await hands.certificates.ensure_server(seen.dpu, seen.node)
     await create_pod(hands, seen.dpu, pod)
-    return None
+    return {"certificate": certificate}
 
 
 async def create_pod(hands: Hands, dpu: DPU, pod: Pod) -> None:

@@ -42,5 +42,8 @@ async def create(hands: Hands, seen: Seen) -> Changes | None:
     name = seen.dpu.spec.dpu_flavor
     if name and seen.flavor is None:
         raise Waiting("DPUFlavorNotFound", f"no DPUFlavor {name!r} in namespace {seen.dpu.namespace}; create it")
+    for config in seen.ignored:
+        note = f"DPFOperatorConfig {seen.config.name if seen.config else ''} is older and counts; delete one of them"
+        hands.events.warning(config, "ConfigIgnored", note)
     await create_pod(hands, seen.dpu, hostnetworkpod.build(seen.dpu, seen.flavor, seen.config, hands.settings))
     return None

@@ -6,6 +6,8 @@ that takes over renders the same bytes again and asks again; DMS knows the pair 
 
 from __future__ import annotations
 
+from typing import Any
+
 from dpf.provisioning.bfcfg.join import TokenExpired
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import InstallFailed
@@ -46,7 +48,8 @@ def _ended(seen: Seen) -> Step:
         install = seen.install.model_copy(
             update={"finished_at": seen.now.replace(microsecond=0), "boot_id": seen.boot_id, "percent": 100}
         )
-        changes = {"install": install, "bfb_version": install.version}
+        changes: dict[str, Any] = {"install": install, "bfb_version": install.version, "required_reset": True}
+        changes["firmware"] = seen.job.firmware if seen.job is not None else None
         return Advance(Phase.REBOOTING, (done(INSTALLED, f"{install.version} is installed"),), changes)
     if isinstance(error, InstallFailed):
         return fail(INSTALLED, "InstallationFailed", str(error))

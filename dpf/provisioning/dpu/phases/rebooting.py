@@ -35,7 +35,7 @@ def decide(seen: Seen) -> Step:
     if not seen.install.boot_id:
         return Advance(Phase.REBOOTING, changes={"install": seen.install.model_copy(update={"boot_id": seen.boot_id})})
     try:
-        policy = rebootpolicy.policy(seen.dpu, seen.node)
+        policy = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor)
     except ValueError as error:
         return Hold(waits(REBOOTED, "InvalidRebootCommand", str(error)))
     if policy.skip:
@@ -109,7 +109,7 @@ async def announce(hands: Hands, seen: Seen) -> Remember:
     """Puts on record that the host is about to be rebooted."""
     if seen.node is None:
         raise Waiting("NodeNotFound", f"node {seen.dpu.spec.node_name} is gone")
-    method = rebootpolicy.policy(seen.dpu, seen.node).method
+    method = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor).method
     return Remember({"reboot": Reboot(id=request_id(seen.dpu), method=method), "required_reset": True})
 
 
@@ -117,7 +117,7 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
     """Asks DMS for the reboot on record. Asked again with the same id, it does nothing."""
     if seen.node is None:
         raise Waiting("NodeNotFound", f"node {seen.dpu.spec.node_name} is gone")
-    policy = rebootpolicy.policy(seen.dpu, seen.node)
+    policy = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor)
     if policy.power is not None:
         await hands.card.reboot(seen, policy)
         note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
