@@ -19,7 +19,7 @@ from dpf.provisioning.dpu import podparts
 from dpf.provisioning.settings import CertificateSource
 from dpf.runtime.certs import KeyPair, SmallCA, expires, renew_at, shared_ca
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, NotFound, Terminal, Waiting
+from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
 from dpf.runtime.k8s import Node, Secret
 from dpf.runtime.meta import ObjectMeta, now, owner_reference, to_wire
 from dpf_api import names
@@ -31,6 +31,8 @@ SERVER_LIFETIME = timedelta(days=30)
 SPREAD = 0.1
 """Share of a certificate's life over which renewals are spread, before two thirds of it: three days."""
 
+COMMON_NAME = 64
+"""Characters that X.509 allows; whom a certificate is for stands in its addresses."""
 CLIENT_NAME = "dpf-provisioning-client"
 
 
@@ -141,13 +143,10 @@ def _turn(dpu: DPU, cert: bytes) -> datetime:
 
 def _request(dpu: DPU, address: str) -> Certificate:
     name = names.dms_certificate(dpu.name)
-    if len(name) > 64:
-        message = f"{name} is too long for the common name of a certificate; use --certificates=self"
-        raise Terminal("NameTooLong", message)
     spec = CertificateSpec(
         secret_name=names.dms_secret(dpu.name),
         issuer_ref=IssuerReference(name=names.CA_ISSUER, kind="Issuer"),
-        common_name=name,
+        common_name=name[:COMMON_NAME],
         ip_addresses=[address],
         usages=["server auth"],
         duration="24h",

@@ -13,7 +13,7 @@ from dpf.provisioning.dpu import hostnetworkpod, podparts
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Changes, Hold, Step
-from dpf.runtime.errors import ApiError, Conflict, Terminal, Waiting
+from dpf.runtime.errors import ApiError, Conflict, Waiting
 from dpf_api.dpu import ConditionType, DMSCertificate, Phase
 from dpf_api.names import LABEL_DPU_HOST_IP
 
@@ -62,7 +62,7 @@ async def renew(hands: Hands, seen: Seen) -> Changes | None:
             await hands.client.merge_patch(dpu, {"metadata": {"labels": {LABEL_DPU_HOST_IP: certificate.address}}})
     except Conflict:
         raise
-    except (ApiError, Terminal, Waiting) as error:
+    except (ApiError, Waiting) as error:
         hands.counts.certificates["failure"] += 1
         hands.events.warning(dpu, "CertificateRenewalFailed", f"the certificate of its DMS can't be renewed: {error}")
         return {"certificate": before.model_copy(update={"retry_at": seen.now.replace(microsecond=0) + RETRY})}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from dpf.provisioning.dpu import nodeeffect
 from dpf.provisioning.dpu.cardowner import owner_of, step_back, yielded
 from dpf.provisioning.dpu.deciding import deciding
+from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.steps import Act, Advance, Hold
+from dpf.runtime.k8s import Node
+from dpf.runtime.meta import Object
 from dpf_api.dpu import DPU, Phase
 from test.unit.provisioning.worlds import NOW, assigned, dpu, host, pod, see
 
@@ -75,3 +80,28 @@ def test_a_dpu_that_does_not_know_its_card_takes_nobodys() -> None:
     bare = dpu(pciAddress="")
     bare = bare.model_copy(update={"metadata": bare.metadata.model_copy(update={"labels": {}})})
     assert owner_of(see(bare, siblings=(dpu("d0", made=EARLIER),), node=host())) is None
+
+
+class Deleting:
+    """Notes what is deleted and how Nodes are patched."""
+
+    def __init__(self) -> None:
+        self.did: list[Any] = []
+
+    async def delete(self, obj: Object) -> None:
+        self.did.append(obj.name)
+
+    async def merge_patch(self, _: Node, patch: dict[str, Any], *, resource_version: str) -> None:
+        self.did.append(patch["metadata"]["labels"])
+
+
+async def test_who_steps_back_takes_away_its_pods_and_its_mark_of_the_host() -> None:
+    subject = assigned(nodeEffect={"customLabel": {"busy": "yes"}}, status=status(Phase.DMS_DEPLOYMENT))
+    patch = nodeeffect.apply(host(), subject.uid, subject.spec.node_effect)
+    assert patch is not None
+    marked = host(annotations=patch["metadata"]["annotations"], busy="yes")
+    seen = see(subject, siblings=(dpu("d0", made=EARLIER),), node=marked, dms_pod=pod("d1-dms"))
+    assert isinstance(yielded(seen), Act)
+    client = Deleting()
+    await step_back(cast("Hands", SimpleNamespace(client=client)), seen)
+    assert client.did == ["d1-dms", {"busy": None}]
