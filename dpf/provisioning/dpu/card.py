@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpf.provisioning.dpu import dmspod
 from dpf.provisioning.dpu.certificates import Certificates
-from dpf.provisioning.dpu.install import BUDGET, Dms, Order, Unreachable, perform
+from dpf.provisioning.dpu.install import BUDGET, Dms, Order, Unreachable, follow_reboot, perform
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.rebootpolicy import Policy
@@ -37,6 +37,7 @@ class DmsCard:
         cluster: Cluster,
         certificates: Certificates,
         jobs: Jobs[None],
+        reboots: Jobs[None],
         bfb_dir: Path,
         configure: Configure,
         dial: Dial,
@@ -44,6 +45,7 @@ class DmsCard:
         self._pods = cluster.cache[Pod]
         self._certificates = certificates
         self._jobs = jobs
+        self._reboots = reboots
         self._bfb_dir = bfb_dir
         self._configure = configure
         self._dial = dial
@@ -70,6 +72,10 @@ class DmsCard:
         """
         async with self._connect(seen.dpu) as dms:
             await dms.reboot(policy, rebooting.request_id(seen.dpu))
+
+    def follow_reboot(self, dpu: DPU, seconds: float) -> None:
+        """Begins to ask whether the reboot failed."""
+        self._reboots.start(dpu.key, dpu.uid, lambda _: follow_reboot(lambda: self._connect(dpu), seconds=seconds))
 
     @asynccontextmanager
     async def _connect(self, dpu: DPU) -> AsyncIterator[Dms]:

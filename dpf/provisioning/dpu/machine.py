@@ -56,9 +56,10 @@ class Pass:
                     self._advance(step)
                 case Act():
                     await self._act(step)
-                case Hold(condition=condition, after=after, cluster=cluster, changes=changes):
+                case Hold(condition=condition, also=also, after=after, cluster=cluster, changes=changes):
                     self._change(changes)
-                    self._take(condition)
+                    for each in (*also, condition):
+                        self._take(each)
                     await self.write()
                     if cluster:
                         raise ClusterUnavailable(cluster, condition.message)
@@ -109,6 +110,8 @@ class Pass:
                 "NotSeenYet", f"waiting for the outcome of {step.do.__name__} to be seen", retry_after=SEEN_LATER
             )
         self._did.add(step.do)
+        for condition in step.also:
+            self._take(condition)
         seen = self._look()
         try:
             outcome = await step.do(self._hands, seen)

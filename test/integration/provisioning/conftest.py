@@ -43,6 +43,7 @@ class FakeDms:
 
     calls: list[tuple[str, ...]] = field(default_factory=list)
     error: Exception | None = None
+    reboot_error: Exception | None = None
 
     async def set_mode(self, mode: str) -> None:
         self.calls.append(("set_mode", mode))
@@ -60,6 +61,11 @@ class FakeDms:
 
     async def reboot(self, policy: Policy, request: str) -> None:
         self.calls.append(("reboot", policy.method, request))
+        if self.reboot_error is not None:
+            raise self.reboot_error
+
+    async def reboot_failure(self) -> str:
+        return ""
 
     def count(self, name: str) -> int:
         return sum(call[0] == name for call in self.calls)
@@ -84,6 +90,8 @@ class World:
     """Those at work."""
     account: Path | None = None
     """Kubeconfig that managers use, if it is not the administrator's."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of managers that are not the usual ones."""
     refused: int = 0
     """Requests that the server would not let managers make."""
 
@@ -169,7 +177,9 @@ class World:
         options = ManagerOptions(
             namespace=self.namespace, metrics_bind_address="0", health_probe_bind_address="0", workers=4
         )
-        settings = Settings(bfb_dir=self.volume, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork")
+        settings = Settings(
+            bfb_dir=self.volume, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork", **self.settings
+        )
 
         @asynccontextmanager
         async def dial(_: str, __: KeyPair) -> AsyncIterator[Dms]:
