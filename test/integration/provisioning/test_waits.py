@@ -13,7 +13,7 @@ from dpf.provisioning.dpu import podhealth
 from dpf.provisioning.dpu.install import InstallFailed
 from dpf.runtime.client import Client
 from dpf.runtime.conditions import find, is_true
-from dpf.runtime.errors import Conflict, NotFound
+from dpf.runtime.errors import NotFound
 from dpf.runtime.k8s import Node, Pod, Secret
 from dpf.runtime.meta import now
 from dpf.runtime.testing import eventually, eventually_gone
@@ -112,16 +112,6 @@ async def test_a_drain_that_others_made_is_given_back_and_stays(world: World) ->
     await eventually_gone(world.host, DPU, dpu.name, world.namespace)
     left = await world.host.get(NodeMaintenance, theirs.name, world.namespace)
     assert (left.spec.additional_requestors, left.metadata.owner_references, left.deleting) == ([], [], False)
-
-
-async def test_a_drain_that_was_asked_for_again_meanwhile_is_not_deleted(world: World) -> None:
-    spec = {"requestorID": "dpu.nvidia.com", "nodeName": world.host_node}
-    body = {"metadata": {"name": world.host_node, "namespace": world.namespace}, "spec": spec}
-    seen = await world.host.create(NodeMaintenance.model_validate(body))
-    await world.host.merge_patch(seen, {"spec": {"additionalRequestors": ["another"]}})
-    with pytest.raises(Conflict):
-        await world.host.delete(seen, resource_version=seen.metadata.resource_version)
-    assert not (await world.host.get(NodeMaintenance, seen.name, world.namespace)).deleting
 
 
 async def test_a_reboot_that_dms_refuses_is_an_error_of_the_reboot_and_is_sent_again_as_the_same_request(
