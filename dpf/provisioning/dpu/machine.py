@@ -141,7 +141,8 @@ class Pass:
         await self.write()
 
     def _take(self, condition: Condition) -> None:
-        condition = condition.model_copy(update={"observed_generation": self._dpu.metadata.generation})
+        # The present one: an action of this very pass may have changed the spec, and the next pass need not say the same again.
+        condition = condition.model_copy(update={"observed_generation": self._current().metadata.generation})
         changes: dict[str, Any] = {"conditions": set_condition(self._status.conditions, condition)}
         waiting = condition.status != "True"
         changes |= {"reason": condition.reason if waiting else "", "message": condition.message if waiting else ""}

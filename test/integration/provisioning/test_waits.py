@@ -280,3 +280,13 @@ async def test_a_card_whose_token_is_gone_can_not_join_and_is_flashed_anew_on_re
         DPU, name, until=lambda d: d.status.install is not None and d.status.install.attempt == 1
     )
     assert again.status.install.join_token_expires_at is None
+
+
+async def test_a_pass_that_changes_the_spec_need_not_say_the_same_again(world: World) -> None:
+    await world.node()
+    await world.bfb()
+    await world.cluster()
+    name = (await world.create_dpu()).name
+    dpu = await world.eventually(DPU, name, until=lambda d: d.status.reason == "DMSPodStarting")
+    assert dpu.metadata.generation == 2, "it was given its cluster"
+    assert {each.observed_generation for each in dpu.status.conditions} == {2}

@@ -262,6 +262,7 @@ def test_an_installation_begins_once_dms_answers() -> None:
     step = os_installing.decide(see(installing(), dms_pod=pod("d1-dms")))
     assert isinstance(step, Act)
     assert step.do is os_installing.begin
+    assert step.also[0].reason == "Installing", "said in the same write that puts it on record"
     missing = os_installing.decide(see(installing(), dms_pod=None))
     assert isinstance(missing, Act)
     assert missing.do is dms_deployment.create

@@ -14,7 +14,7 @@ from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import dms_deployment, pending
 from dpf.provisioning.dpu.phases.initializing import missing_node_labels
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
-from dpf.runtime.meta import now
+from dpf.runtime.meta import Condition, now
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import ConditionType, Install, Phase
 
@@ -33,14 +33,18 @@ def decide(seen: Seen) -> Step:
     if job is not None and pod is not None and podhealth.ended(pod) and not pod.deleting:
         return podhealth.anew(seen, pod, RUNNING)
     if job is not None:
-        message = job.progress or f"BFB {seen.dpu.spec.bfb} is being installed on the card"
         changes = {"install": seen.install.model_copy(update={"percent": job.percent})} if job.percent else {}
-        return Hold(waits(INSTALLED, "Installing", message), after=LOOK, changes=changes)
+        return Hold(_at_it(seen, job.progress), after=LOOK, changes=changes)
     if seen.bfb is None or seen.bfb.status.phase is not BFBPhase.READY:
         return pending.image(seen, INSTALLED)
     if (step := dms_deployment.server(seen)) is not None:
         return step
-    return Act(begin, INSTALLED, "InstallationFailed")
+    # Said with what is put on record, so that it is one write.
+    return Act(begin, INSTALLED, "InstallationFailed", (_at_it(seen),))
+
+
+def _at_it(seen: Seen, progress: str = "") -> Condition:
+    return waits(INSTALLED, "Installing", progress or f"BFB {seen.dpu.spec.bfb} is being installed on the card")
 
 
 def _ended(seen: Seen) -> Step:
