@@ -44,6 +44,8 @@ class ConditionType(StrEnum):
     REBOOTED = "Rebooted"
     HOST_NETWORK_READY = "HostNetworkReady"
     READY = "Ready"
+    DPU_NODE_HEALTHY = "DPUNodeHealthy"
+    """Only there once the card's Node had something amiss that does not keep it from being Ready."""
 
 
 class ClusterReference(Model):
@@ -111,6 +113,9 @@ class Install(Model):
 
     boot_id: Annotated[str, Field(alias="bootID")] = ""
     """Boot id of the host when the system was installed. Another one means that the host was rebooted since."""
+
+    join_token_expires_at: Timestamp | None = None
+    """Until when the card may join with the token it was given, if that was renewed; left out, a day from startedAt."""
 
     percent: Annotated[int, Schema(minimum=0, maximum=100)] = 0
     """How far the installation is, as the card reports."""

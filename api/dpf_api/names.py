@@ -35,6 +35,9 @@ ANNOTATION_POWERCYCLE_COMMAND: Final = f"{GROUP}/powercycle-command"  # of a hos
 ANNOTATION_REBOOT_COMMAND: Final = f"{GROUP}/reboot-command"  # of a host Node: reset (default), cycle, skip
 ANNOTATION_RETRY: Final = f"{GROUP}/retry"  # of a BFB or DPU in Error: try again now; any value
 
+LEFT_NODE: Final = f"left-node.{GROUP}"
+"""Prefix of a DPUCluster's annotations that name Nodes which could not be removed there: ``left-node.../NODE``."""
+
 # Finalizers.
 FINALIZER_BFB: Final = f"{GROUP}/bfb-protection"
 FINALIZER_DPU: Final = f"{GROUP}/dpu-protection"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dpf.provisioning.dpu import dmspod
 from dpf.provisioning.dpu.certificates import Certificates
-from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Unreachable, perform
+from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Unreachable, follow_reboot, perform
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.rebootpolicy import Policy
@@ -40,6 +40,7 @@ class DmsCard:
         cluster: Cluster,
         certificates: Certificates,
         jobs: Jobs[Firmware | None],
+        reboots: Jobs[None],
         bfb_dir: Path,
         configure: Configure,
         dial: Dial,
@@ -48,6 +49,7 @@ class DmsCard:
         self._nodes = cluster.cache[Node]
         self._certificates = certificates
         self._jobs = jobs
+        self._reboots = reboots
         self._bfb_dir = bfb_dir
         self._configure = configure
         self._dial = dial
@@ -84,6 +86,10 @@ class DmsCard:
         """
         async with self._connect(seen.dpu) as dms:
             await dms.reboot(policy, rebooting.request_id(seen.dpu))
+
+    def follow_reboot(self, dpu: DPU, seconds: float) -> None:
+        """Begins to ask whether the reboot failed."""
+        self._reboots.start(dpu.key, dpu.uid, lambda _: follow_reboot(lambda: self._connect(dpu), seconds=seconds))
 
     def _forget(self, order: Order) -> None:
         """Removes the configuration from the volume, where a DMS may have left it: it holds a join token."""

@@ -148,6 +148,17 @@ class DmsClient:
         )
         await self._call(self._system.Reboot, body)
 
+    async def reboot_failure(self) -> str:
+        """Why the latest reboot that was asked for could not be carried out; empty if nothing is known to have failed."""
+        from dpf.gnxi.gen import gnoi_system_pb2 as system_pb2
+        from dpf.gnxi.gen import gnoi_types_pb2 as types_pb2
+
+        path = types_pb2.Path(elem=[types_pb2.PathElem(name=wire.CHASSIS)])
+        answer = await self._call(self._system.RebootStatus, system_pb2.RebootStatusRequest(subcomponents=[path]))
+        if answer.status.status != system_pb2.RebootStatus.STATUS_FAILURE:
+            return ""
+        return answer.status.message or answer.reason or "DMS gives no reason"
+
     async def _call(self, method: Any, request: Any, *, timeout: float = CALL_TIMEOUT) -> Any:
         import grpc
 

@@ -61,7 +61,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Hands:
-    """Handed to every action."""
+    """Handed to every action.
+
+    :param jobs: installations of cards.
+    :param reboots: eyes kept on reboots of hosts.
+    """
 
     client: Client
     remotes: RemoteClusters
@@ -69,6 +73,7 @@ class Hands:
     certificates: Certificates
     card: Card
     jobs: Jobs[Firmware | None]
+    reboots: Jobs[None]
     settings: Settings
     events: EventRecorder
     counts: Counts

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterator
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,8 @@ BUDGET = 1800.0
 POLL = (0.1, 3.0)
 """Seconds between questions how far a card is: at first, and at most. A card can't call back."""
 RECONNECT = (0.2, 10.0)
+FOLLOW = (5.0, 60.0)
+"""Seconds between questions whether a reboot failed. The tools take seconds to minutes; a host that goes down answers no more."""
 RETRIES = 3
 """How often a failure that the card itself calls passing is tried again."""
 MODE = "DPU"
@@ -41,6 +43,10 @@ MODE = "DPU"
 
 class InstallFailed(DpfError):
     """The card or DMS says that it can't be done."""
+
+
+class RebootFailed(DpfError):
+    """DMS took a request to reboot the host and could not carry it out."""
 
 
 class Unreachable(DpfError):
@@ -86,6 +92,7 @@ class Dms(Protocol):
     async def report(self) -> Report: ...
     async def firmware(self) -> Firmware | None: ...
     async def reboot(self, policy: Policy, request: str) -> None: ...
+    async def reboot_failure(self) -> str: ...
 
 
 class Card(Protocol):
@@ -99,6 +106,9 @@ class Card(Protocol):
 
     async def reboot(self, seen: Seen, policy: Policy) -> None:
         """Asks for the reboot that is on record."""
+
+    def follow_reboot(self, dpu: DPU, seconds: float) -> None:
+        """Begins to ask whether the reboot failed, for so long at most, as a job that ends with :class:`RebootFailed` then."""
 
 
 class Connect(Protocol):
@@ -138,6 +148,23 @@ async def perform(
         last, _ = job.progress or ("nothing was heard of it", 0)
         raise InstallFailed(f"the card was not done within {BUDGET / 60:g} min: {last}") from None
     return firmware
+
+
+async def follow_reboot(connect: Connect, *, seconds: float) -> None:
+    """Asks for so long whether the reboot of the host failed.
+
+    :raises RebootFailed: once DMS says so, and why.
+    """
+    with suppress(
+        TimeoutError, InstallFailed
+    ):  # A DMS that does not know the question refuses it: then nobody knows more.
+        async with asyncio.timeout(seconds):
+            for pause in _pauses(FOLLOW):
+                await asyncio.sleep(pause)
+                with suppress(Unreachable):
+                    async with connect() as dms:
+                        if failure := await dms.reboot_failure():
+                            raise RebootFailed(failure)
 
 
 async def _install(job: Job[Firmware | None], order: Order, dms: Dms) -> None:

@@ -16,7 +16,7 @@ from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ClusterUnavailable
 from dpf.runtime.jobs import Jobs
-from dpf.runtime.k8s import Node, Pod
+from dpf.runtime.k8s import Node, NodeCondition, Pod
 from dpf.runtime.meta import Key, Object, now
 from dpf.runtime.remote import RemoteClusters
 from dpf_api import names
@@ -39,6 +39,8 @@ class Seen:
     :param networks: the host network pods of those that have one, by the DPU's uid.
     :param config: the settings of the whole system: of several the oldest.
     :param ignored: the other ones.
+    :param job: the installation of the card, if one was begun by this process.
+    :param reboot_job: the eye kept on the host's reboot, likewise.
     """
 
     dpu: DPU
@@ -58,11 +60,28 @@ class Seen:
     config: DPFOperatorConfig | None = None
     ignored: tuple[DPFOperatorConfig, ...] = ()
     job: Outcome | None = None
+    reboot_job: Outcome | None = None
 
     @property
     def boot_id(self) -> str:
         """The host's boot id now; empty if it is not known."""
         return self.node.status.node_info.boot_id if self.node is not None else ""
+
+    @property
+    def host_down(self) -> bool:
+        """Whether the host is known not to be ready: its kubelet says so, or nothing any more."""
+        ready = self._host_ready
+        return ready is not None and ready.status != "True"
+
+    @property
+    def host_since(self) -> datetime | None:
+        """Since when the host has been ready, or not; None if it never said."""
+        return self._host_ready.last_transition_time if self._host_ready is not None else None
+
+    @property
+    def _host_ready(self) -> NodeCondition | None:
+        conditions = self.node.status.conditions if self.node is not None else ()
+        return next((each for each in conditions if each.type == "Ready"), None)
 
     @property
     def install(self) -> Install:
@@ -82,12 +101,16 @@ class Seen:
         """Port of the card's DMS on its host."""
         return names.DMS_PORT + index_of(self.node, self.pci)
 
-    def waited(self, kind: ConditionType) -> float:
-        """Seconds for which the condition has been False; 0 if it is not."""
+    def waited(self, kind: ConditionType, *since: datetime | None) -> float:
+        """Seconds for which the condition has been False, whatever its reason was meanwhile; 0 if it is not.
+
+        :param since: moments before which it could not have become True, so that the time before does not count.
+        """
         condition = conditions.find(self.dpu.status.conditions, kind.value)
         if condition is None or condition.status != "False" or condition.last_transition_time is None:
             return 0.0
-        return max(0.0, (self.now - condition.last_transition_time).total_seconds())
+        began = max(moment for moment in (condition.last_transition_time, *since) if moment is not None)
+        return max(0.0, (self.now - began).total_seconds())
 
 
 def by_age(obj: Object) -> tuple[bool, datetime | None, str]:
@@ -99,10 +122,13 @@ def by_age(obj: Object) -> tuple[bool, datetime | None, str]:
 class Observer:
     """Looks things up for a DPU."""
 
-    def __init__(self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], settings: Settings) -> None:
+    def __init__(
+        self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], reboots: Jobs[Any], settings: Settings
+    ) -> None:
         self._cache = cluster.cache
         self._remotes = remotes
         self._jobs = jobs
+        self._reboots = reboots
         self._settings = settings
         indexes.add(cluster)
 
@@ -134,6 +160,7 @@ class Observer:
             config=configs[0] if configs else None,
             ignored=tuple(configs[1:]),
             job=Outcome.of(self._jobs.get(dpu.key, dpu.uid)),
+            reboot_job=Outcome.of(self._reboots.get(dpu.key, dpu.uid)),
         )
 
     def _pod(self, dpu: DPU, name: str) -> Pod | None:

@@ -17,7 +17,7 @@ from dpf.provisioning.dpu.card import Dial
 from dpf.provisioning.dpu.install import Dms, Report
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.rebootpolicy import Policy
-from dpf.provisioning.settings import CertificateSource, Settings
+from dpf.provisioning.settings import Settings
 from dpf.runtime.certs import KeyPair
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
@@ -45,6 +45,7 @@ class FakeDms:
 
     calls: list[tuple[str, ...]] = field(default_factory=list)
     error: Exception | None = None
+    reboot_error: Exception | None = None
 
     async def set_mode(self, mode: str) -> None:
         self.calls.append(("set_mode", mode))
@@ -65,6 +66,11 @@ class FakeDms:
 
     async def reboot(self, policy: Policy, request: str) -> None:
         self.calls.append(("reboot", policy.method, request))
+        if self.reboot_error is not None:
+            raise self.reboot_error
+
+    async def reboot_failure(self) -> str:
+        return ""
 
     def count(self, name: str) -> int:
         return sum(call[0] == name for call in self.calls)
@@ -89,7 +95,8 @@ class World:
     """Those at work."""
     account: Path | None = None
     """Kubeconfig that managers use, if it is not the administrator's."""
-    certificates: CertificateSource = "self"
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of managers that are not the usual ones."""
     dial: Dial | None = None
     """How managers reach DMS, if not the one that the test plays."""
     refused: int = 0
@@ -187,11 +194,7 @@ class World:
             namespace=self.namespace, metrics_bind_address="0", health_probe_bind_address="0", workers=4
         )
         settings = Settings(
-            bfb_dir=self.volume,
-            bfb_pvc="bfb",
-            dms_image="dms",
-            hostnetwork_image="hostnetwork",
-            certificates=self.certificates,
+            bfb_dir=self.volume, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork", **self.settings
         )
 
         @asynccontextmanager

@@ -107,7 +107,7 @@ async def idle(control_planes: Planes, host_client: Client, dpu_client: Client, 
 
 
 async def test_cert_manager_is_asked_for_the_address_that_the_host_has_now(idle: World) -> None:
-    idle.certificates = "cert-manager"
+    idle.settings = {"certificates": "cert-manager"}
     node = await idle.node()
     await idle.bfb()
     async with idle.manager():

@@ -459,10 +459,11 @@ async def test_a_reboot_that_failed_is_done_again_only_if_asked_for(tmp_path: Pa
         await asyncio.wait_for(failed.wait(), 20)
     card.reset = succeed  # type: ignore[method-assign]
     async with served(settings, card) as client:
-        await client.report()
+        assert await client.reboot_failure() == "no BMC"
         assert not done.is_set(), "a restart alone takes no host down"
         await client.reboot(policy, "uid/boot-1")
         await asyncio.wait_for(done.wait(), 20)
+        assert await client.reboot_failure() == ""
 
 
 async def test_a_state_file_nobody_can_read_counts_as_none(tmp_path: Path) -> None:

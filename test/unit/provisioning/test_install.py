@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Report, Unreachable, perform
+from dpf.provisioning.dpu.install import (
+    BUDGET,
+    Dms,
+    InstallFailed,
+    Order,
+    RebootFailed,
+    Report,
+    Unreachable,
+    follow_reboot,
+    perform,
+)
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.jobs import Job
 from dpf.runtime.testing import run_virtual
@@ -31,9 +41,10 @@ class Script:
         self.calls: list[str] = []
         self.failures = failures
         self.firmware_error: Exception | None = None
+        self.refused = ""
         self._reports = list(reports)
 
-    def __call__(self) -> object:
+    def __call__(self) -> AbstractAsyncContextManager[Dms]:
         return self._connected()
 
     @asynccontextmanager
@@ -63,13 +74,17 @@ class Script:
     async def reboot(self, policy: Policy, request: str) -> None:
         raise AssertionError("nobody asked for that")
 
+    async def reboot_failure(self) -> str:
+        self.calls.append("reboot failure?")
+        return self.refused if len(self.calls) > 2 else ""
+
 
 def flash(script: Script, *, seconds: float = BUDGET) -> Firmware | None:
     job: Job[Firmware | None] = Job("uid")
     told: list[Firmware | None] = []
 
     async def work() -> None:
-        told.append(await perform(job, ORDER, script, seconds=seconds))  # type: ignore[arg-type]
+        told.append(await perform(job, ORDER, script, seconds=seconds))
 
     run_virtual(work)
     return told[0]
@@ -129,7 +144,7 @@ def test_progress_is_told() -> None:
     script = Script(busy(40))
 
     async def work() -> None:
-        task = asyncio.create_task(perform(job, ORDER, script))  # type: ignore[arg-type]
+        task = asyncio.create_task(perform(job, ORDER, script))
         await asyncio.sleep(1)
         task.cancel()
         await asyncio.wait([task])
@@ -141,3 +156,28 @@ def test_progress_is_told() -> None:
 def test_the_configuration_does_not_show() -> None:
     assert "secret" not in repr(ORDER)
     assert len(ORDER.sha256) == 64
+
+
+def test_a_reboot_that_fails_later_is_noticed_though_dms_was_away_meanwhile() -> None:
+    script = Script(failures=2)
+    script.refused = "ipmitool: no such device"
+    with pytest.raises(RebootFailed, match="ipmitool: no such device"):
+        run_virtual(lambda: follow_reboot(script, seconds=BUDGET))
+    assert len(script.calls) == 3
+
+
+def test_a_reboot_is_not_asked_about_for_ever() -> None:
+    script = Script()
+    run_virtual(lambda: follow_reboot(script, seconds=BUDGET))
+    assert 25 <= len(script.calls) <= 40
+
+
+def test_a_dms_that_does_not_know_the_question_is_not_asked_again() -> None:
+    class Unimplemented(Script):
+        async def reboot_failure(self) -> str:
+            self.calls.append("reboot failure?")
+            raise InstallFailed("UNIMPLEMENTED")
+
+    script = Unimplemented()
+    run_virtual(lambda: follow_reboot(script, seconds=BUDGET))
+    assert len(script.calls) == 1
