@@ -44,6 +44,8 @@ class ConditionType(StrEnum):
     REBOOTED = "Rebooted"
     HOST_NETWORK_READY = "HostNetworkReady"
     READY = "Ready"
+    DPU_NODE_HEALTHY = "DPUNodeHealthy"
+    """Only there once the card's Node had something amiss that does not keep it from being Ready."""
 
 
 class ClusterReference(Model):
@@ -112,6 +114,9 @@ class Install(Model):
     boot_id: Annotated[str, Field(alias="bootID")] = ""
     """Boot id of the host when the system was installed. Another one means that the host was rebooted since."""
 
+    join_token_expires_at: Timestamp | None = None
+    """Until when the card may join with the token it was given, if that was renewed; left out, a day from startedAt."""
+
     percent: Annotated[int, Schema(minimum=0, maximum=100)] = 0
     """How far the installation is, as the card reports."""
 
@@ -158,6 +163,30 @@ class Firmware(Model):
     """Version of UEFI."""
 
 
+class DMSCertificate(Model):
+    """The certificate that the DPU's DMS shows. What is left out is the business of whoever signs it."""
+
+    address: str = ""
+    """Address of the host that it holds for."""
+
+    expires_at: Timestamp | None = None
+    """When it ends."""
+
+    renew_at: Timestamp | None = None
+    """When the next one is made."""
+
+    retry_at: Timestamp | None = None
+    """When a renewal that failed is tried again."""
+
+
+NAME_FITS = Rule(
+    "oldSelf.hasValue() || self.metadata.name.size() <= 63",
+    "metadata.name may have 63 characters: it becomes the card's host name, a label and the name of its node",
+    optional_old_self=True,
+)
+"""Asked of new DPUs only: one stored before goes on."""
+
+
 class DPUStatus(Model):
     """How far the card is."""
 
@@ -183,13 +212,16 @@ class DPUStatus(Model):
     """PCI address of the card on its host, as the DPU was bound to it."""
 
     required_reset: bool = False
-    """Whether the card waits for a reset of its host."""
+    """Whether the card waits for a reset of its host, be it under way or a person's to do."""
 
     firmware: Firmware | None = None
     """Versions of the card's firmware, as far as the card tells."""
 
     node_uid: Annotated[str, Field(alias="nodeUID")] = ""
     """Uid of the card's Node in its DPU cluster, as it was when the card was last seen healthy there."""
+
+    certificate: DMSCertificate | None = None
+    """The certificate of the DPU's DMS."""
 
     install: Install | None = None
     """The latest installation."""
@@ -205,7 +237,7 @@ class DPU(Object):
     """One card: the host it is in, the image and flavor it gets, the cluster it joins."""
 
     RESOURCE: ClassVar[Resource] = Resource(GROUP, VERSION, "dpus", "DPU")
-    RULES: ClassVar[tuple[Rule, ...]] = (kept("spec"),)
+    RULES: ClassVar[tuple[Rule, ...]] = (kept("spec"), NAME_FITS)
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         READY,
         PHASE,

@@ -46,7 +46,8 @@ class NVConfig(Model):
     """Settings as KEY=VALUE, set with mlxconfig. They take effect with the next reset of the card."""
 
     host_power_cycle_required: bool = False
-    """Whether the settings take effect only with a power cycle of the host."""
+    """Whether the settings take effect only with a power cycle of the host: hosts of cards with this flavor are power-cycled then,
+    as if their DPUs bore the annotation host-power-cycle-required."""
 
 
 class OVS(Model):

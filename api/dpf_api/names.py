@@ -38,6 +38,9 @@ ANNOTATION_NODE_PORT: Final = (
     f"{GROUP}/node-port"  # of a kamaji DPUCluster: which port its API server gets on the nodes
 )
 
+LEFT_NODE: Final = f"left-node.{GROUP}"
+"""Prefix of a DPUCluster's annotations that name Nodes which could not be removed there: ``left-node.../NODE``."""
+
 # Finalizers.
 FINALIZER_BFB: Final = f"{GROUP}/bfb-protection"
 FINALIZER_DPU: Final = f"{GROUP}/dpu-protection"

@@ -17,6 +17,8 @@ from dpf.runtime.options import ManagerOptions, Seconds, parse
 
 NAME = "provisioning-manager"
 DMS_POD_TIMEOUT = Seconds(300)
+OVERDUE = Seconds(1800)
+DELETION_TIMEOUT = Seconds(600)
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,12 @@ class Options:
     bfb_dir: Annotated[Path, "where this process sees that volume"] = Path("/bfb")
     dms_timeout: Annotated[int, "seconds that a card may take to install and boot; 0 is no limit"] = 900
     dms_pod_timeout: Annotated[Seconds, "how long a DMS pod may take to be ready"] = DMS_POD_TIMEOUT
+    drain_timeout: Annotated[Seconds, "after which a drain that is waited for is called overdue"] = OVERDUE
+    image_timeout: Annotated[Seconds, "after which an image that is waited for is called overdue"] = OVERDUE
+    join_timeout: Annotated[Seconds, "after which a card that does not join its cluster is called overdue"] = OVERDUE
+    deletion_timeout: Annotated[
+        Seconds, "how long a deleted DPU waits for its DPU cluster to let its Node be removed; 0 is for ever"
+    ] = DELETION_TIMEOUT
     webhook_bind_address: Annotated[
         str, "HOST:PORT to serve and register admission webhooks on; 0 leaves them out, as from a shell"
     ] = ":9443"
@@ -49,6 +57,10 @@ class Options:
             image_pull_secrets=self.image_pull_secrets,
             dms_timeout=self.dms_timeout,
             dms_pod_timeout=self.dms_pod_timeout,
+            drain_timeout=self.drain_timeout,
+            image_timeout=self.image_timeout,
+            join_timeout=self.join_timeout,
+            deletion_timeout=self.deletion_timeout,
             certificates=self.certificates,
             installs=self.installs,
         )

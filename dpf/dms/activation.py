@@ -3,6 +3,9 @@
 Image and digest of the bf.cfg are the identity of an activation. The same pair asked for again while it runs, or when it is done,
 is the same activation: the card is not flashed again. After a restart the card is asked what it has; the image is pushed again
 only if the card did not get all of it.
+
+A bf.cfg holds a join token and a password, so it is kept no longer than the card needs it: it goes when the card has all of it,
+and when the activation has ended in any other way. Who asks for another try hands it over again.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dpf.dms.card import Card, CardError, CardStatus, State
-from dpf.dms.images import Images
+from dpf.dms.images import BadName, Images
 from dpf.dms.state import Activation, Store
 from dpf.gnxi import dms
 from dpf.runtime.log import get_logger
@@ -51,19 +54,27 @@ class Activator:
         if self.current is not None and self.current.running:
             log.info("activation_resumed", version=self.current.version, progress=self.current.progress)
             self._start()
+        elif self.current is not None:
+            self._forget(self.current)
 
     def activate(self, version: str) -> None:
-        """Begins the activation of ``IMAGE;CONFIG`` unless it is under way or done.
+        """Begins the activation of ``IMAGE;CONFIG`` unless it is under way or done. Without a bf.cfg that was handed over anew the
+        latest one is meant.
 
         :raises NoSuchVersion: if one of the two is missing.
         :raises Busy: if another activation runs.
         """
+        now = self.current
+        known = now is not None and not now.over and now.version == version
+        if now is not None and known and self._images.find(version.partition(dms.SEPARATOR)[2]) is None:
+            log.info("activation_known", version=version, progress=now.progress)
+            return
         image, config = self._parts(version)
         asked = Activation(version, hashlib.sha256(config.read_bytes()).hexdigest())
-        now = self.current
-        same = now is not None and (now.version, now.config_sha256) == (asked.version, asked.config_sha256)
-        if now is not None and same and not now.over:
+        if now is not None and known and now.config_sha256 == asked.config_sha256:
             log.info("activation_known", version=version, progress=now.progress)
+            if now.progress != "asked":
+                self._forget(now)
             return
         if now is not None and now.running:
             raise Busy(f"the card is being given {now.version}")
@@ -105,7 +116,10 @@ class Activator:
     async def _push(self) -> None:
         """Gives the card image and bf.cfg, unless it has them."""
         activation = self.current
-        if activation is None or activation.progress != "asked":
+        if activation is None:
+            return
+        if activation.progress != "asked":
+            self._forget(activation)
             return
         self.seen = await self._card.status()
         if self.seen.id != activation.config_sha256 or self.seen.state in {State.EMPTY, State.FAILED}:
@@ -116,6 +130,7 @@ class Activator:
             self.seen = CardStatus(State.INSTALLING, version=image.name, message="pushing")
             await self._card.boot(image, image.name, data, activation.config_sha256)
         self._store.save(activation=replace(activation, progress="pushed"))
+        self._forget(activation)
 
     async def _follow(self) -> None:
         async for status in self._card.follow():
@@ -134,4 +149,13 @@ class Activator:
         activation = self.current
         if activation is not None:
             self._store.save(activation=replace(activation, progress=progress, message=message))  # type: ignore[arg-type]
+            self._forget(activation)
         log.info("activation_ended", outcome=progress, message=message)
+
+    def _forget(self, activation: Activation) -> None:
+        """Removes the bf.cfg: the card has it, or will not get it."""
+        name = activation.version.partition(dms.SEPARATOR)[2]
+        try:
+            self._images.forget(name, activation.config_sha256)
+        except (OSError, BadName) as error:
+            log.warning("bfcfg_not_removed", name=name, error=str(error))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -61,6 +61,10 @@ class Card(Protocol):
 
     async def set_mode(self, mode: str) -> None:
         """Changes the mode; it may count from the next reset on."""
+
+    async def firmware(self) -> Mapping[str, str]:
+        """Versions of the card's firmware by part (``bmc``, ``nic``, ``uefi``), as far as the card tells: those that count from
+        its next reset on."""
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         """Pushes image and bf.cfg to the card, which installs them and boots; returns when the card has taken all of it.

@@ -5,13 +5,15 @@ Nothing in it is named by a path. A file is under its name whole or not at all.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dpf.dms.state import write_whole
+from dpf.dms.state import part_of, write_whole
 from dpf.gnxi import dms
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
@@ -60,6 +62,14 @@ class Images:
     def write_config(self, version: str, data: bytes) -> None:
         """Stores a bf.cfg; it holds a join token, so nobody else may read it."""
         write_whole(self.path(version), data)
+
+    def forget(self, version: str, sha256: str) -> None:
+        """Removes the bf.cfg with that digest; one that has come in its place stays."""
+        path = self.path(version)
+        for left in (path, part_of(path)):
+            with suppress(FileNotFoundError):
+                if left == part_of(path) or hashlib.sha256(left.read_bytes()).hexdigest() == sha256:
+                    left.unlink()
 
     def begin(self, version: str) -> tuple[BinaryIO, Path]:
         """A file to write an image to; :meth:`finish` puts it in its place."""

@@ -6,7 +6,7 @@ settings, its log included. An image is pushed by writing it and the bf.cfg afte
 few seconds. The log is a buffer of 1 KiB in the card that takes nothing more once it is full, so until the installation is done
 each look empties it and what was seen is kept here.
 
-Mode and resets are the firmware tools' business (mlxconfig, mlxfwreset), the host's power the BMC's (ipmitool).
+Mode, firmware and resets are the firmware tools' business (mlxconfig, flint, mlxfwreset), the host's power the BMC's (ipmitool).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from io import FileIO
@@ -25,6 +25,7 @@ from typing import TypeVar
 
 from dpf.dms import tools
 from dpf.dms.card import CardError, CardStatus, Power, State
+from dpf.gnxi.dms import NIC
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
@@ -66,6 +67,8 @@ FAILED = re.compile(
 LOG_LINE = re.compile(r"(INFO|WARN|ERR|ASSERT)\[|PANIC\(|Exception\(")
 ARM_OFF = "System Off"
 MODE_SETTING = "INTERNAL_CPU_OFFLOAD_ENGINE"
+NIC_VERSION = re.compile(r"^FW Version:\s*(\S+)", re.MULTILINE)
+"""What flint says of the firmware on the card's flash; the one that runs until the next reset is ``FW Version(Running)``."""
 
 
 class RshimCard:
@@ -136,6 +139,11 @@ class RshimCard:
             return
         value = {"DPU": 0, "NIC": 1}[mode]
         await tools.run("mlxconfig", "-d", f"{self._pci}.0", "-y", "s", f"{MODE_SETTING}={value}")
+
+    async def firmware(self) -> Mapping[str, str]:
+        # Of the board management controller and of UEFI nothing is told on this side of the card.
+        found = NIC_VERSION.search(await tools.run("flint", "-d", f"{self._pci}.0", "q"))
+        return {NIC: found[1]} if found is not None else {}
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         device = await self.folder()

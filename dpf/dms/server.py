@@ -20,9 +20,10 @@ from gnmi_pb import gnmi_pb2_grpc
 
 from dpf.dms.activation import Activator
 from dpf.dms.card import Card
+from dpf.dms.gnmi import Gnmi
 from dpf.dms.hostreboot import HostReboots
 from dpf.dms.images import Images
-from dpf.dms.services import Gnmi, Os, System
+from dpf.dms.services import Os, System
 from dpf.dms.state import Store
 from dpf.gnxi.gen import gnoi_os_pb2_grpc, gnoi_system_pb2_grpc
 from dpf.runtime.errors import ConfigError
@@ -32,6 +33,8 @@ log = get_logger(__name__)
 
 GRACE = 1.0
 """Seconds that calls may finish after the server was told to end; a client that loses one asks again."""
+READS = 5
+"""How often certificates are read that change while they are."""
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,18 @@ class _Credentials:
         return self._read()
 
     def _read(self) -> grpc.ServerCertificateConfiguration | None:
-        try:
-            loaded = self._stamps()
-            key, cert, ca = (path.read_bytes() for path in self._files)
-        except OSError:
-            return None
-        self._loaded = loaded
-        return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=ca)
+        for _ in range(READS):
+            try:
+                loaded = self._stamps()
+                key, cert, ca = (path.read_bytes() for path in self._files)
+                if self._stamps() != loaded:
+                    # Replaced meanwhile: it may be the key of one and the certificate of the other.
+                    continue
+            except OSError:
+                return None
+            self._loaded = loaded
+            return grpc.ssl_server_certificate_configuration([(key, cert)], root_certificates=ca)
+        return None
 
     def _stamps(self) -> tuple[tuple[int, int], ...]:
         return tuple((stat.st_mtime_ns, stat.st_ino) for stat in map(Path.stat, self._files))

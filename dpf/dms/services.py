@@ -1,4 +1,4 @@
-"""The gRPC services over one card: gNMI for its mode, gNOI OS for images, gNOI System for reboots.
+"""The gNOI services over one card: OS for images, System for reboots.
 
 What is not served answers UNIMPLEMENTED, as gRPC does by itself. Errors of a call are gRPC's codes; errors of an installation or
 activation are the messages that gNOI has for them.
@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator
 from typing import Any, BinaryIO
 
 import grpc
-from gnmi_pb import gnmi_pb2, gnmi_pb2_grpc
 
 from dpf.dms.activation import Activator, Busy, NoSuchVersion
-from dpf.dms.card import Card, CardError
+from dpf.dms.card import CardError
+from dpf.dms.gnmi import code_of
 from dpf.dms.hostreboot import HostReboots
 from dpf.dms.images import BadName, Images
 from dpf.gnxi import dms
@@ -39,55 +39,6 @@ SILENCE = 60.0
 Context = grpc.aio.ServicerContext[Any, Any]
 Error = gnoi_os_pb2.InstallError
 Status = gnoi_system_pb2.RebootStatus
-
-
-class Gnmi(gnmi_pb2_grpc.gNMIServicer):  # type: ignore[misc]
-    """Get and Set of the card's mode; Get of the host's boot time."""
-
-    def __init__(self, card: Card) -> None:
-        self._card = card
-
-    async def Capabilities(self, request: Any, context: Context) -> Any:
-        """What is spoken."""
-        return gnmi_pb2.CapabilityResponse(
-            supported_encodings=[gnmi_pb2.PROTO, gnmi_pb2.JSON_IETF], gNMI_version="0.10.0"
-        )
-
-    async def Get(self, request: Any, context: Context) -> Any:
-        """The values of known paths.
-
-        An unknown one is NOT_FOUND.
-        """
-        notifications = []
-        for path in request.path:
-            update = gnmi_pb2.Update(path=path, val=await self._value(path, context))
-            notifications.append(gnmi_pb2.Notification(timestamp=time.time_ns(), update=[update]))
-        return gnmi_pb2.GetResponse(notification=notifications)
-
-    async def Set(self, request: Any, context: Context) -> Any:
-        """Changes the mode; anything else is refused whole."""
-        results = []
-        for update in [*request.replace, *request.update]:
-            if _names(update.path) != dms.MODE_PATH:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"/{'/'.join(_names(update.path))} cannot be set")
-            try:
-                await self._card.set_mode(update.val.string_val)
-            except CardError as error:
-                await context.abort(_code(error), str(error))
-            results.append(gnmi_pb2.UpdateResult(path=update.path, op=gnmi_pb2.UpdateResult.UPDATE))
-        return gnmi_pb2.SetResponse(response=results, timestamp=time.time_ns())
-
-    async def _value(self, path: Any, context: Context) -> Any:
-        names = _names(path)
-        try:
-            if names == dms.MODE_PATH:
-                return gnmi_pb2.TypedValue(string_val=await self._card.mode())
-            if names == dms.BOOT_TIME_PATH:
-                return gnmi_pb2.TypedValue(uint_val=await self._card.boot_time())
-        except CardError as error:
-            await context.abort(_code(error), str(error))
-        await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no /{'/'.join(names)}")
-        return None
 
 
 class InstallFailure(Exception):
@@ -217,7 +168,7 @@ class System(gnoi_system_pb2_grpc.SystemServicer):
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except CardError as error:
-            await context.abort(_code(error), str(error))
+            await context.abort(code_of(error), str(error))
         return gnoi_system_pb2.RebootResponse()
 
     async def RebootStatus(self, request: Any, context: Context) -> Any:
@@ -301,11 +252,3 @@ def _failed(kind: Any, detail: str) -> Any:
 def _not_activated(kind: Any, detail: str) -> Any:
     error = gnoi_os_pb2.ActivateError(type=kind, detail=detail)
     return gnoi_os_pb2.ActivateResponse(activate_error=error)
-
-
-def _names(path: Any) -> tuple[str, ...]:
-    return tuple(element.name for element in path.elem)
-
-
-def _code(error: CardError) -> grpc.StatusCode:
-    return grpc.StatusCode.UNAVAILABLE if error.passing else grpc.StatusCode.FAILED_PRECONDITION

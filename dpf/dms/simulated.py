@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,6 +41,10 @@ class SimulatedCard:
 
     async def set_mode(self, mode: str) -> None:
         await self._ask("POST", "/mode", {"mode": mode})
+
+    async def firmware(self) -> Mapping[str, str]:
+        versions: dict[str, str] = (await self._ask("GET", "")).get("firmware") or {}
+        return versions
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         body = {"image": str(image), "version": version, "config": config.decode(), "id": request}

@@ -104,10 +104,15 @@ class Store:
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file that only its owner can read, so that it is there whole or not at all even if the machine goes down."""
-    fresh = path.with_name(f".{path.name}.new")
+    fresh = part_of(path)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+def part_of(path: Path) -> Path:
+    """Where a file is written before it is under its name."""
+    return path.with_name(f".{path.name}.new")

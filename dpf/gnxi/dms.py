@@ -12,6 +12,13 @@ MODE_DPU = "DPU"
 BOOT_TIME_PATH = ("system", "state", "boot-time")
 """gNMI path of the host's boot time, nanoseconds since 1970 (openconfig-system)."""
 
+FIRMWARE_PATH = ("components", "component", "state", "firmware-version")
+"""gNMI path of the version of a part's firmware (openconfig-platform); key ``name`` of ``component`` names the part."""
+ANY = "*"
+"""The name that stands for all parts."""
+PARTS = BMC, NIC, UEFI = "bmc", "nic", "uefi"
+"""Parts of a card that have firmware."""
+
 CPU = "CPU"
 """gNOI subcomponent whose reboot status tells of an activation: the card's Arm side."""
 CHASSIS = "chassis"

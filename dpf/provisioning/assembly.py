@@ -20,6 +20,10 @@ from dpf.runtime.jobs import Jobs
 from dpf.runtime.k8s import Secret
 from dpf.runtime.manager import Manager
 from dpf.runtime.remote import RemoteClusters
+from dpf_api.dpu import Firmware
+
+FOLLOWED = 1000
+"""Reboots of hosts that an eye is kept on at once: each costs a question to its DMS a minute."""
 
 
 def add_controllers(
@@ -38,10 +42,11 @@ def add_controllers(
     manager.metrics.add(counts.collect)
     manager.metrics.add_text(object_metrics(cluster, lambda: all(manager.metrics.leading.values())))
     remotes = RemoteClusters(field_owner=manager.name, metrics=manager.metrics)
-    jobs: Jobs[None] = Jobs(limit=settings.installs)
+    jobs: Jobs[Firmware | None] = Jobs(limit=settings.installs)
+    reboots: Jobs[None] = Jobs(limit=FOLLOWED)
     allocator = Allocator(cluster)
     certificates = Certificates(cluster.client, settings.certificates)
-    card = DmsCard(cluster, certificates, jobs, settings.bfb_dir, configure(remotes), dial)
+    card = DmsCard(cluster, certificates, jobs, reboots, settings.bfb_dir, configure(remotes), dial)
     hands = Hands(
         client=cluster.client,
         remotes=remotes,
@@ -49,18 +54,22 @@ def add_controllers(
         certificates=certificates,
         card=card,
         jobs=jobs,
+        reboots=reboots,
         settings=settings,
         events=events,
         counts=counts,
     )
-    dpus = dpu_controller(cluster, remotes, Observer(cluster, remotes, jobs, settings), hands, manager.options.workers)
+    observer = Observer(cluster, remotes, jobs, reboots, settings)
+    dpus = dpu_controller(cluster, remotes, observer, hands, manager.options.workers)
     jobs.bind(dpus)
+    reboots.bind(dpus)
     downloads: Jobs[Image] = Jobs(limit=DOWNLOADS)
     manager.add(
         downloads,
         bfb_controller(cluster, events, counts, downloads, settings.bfb_dir, manager.options.workers),
         remotes,
         jobs,
+        reboots,
         dpuset_controller(cluster, events),
         dpus,
         dpucluster_controller(cluster, remotes, allocator, events),

@@ -30,7 +30,7 @@ def configure(remotes: RemoteClusters) -> Configure:
         if seen.node is None:
             raise Waiting("NodeNotFound", f"node {dpu.spec.node_name} is gone; waiting for it to be back")
         try:
-            skip = policy(dpu, seen.node).skip
+            skip = policy(dpu, seen.node, seen.flavor).skip
         except ValueError as error:
             raise Waiting("InvalidRebootCommand", str(error)) from error
         remote = remotes.get(Key(dpu.spec.cluster.namespace, dpu.spec.cluster.name))

@@ -47,6 +47,8 @@ class Counts:
         """Of installations that succeeded."""
         self.reboots: Counter[str] = Counter(WARM=0, COLD=0)
         """Reboots of hosts that were asked for, by method."""
+        self.certificates: Counter[str] = Counter(success=0, failure=0)
+        """Renewals of certificates of DMS."""
         self.downloads: Counter[str] = Counter(success=0, failure=0)
         self.downloaded_bytes = 0
 
@@ -55,6 +57,7 @@ class Counts:
         for name, text, label, counts in (
             ("dpf_dpu_installs", "Installations of cards that ended.", "outcome", self.installs),
             ("dpf_host_reboots", "Reboots asked of hosts.", "method", self.reboots),
+            ("dpf_dms_certificate_renewals", "Renewals of certificates of DMS.", "outcome", self.certificates),
             ("dpf_bfb_downloads", "Downloads of images that ended.", "outcome", self.downloads),
         ):
             yield counter(name, text, {(value,): count for value, count in counts.items()}, (label,))

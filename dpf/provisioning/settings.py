@@ -17,6 +17,10 @@ class Settings:
     :param bfb_pvc: name of that volume's claim, as DMS pods mount it.
     :param dms_timeout: seconds that DMS may take for one command; 0 is no limit.
     :param dms_pod_timeout: seconds in which a DMS pod must be ready.
+    :param drain_timeout: seconds after which a drain is called overdue; it is waited for all the same.
+    :param image_timeout: the same for an image that is being downloaded.
+    :param join_timeout: the same for a card that is to join its cluster.
+    :param deletion_timeout: seconds for which a DPU that is being deleted waits for its DPU cluster; 0 is for ever.
     :param certificates: who signs the certificates of DMS: this process's own small CA, or cert-manager.
     :param installs: installations that run at once.
     """
@@ -28,5 +32,9 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     dms_timeout: int = 900
     dms_pod_timeout: float = 300.0
+    drain_timeout: float = 1800.0
+    image_timeout: float = 1800.0
+    join_timeout: float = 1800.0
+    deletion_timeout: float = 600.0
     certificates: CertificateSource = "self"
     installs: int = 64

@@ -3,8 +3,9 @@
 What it guarantees:
 
 * Replicas share one authority: whoever creates the Secret first wins, the others read it.
-* The authority is renewed before it ends. For as long as certificates of the old one may live, both stand in the bundle, so
-  nobody who trusts the bundle is cut off.
+* The authority is followed by another before it ends, in two steps. First the successor stands in the bundle and signs nothing;
+  two months later, when whoever is given new certificates has that bundle, it takes over, and the old one stays in the bundle until
+  the next time. So nobody who trusts a bundle, old or new, is cut off.
 * Keys live in Secrets and in this process, never in a log; PEM texts are bytes so that they don't end in a format string.
 
 ``cryptography`` is imported when something is signed: it costs memory that an idle process need not have.
@@ -36,10 +37,14 @@ CA_LIFETIME = timedelta(days=365)
 LEAF_LIFETIME = timedelta(hours=24)
 RENEW_AT = 2 / 3
 """Share of a certificate's life after which it is made anew, as cert-manager has it: 24 h are renewed 8 h before their end."""
+ANNOUNCE_AT = 1 / 2
+"""Share of an authority's life after which its successor is made and stands in the bundle; at :data:`RENEW_AT` it takes over. With
+a year's life that is 60 days in between: longer than any certificate that an authority signs here."""
 SKEW = timedelta(minutes=5)
 """How far clocks may differ: certificates begin to hold this much before they are made."""
 
-CA_CERT, CA_KEY, CERT, KEY = "ca.crt", "ca.key", "tls.crt", "tls.key"
+CA_CERT, CERT, KEY = "ca.crt", "tls.crt", "tls.key"
+NEXT_CERT, NEXT_KEY = "next.crt", "next.key"
 
 Purpose = Literal["server", "client"]
 
@@ -91,14 +96,16 @@ def load(context: ssl.SSLContext, pair: KeyPair) -> None:
 
 @dataclass(frozen=True)
 class SmallCA:
-    """An authority: its own certificate first in ``bundle``, then an older one that still counts."""
+    """An authority: its own certificate first in ``bundle``, then an older one that still counts and one that will."""
 
     key: bytes = field(repr=False)
     bundle: bytes
+    successor: SmallCA | None = None
+    """Who follows it: in the bundle already, and signing nothing yet."""
 
     @classmethod
-    def make(cls, name: str, *, older: bytes = b"", lifetime: timedelta = CA_LIFETIME) -> SmallCA:
-        """A new authority. ``older`` is the certificate that it follows."""
+    def make(cls, name: str, *, lifetime: timedelta = CA_LIFETIME) -> SmallCA:
+        """A new authority."""
         from cryptography import x509
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
@@ -112,7 +119,7 @@ class SmallCA:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .sign(key, hashes.SHA256())
         )
-        return cls(_key_pem(key), certificate.public_bytes(serialization.Encoding.PEM) + _first_pem(older))
+        return cls(_key_pem(key), certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(
         self,
@@ -154,12 +161,21 @@ class SmallCA:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a successor."""
-        return now() >= renew_at(self.bundle)
+        """Whether it is time to announce a successor, or for that one to take over."""
+        spent = _spent(self.bundle)
+        return spent >= RENEW_AT or (spent >= ANNOUNCE_AT and self.successor is None)
+
+    def followed(self, name: str) -> SmallCA:
+        """What this authority, which is due, becomes: itself with a successor announced, or the successor."""
+        if _spent(self.bundle) < RENEW_AT:
+            heir = SmallCA.make(name)
+            return SmallCA(self.key, self.bundle + heir.bundle, heir)
+        heir = self.successor or SmallCA.make(name)
+        return SmallCA(heir.key, _first_pem(heir.bundle) + _first_pem(self.bundle))
 
 
 async def shared_ca(client: Client, name: str, namespace: str, *, known: Secret | None = None) -> SmallCA:
-    """The authority kept in a Secret; made if missing, followed by a new one when due.
+    """The authority kept in a Secret; made if missing, its successor announced and put in its place when due.
 
     :param known: the Secret as a cache has it, to spare a read.
     :raises ApiError: if the Secret can be neither read nor written.
@@ -170,14 +186,17 @@ async def shared_ca(client: Client, name: str, namespace: str, *, known: Secret 
         authority = _authority(secret)
         if authority is not None and not authority.due:
             return authority
-        fresh = SmallCA.make(name, older=authority.bundle if authority is not None else b"")
+        fresh = authority.followed(name) if authority is not None else SmallCA.make(name)
         data = encoded({CA_CERT: fresh.bundle, CERT: fresh.bundle, KEY: fresh.key})
+        if (heir := fresh.successor) is not None:
+            data |= encoded({NEXT_CERT: heir.bundle, NEXT_KEY: heir.key})
         try:
             if secret is None:
                 meta = ObjectMeta(name=name, namespace=namespace)
                 await client.create(Secret(metadata=meta, type="kubernetes.io/tls", data=data))
             else:
-                await client.merge_patch(secret, {"data": data}, resource_version=secret.metadata.resource_version)
+                patch = {"data": {NEXT_CERT: None, NEXT_KEY: None, **data}}
+                await client.merge_patch(secret, patch, resource_version=secret.metadata.resource_version)
         except (AlreadyExists, Conflict):
             continue  # Another replica was faster: its authority is ours.
         log.info("certificate_authority_made", secret=name, namespace=namespace)
@@ -194,17 +213,35 @@ async def _read(client: Client, name: str, namespace: str) -> Secret | None:
 def _authority(secret: Secret | None) -> SmallCA | None:
     if secret is None:
         return None
+    bundle, key = secret.value(CA_CERT), secret.value(KEY)
+    heir, heir_key = secret.value(NEXT_CERT), secret.value(NEXT_KEY)
+    if not _usable(bundle, key):
+        # Somebody had his hands in it: like one that is missing.
+        return None
+    return SmallCA(
+        key or b"", bundle or b"", SmallCA(heir_key or b"", heir or b"") if _usable(heir, heir_key) else None
+    )
+
+
+def _usable(cert: bytes | None, key: bytes | None) -> bool:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
-    bundle, key = secret.value(CA_CERT) or b"", secret.value(KEY) or b""
     try:
-        x509.load_pem_x509_certificate(bundle)
-        serialization.load_pem_private_key(key, password=None)
+        x509.load_pem_x509_certificate(cert or b"")
+        serialization.load_pem_private_key(key or b"", password=None)
     except (ValueError, TypeError):
-        # Somebody had his hands in it: like one that is missing.
-        return None
-    return SmallCA(key, bundle)
+        return False
+    return True
+
+
+def _spent(pem: bytes) -> float:
+    """The share of its life that the first certificate of a PEM text is through, 0 to 1 and beyond."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificate(pem)
+    start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return (now() - start) / (end - start)
 
 
 def _builder(

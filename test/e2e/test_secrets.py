@@ -8,6 +8,7 @@ import stat
 from dpf.runtime.k8s import Secret
 from dpf.sandbox.layout import NAMESPACE
 from dpf.sandbox.managers import MANAGERS
+from dpf_api.dpu import Phase
 from test.e2e.conftest import Box
 
 PUBLIC = {"ca.crt", "tls.crt", "namespace", "description", "expiration", "auth-extra-groups", "token-id"}
@@ -30,11 +31,13 @@ def values(secret: Secret) -> set[bytes]:
 
 async def test_no_log_event_metric_or_open_file_has_a_secret_of_the_run(box: Box, host: str) -> None:
     dpu = await box.provision(host)
-    await box.ready(dpu)
     secrets: set[bytes] = set()
-    for client, namespace in ((box.client, NAMESPACE), (box.dpu_client, "kube-system")):
-        for secret in await client.list(Secret, namespace):
-            secrets |= values(secret)
+    # The join token is there from the beginning of the installation until the card has joined.
+    for phase in (Phase.OS_INSTALLING, Phase.READY):
+        await box.in_phase(dpu, phase)
+        for client, namespace in ((box.client, NAMESPACE), (box.dpu_client, "kube-system")):
+            for secret in await client.list(Secret, namespace):
+                secrets |= values(secret)
     assert len(secrets) > 5
     events = [await client.request("GET", "/apis/events.k8s.io/v1/events") for client in (box.client, box.dpu_client)]
     dpus = await box.client.request("GET", f"/apis/provisioning.dpu.nvidia.com/v1alpha1/namespaces/{NAMESPACE}/dpus")
@@ -46,7 +49,9 @@ async def test_no_log_event_metric_or_open_file_has_a_secret_of_the_run(box: Box
 
 
 async def test_files_with_secrets_are_the_owners_alone(box: Box, host: str) -> None:
-    await box.ready(await box.provision(host))
+    dpu = await box.provision(host)
+    await box.ready(dpu)
+    assert not (box.layout.bfb_dir / f"{dpu}.cfg").exists(), "a bf.cfg goes when the card has it"
     open_files = []
     for path in box.layout.data_dir.rglob("*"):
         if not path.is_file() or path.is_symlink() or path.suffix in {".log", ".bfb"}:

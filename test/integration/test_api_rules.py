@@ -5,6 +5,7 @@ Objects are sent as the plain structures that a user's YAML holds, not through t
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ import yaml
 
 from dpf.runtime.client import Client
 from dpf.runtime.errors import Invalid, NotFound
+from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import Object, T
+from dpf.sandbox import manifests
+from dpf.sandbox.api import Api
 from dpf_api.bfb import BFB
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU
@@ -24,11 +28,13 @@ from dpf_api.dpucluster import Phase as ClusterPhase
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet
 from dpf_api.nodeeffect import Drain, NodeEffect
+from test.integration.conftest import Planes
 from test.spec import spec
 
 SAMPLES = sorted((Path(__file__).resolve().parents[2] / "config" / "samples").glob("*.yaml"))
 POWER_CYCLE = "provisioning.dpu.nvidia.com/host-power-cycle-required"
 URL = "http://example.com/a.bfb"
+ANYWHERE = {"nodeName": "n", "bfb": "b"}
 TAINT = {"taint": {"key": "dpu", "value": "provisioning", "effect": "NoSchedule"}}
 TWO_EFFECTS = TAINT | {"noEffect": True}
 
@@ -243,6 +249,46 @@ async def test_dpu_stays_in_its_place(server: Server) -> None:
     with pytest.raises(Invalid, match="spec is immutable and can't be removed"):
         await server.client.merge_patch(dpu, {"spec": None})
     assert (await server.change(dpu, bfb="c", dpuFlavor="f")).spec.bfb == "c"
+
+
+TOO_LONG = "metadata.name may have 63 characters"
+
+
+async def test_dpu_name_fits_where_it_is_used(server: Server) -> None:
+    await server.refuses(DPU, TOO_LONG, "d" * 64, spec=ANYWHERE)
+    for name in ("d" * 63, "worker1.example.com-0000-04-00"):
+        assert (await server.create(DPU, name, spec=ANYWHERE)).name == name
+
+
+async def test_dpu_with_a_longer_name_from_before_goes_on(server: Server, control_planes: Planes) -> None:
+    group, name = "before.dpf.test", "d" * 64
+    crd = yaml.safe_load((manifests.CONFIG / "crd" / "provisioning.dpu.nvidia.com_dpus.yaml").read_text())
+    crd["metadata"]["name"], crd["spec"]["group"] = f"dpus.{group}", group
+    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    rules = schema["x-kubernetes-validations"]
+    path = f"/apis/{group}/v1alpha1/namespaces/{server.namespace}/dpus"
+
+    def body(name: str) -> dict[str, Any]:
+        kind = {"apiVersion": f"{group}/v1alpha1", "kind": "DPU"}
+        return kind | {"metadata": {"name": name}, "spec": ANYWHERE}
+
+    async with Api(Kubeconfig.load(control_planes.host), user_agent="test") as api:
+        schema["x-kubernetes-validations"] = [rule for rule in rules if TOO_LONG not in rule["message"]]
+        await manifests.Applier(api).install_crds([crd])
+        await server.client.request("POST", path, body=body(name))
+        schema["x-kubernetes-validations"] = rules
+        await manifests.Applier(api).install_crds([crd])
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await server.client.request("POST", f"{path}?dryRun=All", body=body("e" * 64))
+            except Invalid:
+                break  # The rule is in force.
+            await asyncio.sleep(0.05)
+    patch = "application/merge-patch+json"
+    for where, change in (("", {"spec": {"bfb": "other"}}), ("/status", {"status": {"phase": "Pending"}})):
+        await server.client.request("PATCH", f"{path}/{name}{where}", body=change, content_type=patch)
+    await server.client.request("DELETE", f"{path}/{name}")
 
 
 @spec("provisioning:30", "provisioning:31")

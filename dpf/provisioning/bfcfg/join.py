@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, Terminal
+from dpf.runtime.errors import AlreadyExists, NotFound, Terminal
 from dpf.runtime.k8s import Secret, encoded
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta, now
@@ -52,6 +52,17 @@ async def delete_token(client: Client, identity: str) -> None:
     await client.delete(Secret(metadata=ObjectMeta(name=_name(identity), namespace=NAMESPACE)))
 
 
+async def extend_token(client: Client, identity: str) -> datetime | None:
+    """Lets the token hold for :data:`LIFETIME` from now, its secret as it was; None if there is no such token any more."""
+    until = (now() + LIFETIME).replace(microsecond=0)
+    secret = Secret(metadata=ObjectMeta(name=_name(identity), namespace=NAMESPACE))
+    try:
+        await client.merge_patch(secret, {"data": encoded({"expiration": _written(until)})})
+    except NotFound:
+        return None
+    return until
+
+
 @lru_cache(maxsize=64)
 def ca_hash(ca: bytes) -> str:
     """The pin of a cluster's CA: ``sha256:`` and the digest of its public key info."""
@@ -62,6 +73,10 @@ def ca_hash(ca: bytes) -> str:
     return "sha256:" + hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
+def _written(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _name(identity: str) -> str:
     return f"bootstrap-token-{identity}"
 
@@ -69,11 +84,10 @@ def _name(identity: str) -> str:
 async def _token_secret(client: Client, dpu_name: str, identity: str) -> str:
     """The secret part of the token, made or read back."""
     secret = "".join(secrets.choice(ALPHABET) for _ in range(16))
-    expiration = (now() + LIFETIME).strftime("%Y-%m-%dT%H:%M:%SZ")
     data: dict[str, bytes | str] = {
         "token-id": identity,
         "token-secret": secret,
-        "expiration": expiration,
+        "expiration": _written(now() + LIFETIME),
         "usage-bootstrap-authentication": "true",
         "usage-bootstrap-signing": "true",
         "auth-extra-groups": GROUPS,

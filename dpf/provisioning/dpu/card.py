@@ -9,18 +9,21 @@ from pathlib import Path
 
 from dpf.provisioning.dpu import dmspod
 from dpf.provisioning.dpu.certificates import Certificates
-from dpf.provisioning.dpu.install import BUDGET, Dms, Order, Unreachable, perform
+from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Unreachable, follow_reboot, perform
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.certs import KeyPair
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import Waiting
-from dpf.runtime.jobs import Jobs
-from dpf.runtime.k8s import Pod
+from dpf.runtime.jobs import Job, Jobs
+from dpf.runtime.k8s import Node, Pod
+from dpf.runtime.log import get_logger
 from dpf.runtime.meta import now
 from dpf_api import names
-from dpf_api.dpu import DPU
+from dpf_api.dpu import DPU, Firmware
+
+log = get_logger(__name__)
 
 Dial = Callable[[str, KeyPair], AbstractAsyncContextManager[Dms]]
 """Opens a connection to the DMS at ``HOST:PORT``, showing a key pair and trusting its CA."""
@@ -36,14 +39,17 @@ class DmsCard:
         self,
         cluster: Cluster,
         certificates: Certificates,
-        jobs: Jobs[None],
+        jobs: Jobs[Firmware | None],
+        reboots: Jobs[None],
         bfb_dir: Path,
         configure: Configure,
         dial: Dial,
     ) -> None:
         self._pods = cluster.cache[Pod]
+        self._nodes = cluster.cache[Node]
         self._certificates = certificates
         self._jobs = jobs
+        self._reboots = reboots
         self._bfb_dir = bfb_dir
         self._configure = configure
         self._dial = dial
@@ -61,7 +67,17 @@ class DmsCard:
     def start(self, dpu: DPU, order: Order, since: datetime) -> None:
         """Begins to flash the card."""
         left = max(1.0, BUDGET - (now() - since).total_seconds())
-        self._jobs.start(dpu.key, dpu.uid, lambda job: perform(job, order, lambda: self._connect(dpu), seconds=left))
+
+        async def work(job: Job[Firmware | None]) -> Firmware | None:
+            try:
+                firmware = await perform(job, order, lambda: self._connect(dpu), seconds=left)
+            except InstallFailed:
+                self._forget(order)
+                raise
+            self._forget(order)
+            return firmware
+
+        self._jobs.start(dpu.key, dpu.uid, work)
 
     async def reboot(self, seen: Seen, policy: Policy) -> None:
         """Asks for the reboot that is on record.
@@ -71,11 +87,24 @@ class DmsCard:
         async with self._connect(seen.dpu) as dms:
             await dms.reboot(policy, rebooting.request_id(seen.dpu))
 
+    def follow_reboot(self, dpu: DPU, seconds: float) -> None:
+        """Begins to ask whether the reboot failed."""
+        self._reboots.start(dpu.key, dpu.uid, lambda _: follow_reboot(lambda: self._connect(dpu), seconds=seconds))
+
+    def _forget(self, order: Order) -> None:
+        """Removes the configuration from the volume, where a DMS may have left it: it holds a join token."""
+        path = self._bfb_dir / order.config_name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("bfcfg_not_removed", path=str(path), error=error.strerror)
+
     @asynccontextmanager
     async def _connect(self, dpu: DPU) -> AsyncIterator[Dms]:
         name = names.dms_pod(dpu.name)
         pod = self._pods.get(name, dpu.namespace)
-        address = dmspod.address_of(pod) if pod is not None and pod.owned_by(dpu) else ""
+        node = self._nodes.get(dpu.spec.node_name)
+        address = dmspod.address_of(pod, node) if pod is not None and pod.owned_by(dpu) else ""
         if not address:
             raise Unreachable(f"pod {name} is not ready")
         pair = await self._certificates.client_pair(dpu.namespace)

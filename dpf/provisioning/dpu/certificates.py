@@ -3,26 +3,36 @@
 By default this process has a small authority of its own per namespace, in a Secret that outlives it; with
 ``--certificates=cert-manager`` it leaves signing to cert-manager's issuer and only asks. Either way the server's key pair is
 Secret ``<dpu>-server-secret`` beside the DPU, the client's is ``dpf-provisioning-client-secret``, and both name the same CA.
+
+Servers' certificates are renewed for as long as there is a DMS pod. When each is due stands in its DPU's status, so that no
+Secret is read to find out; DPUs that were provisioned together are renewed apart, each at its own moment within some days.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+import hashlib
+from datetime import datetime, timedelta
+from typing import Any
 
+from dpf.provisioning.dpu import podparts
 from dpf.provisioning.settings import CertificateSource
-from dpf.runtime.certs import KeyPair, SmallCA, renew_at, shared_ca
+from dpf.runtime.certs import KeyPair, SmallCA, expires, renew_at, shared_ca
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, NotFound, Terminal, Waiting
+from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
 from dpf.runtime.k8s import Node, Secret
-from dpf.runtime.meta import ObjectMeta, now, owner_reference
+from dpf.runtime.meta import ObjectMeta, now, owner_reference, to_wire
 from dpf_api import names
 from dpf_api.certificate import Certificate, CertificateSpec, IssuerReference
-from dpf_api.dpu import DPU
+from dpf_api.dpu import DPU, DMSCertificate
 
 SERVER_LIFETIME = timedelta(days=30)
-"""Longer than any provisioning: nothing talks to a card's DMS once it is Ready, and a new deployment gets a new one."""
+"""Half as long as a successor of the authority stands in the bundle before it signs, see :mod:`dpf.runtime.certs`."""
+SPREAD = 0.1
+"""Share of a certificate's life over which renewals are spread, before two thirds of it: three days."""
 
+COMMON_NAME = 64
+"""Characters that X.509 allows; whom a certificate is for stands in its addresses."""
 CLIENT_NAME = "dpf-provisioning-client"
 
 
@@ -36,37 +46,41 @@ class Certificates:
         self._clients: dict[str, KeyPair] = {}
         self._lock = asyncio.Lock()
 
-    async def ensure_server(self, dpu: DPU, node: Node) -> None:
-        """Makes sure that the DPU's server Secret exists, holds for the host's address and is fresh.
+    async def ensure_server(self, dpu: DPU, node: Node) -> DMSCertificate:
+        """Gives the DPU's server a fresh certificate for the host's address, and tells what the status should keep of it.
 
         :raises Waiting: if the host has no address yet.
         """
-        address = node.internal_ip or next((a.address for a in node.status.addresses), "")
+        address = podparts.host_address(node)
         if not address:
             raise Waiting("NodeHasNoAddress", f"node {node.name} reports no address; waiting for its kubelet")
         if self._source == "cert-manager":
-            await self._ask_cert_manager(dpu, address)
-            return
+            certificate = _request(dpu, address)
+            await self._store(certificate, {"spec": {"ipAddresses": [address]}}, dpu)
+            return DMSCertificate(address=address)
         authority = await self._authority(dpu.namespace)
         pair = authority.issue(dpu.name, purposes=["server"], names=[address], lifetime=SERVER_LIFETIME)
         secret = Secret(
             metadata=_owned(dpu, names.dms_secret(dpu.name)), type="kubernetes.io/tls", data=pair.secret_data()
         )
+        await self._store(secret, {"data": secret.data}, dpu)
+        return DMSCertificate(address=address, expires_at=expires(pair.cert), renew_at=_turn(dpu, pair.cert))
+
+    async def _store(self, obj: Secret | Certificate, change: dict[str, Any], dpu: DPU) -> None:
+        """Creates the object, or changes the one that is there; what is more likely is tried first."""
+        owners = [to_wire(reference) for reference in obj.metadata.owner_references]
+        patch = {**change, "metadata": {"ownerReferences": owners}}
+        if dpu.status.certificate is not None:
+            try:
+                await self._client.merge_patch(obj, patch)
+            except NotFound:
+                pass
+            else:
+                return
         try:
-            await self._client.create(secret)
+            await self._client.create(obj)
         except AlreadyExists:
-            await self._client.merge_patch(
-                secret,
-                {
-                    "data": secret.data,
-                    "metadata": {
-                        "ownerReferences": [
-                            reference.model_dump(mode="json", by_alias=True)
-                            for reference in secret.metadata.owner_references
-                        ]
-                    },
-                },
-            )
+            await self._client.merge_patch(obj, patch)
 
     async def client_pair(self, namespace: str) -> KeyPair:
         """The pair that this process shows to servers of the namespace, with the CA that it trusts.
@@ -120,24 +134,25 @@ class Certificates:
             authority = self._authorities[namespace] = await shared_ca(self._client, names.CA_SECRET, namespace)
         return authority
 
-    async def _ask_cert_manager(self, dpu: DPU, address: str) -> None:
-        name = names.dms_certificate(dpu.name)
-        if len(name) > 64:
-            message = f"{name} is too long for the common name of a certificate; use --certificates=self"
-            raise Terminal("NameTooLong", message)
-        spec = CertificateSpec(
-            secret_name=names.dms_secret(dpu.name),
-            issuer_ref=IssuerReference(name=names.CA_ISSUER, kind="Issuer"),
-            common_name=name,
-            ip_addresses=[address],
-            usages=["server auth"],
-            duration="24h",
-            renew_before="8h",
-        )
-        try:
-            await self._client.create(Certificate(metadata=_owned(dpu, name), spec=spec))
-        except AlreadyExists:
-            return
+
+def _turn(dpu: DPU, cert: bytes) -> datetime:
+    """When the DPU's certificate is renewed: at its own moment, which follows from its uid."""
+    digest = hashlib.sha256(dpu.uid.encode()).digest()
+    return renew_at(cert) - SERVER_LIFETIME * SPREAD * (int.from_bytes(digest[:4]) / 2**32)
+
+
+def _request(dpu: DPU, address: str) -> Certificate:
+    name = names.dms_certificate(dpu.name)
+    spec = CertificateSpec(
+        secret_name=names.dms_secret(dpu.name),
+        issuer_ref=IssuerReference(name=names.CA_ISSUER, kind="Issuer"),
+        common_name=name[:COMMON_NAME],
+        ip_addresses=[address],
+        usages=["server auth"],
+        duration="24h",
+        renew_before="8h",
+    )
+    return Certificate(metadata=_owned(dpu, name), spec=spec)
 
 
 def _owned(dpu: DPU, name: str) -> ObjectMeta:

@@ -1,47 +1,57 @@
 """Deleting: everything that was made for a DPU is taken back, in any order and as often as it takes; what is gone is fine.
 
-The card itself is neither wiped nor switched off. Its Node goes from the DPU cluster: while that cluster can't be reached the DPU
-stays, with a condition that says so; if the DPUCluster does not exist any more, or is to go as well, there is nothing to wait
-for. A cluster made anew under the same name keeps its Nodes.
+The card itself is neither wiped nor switched off. Its Node goes from the DPU cluster. While that can't be done, for the cluster is
+away, refuses it or holds the Node, the DPU stays and says so, but not for ever: after ``--deletion-timeout`` the rest is taken
+back, an event says that the Node may be left, and the DPUCluster bears a record by which it is removed when that is possible
+again. If the DPUCluster does not exist any more, or is to go as well, there is nothing to wait for. A cluster made anew under
+the same name keeps its Nodes.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
 
+from dpf.provisioning import leftnodes
 from dpf.provisioning.bfcfg import join
 from dpf.provisioning.dpu import effects
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.steps import waits
-from dpf.runtime.errors import ClusterUnavailable, NotFound
+from dpf.provisioning.dpu.steps import Hold, waits
+from dpf.provisioning.dpu.waiting import PODS_END, words
+from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound
 from dpf.runtime.k8s import Secret
-from dpf.runtime.meta import Condition, Key, ObjectMeta
+from dpf.runtime.meta import Key, ObjectMeta
 from dpf_api import names
 from dpf_api.certificate import Certificate
 from dpf_api.dpu import DPU, ConditionType
 from dpf_api.dpucluster import Phase
 
 READY = ConditionType.READY
-UNREACHABLE = "DPUClusterUnreachable"
+LOOK = 60.0
+"""Seconds between looks at a cluster that is away, in case that nobody tells when it is back."""
 
 
-def unfinished(seen: Seen) -> Condition | None:
-    """What deletion waits for, after everything was asked for that can be; None if nothing is left."""
-    if seen.dpu.spec.cluster.name and not _without_cluster(seen):
-        name = f"{seen.dpu.spec.cluster.namespace}/{seen.dpu.spec.cluster.name}"
-        if seen.away:
-            message = (
-                f"node {seen.dpu.name} can't be removed from cluster {name}: {seen.away}; goes on when the cluster answers, "
-                "or when its DPUCluster is deleted"
-            )
-            return waits(READY, UNREACHABLE, message)
-        if seen.dpu_node is not None:
-            return waits(READY, "DPUNodeEnding", f"waiting for node {seen.dpu.name} to go from cluster {name}")
+def unfinished(seen: Seen, refused: str = "") -> Hold | None:
+    """What deletion waits for, after everything was asked for that can be; None if nothing is left to wait for.
+
+    :param refused: why the DPU cluster did not let the Node be removed.
+    """
+    if (problem := _node_stays(seen, refused)) and (left := _left(seen)) > 0:
+        limit = (
+            f"given up {words(seen.settings.deletion_timeout)} after the deletion" if _limited(seen) else "not given up"
+        )
+        if seen.away or refused:
+            message = f"{problem}; goes on when the cluster answers or its DPUCluster is deleted; {limit}"
+            return Hold(waits(READY, "DPUClusterUnreachable", message), after=min(left, LOOK))
+        return Hold(waits(READY, "DPUNodeEnding", f"{problem}; {limit}"), after=left if _limited(seen) else None)
     pods = [pod.name for pod in (seen.dms_pod, seen.hostnetwork_pod) if pod is not None]
-    if pods:
-        return waits(READY, "PodsEnding", f"waiting for {' and '.join(pods)} to end on node {seen.dpu.spec.node_name}")
-    return None
+    if not pods:
+        return None
+    message = f"waiting for {' and '.join(pods)} to end on node {seen.dpu.spec.node_name}"
+    if (left := PODS_END - _deleted(seen)) > 0:
+        return Hold(waits(READY, "PodsEnding", message), after=left)
+    then = "if the host is gone for good, delete its Node, or the pods by force"
+    return Hold(waits(READY, "PodsDoNotEnd", f"{message}. It takes longer than {words(PODS_END)}: {then}"))
 
 
 def _without_cluster(seen: Seen) -> bool:
@@ -52,10 +62,19 @@ def _without_cluster(seen: Seen) -> bool:
     return seen.cluster.deleting and seen.away != "" and seen.cluster.status.phase is not Phase.READY
 
 
-async def take_back(hands: Hands, seen: Seen) -> None:
-    """Asks for the removal of everything that is still there."""
+def left_behind(seen: Seen, refused: str = "") -> str:
+    """Why the Node may be left in its cluster, if it is not waited for any longer; empty if it is gone."""
+    return _node_stays(seen, refused) if _left(seen) <= 0 else ""
+
+
+async def take_back(hands: Hands, seen: Seen) -> str:
+    """Asks for the removal of everything that is still there.
+
+    :returns: why the DPU cluster does not let the Node be removed; empty if it does, or is away.
+    """
     dpu = seen.dpu
     hands.jobs.cancel(dpu.key)
+    hands.reboots.cancel(dpu.key)
     if effects.to_undo(seen):
         await effects.undo(hands, seen)
     with suppress(FileNotFoundError):
@@ -63,7 +82,22 @@ async def take_back(hands: Hands, seen: Seen) -> None:
     for pod in (seen.dms_pod, seen.hostnetwork_pod):
         if pod is not None and not pod.deleting:
             await hands.client.delete(pod)
-    await _remove_node(hands, seen)
+    try:
+        await _remove_node(hands, seen)
+    except Conflict:
+        raise
+    except ApiError as error:
+        return error.message
+    return ""
+
+
+async def leave_node(hands: Hands, seen: Seen, why: str) -> None:
+    """Puts on record that the Node may be left, and says so."""
+    if seen.cluster is None:
+        return
+    await leftnodes.record(hands.client, seen.cluster, seen.dpu)
+    note = f"{why}. Not waited for any longer: it is removed when the cluster lets it, else remove it by hand"
+    hands.events.warning(seen.dpu, "NodeLeftBehind", note, action="Delete", related=seen.cluster)
 
 
 async def last(hands: Hands, dpu: DPU) -> None:
@@ -76,12 +110,42 @@ async def last(hands: Hands, dpu: DPU) -> None:
             await hands.client.delete(Certificate(metadata=meta))
 
 
+def _node_stays(seen: Seen, refused: str) -> str:
+    """Why the Node can't be known to be gone; empty if it is."""
+    reference, name = seen.dpu.spec.cluster, seen.dpu.name
+    if not reference.name or _without_cluster(seen):
+        return ""
+    cluster = f"{reference.namespace}/{reference.name}"
+    if seen.away or refused:
+        return f"node {name} can't be removed from cluster {cluster}: {refused or seen.away}"
+    if seen.dpu_node is None:
+        return ""
+    held = seen.dpu_node.metadata.finalizers
+    return f"waiting for node {name} to go from cluster {cluster}" + (f"; finalizers {', '.join(held)}" if held else "")
+
+
+def _limited(seen: Seen) -> bool:
+    return seen.settings.deletion_timeout > 0
+
+
+def _left(seen: Seen) -> float:
+    """Seconds for which the Node is still waited for."""
+    return seen.settings.deletion_timeout - _deleted(seen) if _limited(seen) else float("inf")
+
+
+def _deleted(seen: Seen) -> float:
+    """Seconds since deletion was asked for."""
+    since = seen.dpu.metadata.deletion_timestamp
+    return (seen.now - since).total_seconds() if since is not None else 0.0
+
+
 async def _remove_token(hands: Hands, dpu: DPU) -> None:
     """Takes the join token away before its day is over; where the cluster is gone, so is the token."""
     install, reference = dpu.status.install, dpu.spec.cluster
     if install is None or not reference.name:
         return
-    with suppress(ClusterUnavailable):
+    # One that can't be removed now goes with the Node that is left, or ends by itself.
+    with suppress(ClusterUnavailable, ApiError):
         remote = hands.remotes.get(Key(reference.namespace, reference.name))
         await join.delete_token(remote.client, join.token_id(dpu.uid, install.attempt))
 

@@ -18,6 +18,7 @@ from dpf.gnxi import dms as wire
 from dpf.provisioning.dpu.install import InstallFailed, Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.certs import KeyPair
+from dpf_api.dpu import Firmware
 
 if TYPE_CHECKING:
     import grpc.aio
@@ -117,6 +118,23 @@ class DmsClient:
         percent = _PERCENT.search(answer.reason)
         return Report(answer.active, outcome, text, int(percent[1]) if percent else 0)
 
+    async def firmware(self) -> Firmware | None:
+        """Versions of the card's firmware, as far as it tells; None if it tells none."""
+        from gnmi_pb import gnmi_pb2
+
+        elements = [gnmi_pb2.PathElem(name=name) for name in wire.FIRMWARE_PATH]
+        elements[1].key["name"] = wire.ANY
+        request = gnmi_pb2.GetRequest(path=[gnmi_pb2.Path(elem=elements)])
+        answer = await self._call(self._gnmi.Get, request, timeout=TOOL_TIMEOUT)
+        updates = [update for notification in answer.notification for update in notification.update]
+        found = {
+            element.key["name"]: update.val.string_val
+            for update in updates
+            for element in update.path.elem
+            if element.key.get("name") in wire.PARTS
+        }
+        return Firmware(**found) if found else None
+
     async def reboot(self, policy: Policy, request: str) -> None:
         """Asks for a reboot of the host; repeated with the same request, it does nothing."""
         from dpf.gnxi.gen import gnoi_system_pb2 as system_pb2
@@ -129,6 +147,17 @@ class DmsClient:
             subcomponents=[types_pb2.Path(elem=[chassis])],
         )
         await self._call(self._system.Reboot, body)
+
+    async def reboot_failure(self) -> str:
+        """Why the latest reboot that was asked for could not be carried out; empty if nothing is known to have failed."""
+        from dpf.gnxi.gen import gnoi_system_pb2 as system_pb2
+        from dpf.gnxi.gen import gnoi_types_pb2 as types_pb2
+
+        path = types_pb2.Path(elem=[types_pb2.PathElem(name=wire.CHASSIS)])
+        answer = await self._call(self._system.RebootStatus, system_pb2.RebootStatusRequest(subcomponents=[path]))
+        if answer.status.status != system_pb2.RebootStatus.STATUS_FAILURE:
+            return ""
+        return answer.status.message or answer.reason or "DMS gives no reason"
 
     async def _call(self, method: Any, request: Any, *, timeout: float = CALL_TIMEOUT) -> Any:
         import grpc

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import podparts
-from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu import indexes, podparts
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import Waiting
-from dpf.runtime.k8s import Container, ContainerPort, Pod
+from dpf.runtime.k8s import Container, ContainerPort, Node, Pod
 from dpf_api import names
 from dpf_api.dpu import DPU
 
@@ -15,6 +14,9 @@ CERTIFICATES = "/etc/ssl/certs/server"
 IMAGES = "/bfb"
 STATE = "/var/lib/dms"
 """On the host, so that a new pod knows what the card was asked for by the one before."""
+
+LOCAL = "127.0.0.1"
+"""Where the host's kubelet looks for the server, which is in the host's network: whatever becomes of the host's address."""
 
 PREFLIGHT = """
 for dev in /dev/rshim*; do
@@ -64,7 +66,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
                 command=["dms"],
                 args=arguments(address, settings, port),
                 ports=[ContainerPort(container_port=port)],
-                readiness_probe={"tcpSocket": {"port": port}, "periodSeconds": 5},
+                readiness_probe={"tcpSocket": {"host": LOCAL, "port": port}, "periodSeconds": 5},
                 security_context=podparts.PRIVILEGED,
                 volume_mounts=[
                     {"name": "server-volume", "mountPath": CERTIFICATES, "readOnly": True},
@@ -115,7 +117,7 @@ def pci_domain(dpu: DPU) -> str:
 
 
 def _label(dpu: DPU) -> str:
-    label = dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
+    label = indexes.pci_of(dpu)
     if not label:
         message = (
             f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
@@ -124,18 +126,12 @@ def _label(dpu: DPU) -> str:
     return label
 
 
-def address(seen: Seen) -> str:
-    """``HOST:PORT`` of the DPU's DMS; empty while it can't be reached."""
-    pod = seen.dms_pod
-    return address_of(pod) if pod is not None else ""
-
-
-def address_of(pod: Pod) -> str:
-    """``HOST:PORT`` of a DMS pod; empty while it has no address."""
+def address_of(pod: Pod, node: Node | None) -> str:
+    """``HOST:PORT`` of a DMS pod on its host; empty while it has no address."""
     container = next((c for c in pod.spec.containers if c.name == CONTAINER), None)
-    if not pod.ready or not pod.status.pod_ip or container is None or not container.ports:
+    ip = (podparts.host_address(node) if node is not None else "") or pod.status.pod_ip
+    if not pod.ready or not ip or container is None or not container.ports:
         return ""
-    ip = pod.status.pod_ip
     return f"[{ip}]:{container.ports[0].container_port}" if ":" in ip else f"{ip}:{container.ports[0].container_port}"
 
 

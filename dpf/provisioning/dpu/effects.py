@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dpf.provisioning.dpu import nodeeffect
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Changes
 from dpf.runtime.errors import Forbidden, Invalid, NotFound, Terminal
-from dpf_api.names import MAINTENANCE_OWNER, REQUESTOR
 from dpf_api.nodemaintenance import NodeMaintenance
 
 
@@ -37,8 +38,8 @@ async def ask_for_drain(hands: Hands, seen: Seen) -> Changes | None:
         if seen.maintenance is None:
             await hands.client.create(nodeeffect.maintenance_for(seen.dpu))
             hands.events.normal(seen.dpu, "DrainRequested", f"node {seen.dpu.spec.node_name} is to be drained")
-        elif REQUESTOR not in seen.maintenance.spec.additional_requestors:
-            await _set_requestors(hands, seen.maintenance, [*seen.maintenance.spec.additional_requestors, REQUESTOR])
+        elif patch := nodeeffect.join(seen.maintenance, seen.dpu):
+            await _edit(hands, seen.maintenance, patch)
     except (NotFound, Forbidden, Invalid) as error:
         raise Terminal("ErrorOccured", f"the host can't be drained: {error.message}") from error
     return None
@@ -53,29 +54,43 @@ async def undo(hands: Hands, seen: Seen) -> Changes | None:
             note = f"node {node.name} is rid of what it bore for this DPU"
             hands.events.normal(seen.dpu, "NodeEffectUndone", note, related=node)
         if (maintenance := _drain_to_undo(seen)) is not None:
-            others = [name for name in maintenance.spec.additional_requestors if name != REQUESTOR]
-            maintenance = await _set_requestors(hands, maintenance, others)
-            hands.events.normal(
-                seen.dpu, "NodeEffectUndone", f"node {maintenance.spec.node_name} need not be drained any more"
-            )
-            if maintenance.spec.requestor_id == MAINTENANCE_OWNER:
-                await hands.client.delete(maintenance)
+            await _end_drain(hands, seen, maintenance)
     except NotFound:
         return None
     return None
 
 
+async def let_go(hands: Hands, seen: Seen) -> Changes | None:
+    """Gives up our request for a drain that somebody deletes."""
+    if seen.maintenance is not None and (patch := nodeeffect.leave(seen.maintenance, seen.dpu.uid, seen.siblings)):
+        await _edit(hands, seen.maintenance, patch)
+    return None
+
+
+async def _end_drain(hands: Hands, seen: Seen, maintenance: NodeMaintenance) -> None:
+    needed = nodeeffect.needed_by_others(maintenance, seen.siblings)
+    if patch := nodeeffect.leave(maintenance, seen.dpu.uid, seen.siblings):
+        maintenance = await _edit(hands, maintenance, patch)
+    if needed:
+        return
+    note = f"node {maintenance.spec.node_name} need not be drained any more"
+    hands.events.normal(seen.dpu, "NodeEffectUndone", note)
+    if nodeeffect.ours(maintenance):
+        # Another DPU may ask for it at this very moment: then it is not deleted but looked at again.
+        await hands.client.delete(maintenance, resource_version=maintenance.metadata.resource_version)
+
+
 def _drain_to_undo(seen: Seen) -> NodeMaintenance | None:
-    """The request for the host's drain, if it is there for DPUs that no longer need it."""
+    """The request for the host's drain, if this DPU holds it, or it is there for DPUs that no longer need it."""
     found = seen.maintenance
     # Whatever the DPU's effect is by now: it may have been another when the drain was asked for.
     if found is None or found.deleting:
         return None
-    ours = REQUESTOR in found.spec.additional_requestors
-    return found if ours and not nodeeffect.needed_by_others(seen.siblings) else None
+    if nodeeffect.owned(found, seen.dpu.uid):
+        return found
+    return found if nodeeffect.requested(found) and not nodeeffect.needed_by_others(found, seen.siblings) else None
 
 
-async def _set_requestors(hands: Hands, maintenance: NodeMaintenance, names: list[str]) -> NodeMaintenance:
+async def _edit(hands: Hands, maintenance: NodeMaintenance, patch: dict[str, Any]) -> NodeMaintenance:
     """Locked on the version that was read: its API wants that of everybody who shares it."""
-    patch = {"spec": {"additionalRequestors": names}}
     return await hands.client.merge_patch(maintenance, patch, resource_version=maintenance.metadata.resource_version)

@@ -13,7 +13,7 @@ from dpf.runtime.client import Client
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.remote import RemoteClusters
-from dpf_api.dpu import DPU
+from dpf_api.dpu import DPU, Firmware
 from dpf_api.dpucluster import DPUCluster
 
 if TYPE_CHECKING:
@@ -44,9 +44,11 @@ class Outcome:
     error: Exception | None = None
     progress: str = ""
     percent: int = 0
+    firmware: Firmware | None = None
+    """Versions that the card told when it was done."""
 
     @classmethod
-    def of(cls, job: Job[None] | None) -> Outcome | None:
+    def of(cls, job: Job[Firmware | None] | None) -> Outcome | None:
         """Of a job, if there is one."""
         if job is None:
             return None
@@ -54,22 +56,27 @@ class Outcome:
         if not job.done:
             return cls(progress=text, percent=percent)
         try:
-            job.result()
+            firmware = job.result()
         except Exception as error:  # noqa: BLE001  (what a job raised is what the phase decides on)
             return cls(done=True, error=error, progress=text, percent=percent)
-        return cls(done=True, percent=100)
+        return cls(done=True, percent=100, firmware=firmware)
 
 
 @dataclass(frozen=True)
 class Hands:
-    """Handed to every action."""
+    """Handed to every action.
+
+    :param jobs: installations of cards.
+    :param reboots: eyes kept on reboots of hosts.
+    """
 
     client: Client
     remotes: RemoteClusters
     allocator: Allocator
     certificates: Certificates
     card: Card
-    jobs: Jobs[None]
+    jobs: Jobs[Firmware | None]
+    reboots: Jobs[None]
     settings: Settings
     events: EventRecorder
     counts: Counts

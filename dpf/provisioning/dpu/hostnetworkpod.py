@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from dpf.provisioning.dpu import podparts
+from dpf.provisioning.dpu import indexes, podparts
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Container, Pod
@@ -15,6 +15,7 @@ from dpf_api.operatorconfig import DPFOperatorConfig
 
 CONTAINER = "hostnetwork"
 DEFAULT_VFS = 16
+MTU = "vf_mtu"
 DONE, STATUS = "/tmp/hostnetwork_succeed", "/tmp/hostnetwork_status"  # noqa: S108 (the container's own; the program's defaults)
 READY = ["/bin/sh", "-c", f"cat {STATUS}; ls {DONE}"]
 """What the program says of itself stands in the probe's event on the pod."""
@@ -26,7 +27,7 @@ def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, 
 
     :raises Waiting: if the DPU does not say where its card is.
     """
-    label = dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
+    label = indexes.pci_of(dpu)
     if not label:
         message = (
             f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
@@ -35,7 +36,7 @@ def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, 
     env = {
         "device_pci_address": label.replace("-", ":"),
         "num_of_vfs": str(virtual_functions(flavor)),
-        "vf_mtu": str((config or DPFOperatorConfig()).spec.networking.high_speed_mtu),
+        MTU: str(mtu(config)),
     }
     container = Container(
         name=CONTAINER,
@@ -49,6 +50,19 @@ def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, 
     )
     name = names.hostnetwork_pod(dpu.name)
     return podparts.on_host(dpu, name, settings, containers=[container], volumes=[])
+
+
+def mtu(config: DPFOperatorConfig | None) -> int:
+    """The MTU of the host's virtual functions, bytes."""
+    return (config or DPFOperatorConfig()).spec.networking.high_speed_mtu
+
+
+def mtu_of(pod: Pod) -> int | None:
+    """The MTU that a pod was made with; None if it does not say one."""
+    values = [
+        variable.get("value", "") for c in pod.spec.containers for variable in c.env if variable.get("name") == MTU
+    ]
+    return int(values[0]) if values and values[0].isdecimal() else None
 
 
 def virtual_functions(flavor: DPUFlavor | None) -> int:

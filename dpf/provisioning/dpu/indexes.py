@@ -5,6 +5,7 @@ from __future__ import annotations
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.informer import Index
 from dpf_api.dpu import DPU
+from dpf_api.names import LABEL_DPU_PCI_ADDRESS
 
 HOST: Index[DPU] = Index("host", lambda dpu: (dpu.spec.node_name,) if dpu.spec.node_name else ())
 """By name of the host's Node."""
@@ -26,7 +27,7 @@ IN_CLUSTER: Index[DPU] = Index("in-cluster", lambda dpu: (cluster_of(dpu),) if d
 NODE: Index[DPU] = Index("node", lambda dpu: (f"{cluster_of(dpu)}/{dpu.name}",))
 """By DPU cluster and name of the card's Node in it."""
 
-CARD: Index[DPU] = Index("card", lambda dpu: (card_of(dpu.spec.node_name, dpu.spec.pci_address),))
+CARD: Index[DPU] = Index("card", lambda dpu: (place(dpu),))
 """By host and PCI address, across namespaces."""
 
 
@@ -44,6 +45,16 @@ def bound_uid(dpu: DPU) -> str:
 def bound_to(cluster: str, uid: str) -> str:
     """The value of :data:`CLUSTER` for DPUs whose cards were told to join the cluster with that uid; a namesake has another."""
     return f"{cluster}@{uid}" if cluster and uid else cluster
+
+
+def pci_of(dpu: DPU) -> str:
+    """The card's PCI address in the form of a label, ``0000-04-00``; empty if the DPU does not say it."""
+    return dpu.labels.get(LABEL_DPU_PCI_ADDRESS, "") or dpu.spec.pci_address.replace(":", "-")
+
+
+def place(dpu: DPU) -> str:
+    """The value of :data:`CARD` for a DPU."""
+    return card_of(dpu.spec.node_name, pci_of(dpu))
 
 
 def card_of(node: str, pci: str) -> str:

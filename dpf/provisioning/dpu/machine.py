@@ -56,9 +56,10 @@ class Pass:
                     self._advance(step)
                 case Act():
                     await self._act(step)
-                case Hold(condition=condition, after=after, cluster=cluster, changes=changes):
+                case Hold(condition=condition, also=also, after=after, cluster=cluster, changes=changes):
                     self._change(changes)
-                    self._take(condition)
+                    for each in (*also, condition):
+                        self._take(each)
                     await self.write()
                     if cluster:
                         raise ClusterUnavailable(cluster, condition.message)
@@ -109,6 +110,8 @@ class Pass:
                 "NotSeenYet", f"waiting for the outcome of {step.do.__name__} to be seen", retry_after=SEEN_LATER
             )
         self._did.add(step.do)
+        for condition in step.also:
+            self._take(condition)
         seen = self._look()
         try:
             outcome = await step.do(self._hands, seen)
@@ -138,7 +141,8 @@ class Pass:
         await self.write()
 
     def _take(self, condition: Condition) -> None:
-        condition = condition.model_copy(update={"observed_generation": self._dpu.metadata.generation})
+        # The present one: an action of this very pass may have changed the spec, and the next pass need not say the same again.
+        condition = condition.model_copy(update={"observed_generation": self._current().metadata.generation})
         changes: dict[str, Any] = {"conditions": set_condition(self._status.conditions, condition)}
         waiting = condition.status != "True"
         changes |= {"reason": condition.reason if waiting else "", "message": condition.message if waiting else ""}

@@ -5,7 +5,8 @@ what was there before. So only what DPUs put there is ever taken away; a taint o
 several DPUs of one host the last one to let go undoes it.
 
 A drain is a NodeMaintenance named after the host. It is shared the same way: we are one of its requestors for as long as a DPU
-of the host needs it.
+of the host needs it. Of one that a DPU made, the owners are the DPUs that need it, the one that made it as its controller; so
+the garbage collector keeps it until the last of them is gone. One that others made has no owner from us.
 """
 
 from __future__ import annotations
@@ -137,17 +138,65 @@ def maintenance_for(dpu: DPU) -> NodeMaintenance:
     )
 
 
+def ours(maintenance: NodeMaintenance) -> bool:
+    """Whether it was made for a DPU, and not by others."""
+    return maintenance.spec.requestor_id == MAINTENANCE_OWNER
+
+
+def requested(maintenance: NodeMaintenance) -> bool:
+    """Whether we are one of those who need it."""
+    return REQUESTOR in maintenance.spec.additional_requestors
+
+
+def owned(maintenance: NodeMaintenance, uid: str) -> bool:
+    """Whether the DPU is among its owners."""
+    return any(owner.uid == uid for owner in maintenance.metadata.owner_references)
+
+
+def joined(maintenance: NodeMaintenance, uid: str) -> bool:
+    """Whether it is held for the DPU."""
+    return requested(maintenance) and (owned(maintenance, uid) or not ours(maintenance))
+
+
 def drained(maintenance: NodeMaintenance) -> bool:
     """Whether the host is empty, and kept so for us."""
-    return REQUESTOR in maintenance.spec.additional_requestors and is_true(maintenance.status.conditions, "Ready")
+    return requested(maintenance) and is_true(maintenance.status.conditions, "Ready")
 
 
-def needed_by_others(siblings: Iterable[DPU]) -> bool:
-    """Whether another DPU of the same host and namespace still needs it drained."""
+def join(maintenance: NodeMaintenance, dpu: DPU) -> dict[str, Any]:
+    """The merge patch, to be locked, by which a drain that is there is held for the DPU too."""
+    patch: dict[str, Any] = {}
+    if not requested(maintenance):
+        patch["spec"] = {"additionalRequestors": [*maintenance.spec.additional_requestors, REQUESTOR]}
+    if ours(maintenance) and not owned(maintenance, dpu.uid):
+        owners = [*maintenance.metadata.owner_references, owner_reference(dpu, controller=False, block=False)]
+        patch["metadata"] = {"ownerReferences": [to_wire(owner) for owner in owners]}
+    return patch
+
+
+def leave(maintenance: NodeMaintenance, uid: str, siblings: Iterable[DPU]) -> dict[str, Any]:
+    """The merge patch, to be locked, by which the DPU lets go of a drain: it gives up its ownership while others need the
+    drain, and our request when nobody does. The ownership stays then until the object is gone, so that it can't be forgotten."""
+    if needed_by_others(maintenance, siblings):
+        owners = [owner for owner in maintenance.metadata.owner_references if owner.uid != uid]
+        return (
+            {"metadata": {"ownerReferences": [to_wire(owner) for owner in owners]}} if owned(maintenance, uid) else {}
+        )
+    if requested(maintenance):
+        others = [name for name in maintenance.spec.additional_requestors if name != REQUESTOR]
+        return {"spec": {"additionalRequestors": others}}
+    return {}
+
+
+def needed_by_others(maintenance: NodeMaintenance, siblings: Iterable[DPU]) -> bool:
+    """Whether another DPU of the same host and namespace still needs it drained: it is among the owners, or far enough on
+    its way to have asked."""
     return any(
-        drains(other.spec.node_effect)
-        and not other.deleting
+        not other.deleting
         and other.status.phase not in HOLDS_UNTIL
-        and other.status.phase is not Phase.INITIALIZING
+        and (
+            owned(maintenance, other.uid)
+            or (drains(other.spec.node_effect) and other.status.phase is not Phase.INITIALIZING)
+        )
         for other in siblings
     )

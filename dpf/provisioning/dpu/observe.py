@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -15,8 +16,8 @@ from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ClusterUnavailable
 from dpf.runtime.jobs import Jobs
-from dpf.runtime.k8s import Node, Pod
-from dpf.runtime.meta import Key, now
+from dpf.runtime.k8s import Node, NodeCondition, Pod
+from dpf.runtime.meta import Key, Object, now
 from dpf.runtime.remote import RemoteClusters
 from dpf_api import names
 from dpf_api.bfb import BFB
@@ -35,6 +36,11 @@ class Seen:
     :param dpu_node: the card's Node in its DPU cluster.
     :param away: why the DPU cluster can't be looked into; empty if it can.
     :param siblings: the other DPUs of the same host.
+    :param networks: the host network pods of those that have one, by the DPU's uid.
+    :param config: the settings of the whole system: of several the oldest.
+    :param ignored: the other ones.
+    :param job: the installation of the card, if one was begun by this process.
+    :param reboot_job: the eye kept on the host's reboot, likewise.
     """
 
     dpu: DPU
@@ -50,13 +56,32 @@ class Seen:
     dpu_node: Node | None = None
     away: str = ""
     siblings: tuple[DPU, ...] = ()
+    networks: Mapping[str, Pod] = field(default_factory=dict)
     config: DPFOperatorConfig | None = None
+    ignored: tuple[DPFOperatorConfig, ...] = ()
     job: Outcome | None = None
+    reboot_job: Outcome | None = None
 
     @property
     def boot_id(self) -> str:
         """The host's boot id now; empty if it is not known."""
         return self.node.status.node_info.boot_id if self.node is not None else ""
+
+    @property
+    def host_down(self) -> bool:
+        """Whether the host is known not to be ready: its kubelet says so, or nothing any more."""
+        ready = self._host_ready
+        return ready is not None and ready.status != "True"
+
+    @property
+    def host_since(self) -> datetime | None:
+        """Since when the host has been ready, or not; None if it never said."""
+        return self._host_ready.last_transition_time if self._host_ready is not None else None
+
+    @property
+    def _host_ready(self) -> NodeCondition | None:
+        conditions = self.node.status.conditions if self.node is not None else ()
+        return next((each for each in conditions if each.type == "Ready"), None)
 
     @property
     def install(self) -> Install:
@@ -78,28 +103,41 @@ class Seen:
     @property
     def pci(self) -> str:
         """Label form of the card's PCI address; empty if the DPU does not name it."""
-        return self.dpu.labels.get(names.LABEL_DPU_PCI_ADDRESS, "") or self.dpu.spec.pci_address.replace(":", "-")
+        return indexes.pci_of(self.dpu)
 
     @cached_property
     def dms_port(self) -> int:
         """Port of the card's DMS on its host."""
         return names.DMS_PORT + index_of(self.node, self.pci)
 
-    def waited(self, kind: ConditionType) -> float:
-        """Seconds for which the condition has been False; 0 if it is not."""
+    def waited(self, kind: ConditionType, *since: datetime | None) -> float:
+        """Seconds for which the condition has been False, whatever its reason was meanwhile; 0 if it is not.
+
+        :param since: moments before which it could not have become True, so that the time before does not count.
+        """
         condition = conditions.find(self.dpu.status.conditions, kind.value)
         if condition is None or condition.status != "False" or condition.last_transition_time is None:
             return 0.0
-        return max(0.0, (self.now - condition.last_transition_time).total_seconds())
+        began = max(moment for moment in (condition.last_transition_time, *since) if moment is not None)
+        return max(0.0, (self.now - began).total_seconds())
+
+
+def by_age(obj: Object) -> tuple[bool, datetime | None, str]:
+    """Orders objects from the oldest to the youngest; the server's clock ticks in seconds, so uids decide within one."""
+    made = obj.metadata.creation_timestamp
+    return made is None, made, obj.uid
 
 
 class Observer:
     """Looks things up for a DPU."""
 
-    def __init__(self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], settings: Settings) -> None:
+    def __init__(
+        self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], reboots: Jobs[Any], settings: Settings
+    ) -> None:
         self._cache = cluster.cache
         self._remotes = remotes
         self._jobs = jobs
+        self._reboots = reboots
         self._settings = settings
         indexes.add(cluster)
 
@@ -111,6 +149,9 @@ class Observer:
         """The world around the DPU now."""
         cache, spec, namespace = self._cache, dpu.spec, dpu.namespace
         dpu_node, away = self._dpu_node(dpu)
+        siblings = [d for d in cache[DPU].by(indexes.HOST, spec.node_name) if spec.node_name and d.uid != dpu.uid]
+        networks = {other.uid: self._pod(other, names.hostnetwork_pod(other.name)) for other in siblings}
+        configs = sorted(cache[DPFOperatorConfig].list(), key=by_age)
         return Seen(
             dpu=dpu,
             settings=self._settings,
@@ -123,13 +164,12 @@ class Observer:
             hostnetwork_pod=self._pod(dpu, names.hostnetwork_pod(dpu.name)),
             dpu_node=dpu_node,
             away=away,
-            siblings=tuple(
-                other
-                for other in cache[DPU].by(indexes.HOST, spec.node_name)
-                if spec.node_name and other.uid != dpu.uid
-            ),
-            config=next(iter(cache[DPFOperatorConfig].list()), None),
+            siblings=tuple(siblings),
+            networks={uid: pod for uid, pod in networks.items() if pod is not None},
+            config=configs[0] if configs else None,
+            ignored=tuple(configs[1:]),
             job=Outcome.of(self._jobs.get(dpu.key, dpu.uid)),
+            reboot_job=Outcome.of(self._reboots.get(dpu.key, dpu.uid)),
         )
 
     def _pod(self, dpu: DPU, name: str) -> Pod | None:

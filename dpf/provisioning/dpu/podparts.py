@@ -7,7 +7,7 @@ from typing import Any
 
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import Waiting
-from dpf.runtime.k8s import Container, ContainerStatus, Pod, PodSpec
+from dpf.runtime.k8s import Container, ContainerStatus, Node, Pod, PodSpec
 from dpf.runtime.meta import ObjectMeta, owner_reference
 from dpf_api.dpu import DPU
 
@@ -55,6 +55,12 @@ def on_host(
         spec["image_pull_secrets"] = [{"name": secret} for secret in settings.image_pull_secrets]
     meta = ObjectMeta(name=name, namespace=dpu.namespace, owner_references=[owner_reference(dpu)])
     return Pod(metadata=meta, spec=PodSpec(**spec))
+
+
+def host_address(node: Node) -> str:
+    """Where pods in the host's network are reached; empty if the Node reports no address. A pod's own ``podIP`` stays what it was
+    when the host's address changes."""
+    return node.internal_ip or next((a.address for a in node.status.addresses), "")
 
 
 def _pinned(node: str) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""How a host is rebooted after its card was flashed: the DPU's and its Node's annotations decide.
+"""How a host is rebooted after its card was flashed: the DPU's and its Node's annotations decide, and the DPU's flavor.
 
-| annotation ``host-power-cycle-required`` of the DPU | annotation of the Node, default | values |
+A power cycle is required if the DPU's annotation ``host-power-cycle-required`` says so, or if ``hostPowerCycleRequired`` of the
+flavor's firmware settings does; one is enough.
+
+| power cycle required | annotation of the Node, default | values |
 |---|---|---|
-| true | ``powercycle-command``, ``cycle`` | ``cycle``, ``reset``: by power; ``skip`` |
-| else | ``reboot-command``, ``reset`` | ``reset``, ``cycle``: card and host are reset together; ``skip`` |
+| yes | ``powercycle-command``, ``cycle`` | ``cycle``, ``reset``: by power; ``skip`` |
+| no | ``reboot-command``, ``reset`` | ``reset``, ``cycle``: card and host are reset together; ``skip`` |
 
 ``skip`` leaves the host alone; the card reboots itself at the end of its first boot then.
 """
@@ -15,6 +18,7 @@ from enum import StrEnum
 
 from dpf.runtime.k8s import Node
 from dpf_api.dpu import DPU
+from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.names import (
     ANNOTATION_HOST_POWER_CYCLE_REQUIRED,
     ANNOTATION_POWERCYCLE_COMMAND,
@@ -44,12 +48,12 @@ class Policy:
         return self.power is None
 
 
-def policy(dpu: DPU, node: Node) -> Policy:
+def policy(dpu: DPU, node: Node, flavor: DPUFlavor | None) -> Policy:
     """How this host is to be rebooted for this DPU.
 
     :raises ValueError: if the Node's annotation has no meaning; the message names it.
     """
-    if power_cycle_required(dpu):
+    if power_cycle_required(dpu, flavor):
         method, annotation, default = COLD, ANNOTATION_POWERCYCLE_COMMAND, "cycle"
     else:
         method, annotation, default = WARM, ANNOTATION_REBOOT_COMMAND, "reset"
@@ -63,8 +67,10 @@ def policy(dpu: DPU, node: Node) -> Policy:
         raise ValueError(message) from None
 
 
-def power_cycle_required(dpu: DPU) -> bool:
-    """Whether the DPU asks for a power cycle; what is no boolean counts as false."""
+def power_cycle_required(dpu: DPU, flavor: DPUFlavor | None) -> bool:
+    """Whether DPU or flavor ask for a power cycle; an annotation that is no boolean counts as false."""
+    if flavor is not None and any(each.host_power_cycle_required for each in flavor.spec.nvconfig):
+        return True
     try:
         return parse_bool(dpu.annotations.get(ANNOTATION_HOST_POWER_CYCLE_REQUIRED, "false"))
     except ValueError:

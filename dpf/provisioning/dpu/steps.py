@@ -39,21 +39,27 @@ Action = Callable[["Hands", "Seen"], Awaitable[Changes | Remember | None]]
 
 @dataclass(frozen=True)
 class Act:
-    """Do something, then decide again. If it fails, the condition says why (``reason``) and the DPU is tried again."""
+    """Do something, then decide again. If it fails, the condition says why (``reason``) and the DPU is tried again.
+
+    :param also: conditions that hold whether it fails or not.
+    """
 
     do: Action
     condition: ConditionType
     reason: str = "ErrorOccured"
+    also: tuple[Condition, ...] = ()
 
 
 @dataclass(frozen=True)
 class Hold:
     """Wait. What is waited for wakes the DPU; ``after`` (seconds) is for deadlines and for devices that can't call back.
 
+    :param also: other conditions, of what is amiss without being waited for.
     :param cluster: the DPU cluster (``namespace/name``) that must become reachable first, if that is what is waited for.
     """
 
     condition: Condition
+    also: tuple[Condition, ...] = ()
     after: float | None = None
     cluster: str = ""
     changes: Changes = field(default_factory=dict)

@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dpf.provisioning import leftnodes
 from dpf.provisioning.dpu import indexes
 from dpf.provisioning.dpucluster.allocator import Allocator
 from dpf.runtime.cluster import Cluster
@@ -57,6 +58,7 @@ class DPUClusterReconciler:
     def __init__(self, cluster: Cluster, remotes: RemoteClusters, allocator: Allocator, events: EventRecorder) -> None:
         self._client = cluster.client
         self._secrets = cluster.cache[Secret]
+        self._dpus = cluster.cache[DPU]
         self._remotes = remotes
         self._allocator = allocator
         self._events = events
@@ -98,8 +100,18 @@ class DPUClusterReconciler:
             self._events.normal(cluster, "InUse", status.message)
         if cluster.status.phase is not Phase.READY and status.phase is Phase.READY:
             self._events.normal(cluster, "Ready", f"{endpoint} answers; it runs {status.version}")
-        await self._client.status(cluster).set(status)
+        stored = await self._client.status(cluster).set(status)
+        if health.ok and not cluster.deleting:
+            await self._remove_left_nodes(stored)
         return None
+
+    async def _remove_left_nodes(self, cluster: DPUCluster) -> None:
+        if not any(leftnodes.recorded(cluster)):
+            return
+        remote = self._remotes.get(cluster.key).client
+        if removed := await leftnodes.remove(self._client, remote, cluster, self._dpus):
+            note = f"of deleted DPUs these Nodes were left, and are removed: {', '.join(removed)}"
+            self._events.normal(cluster, "LeftNodesRemoved", note)
 
     def _count_wait(self, cluster: DPUCluster, status: DPUClusterStatus) -> float:
         """How long to wait before writing a status in which nothing but the count is new, or who is counted."""

@@ -284,7 +284,7 @@ def dpuset_controller(cluster: Cluster, events: EventRecorder) -> Controller[DPU
             yield dpuset.key
 
     def waiting_for(dpu: DPU) -> Iterable[Key]:
-        return reconciler.blocked.get(indexes.card_of(dpu.spec.node_name, dpu.spec.pci_address), ())
+        return reconciler.blocked.get(indexes.place(dpu), ())
 
     return Controller(
         "dpuset",

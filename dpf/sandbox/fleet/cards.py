@@ -18,7 +18,7 @@ import orjson
 from pydantic import TypeAdapter
 
 from dpf.runtime.log import get_logger
-from dpf.sandbox.fleet.cardstate import Durations, Record, State, advance, begin_install, percent, reset
+from dpf.sandbox.fleet.cardstate import Durations, Record, State, advance, begin_install, firmware, percent, reset
 from dpf.sandbox.fleet.disk import read_json, write_private
 from dpf.sandbox.fleet.faults import Fault
 from dpf.sandbox.layout import CardAddress
@@ -168,6 +168,7 @@ def view(card: Card) -> dict[str, Any]:
         "message": record.message,
         "id": record.id,
         "mode": record.mode,
+        "firmware": firmware(record),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from dpf.dms.server import Server, ServerConfig
 from dpf.runtime.log import get_logger
 from dpf.runtime.options import duration
 from dpf.sandbox.fleet.cards import Card
+from dpf.sandbox.fleet.cardstate import firmware
 from dpf.sandbox.fleet.containers import Container, Run, state_folder
 from dpf.sandbox.fleet.hosts import Host
 
@@ -35,6 +36,9 @@ class LocalCard:
 
     async def set_mode(self, mode: str) -> None:
         self._card.set_mode(mode)
+
+    async def firmware(self) -> Mapping[str, str]:
+        return firmware(self._card.record)
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         self._card.boot_image(version, config.decode(), request)

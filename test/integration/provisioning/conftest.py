@@ -13,6 +13,7 @@ import pytest
 
 from dpf.clustermanager.static import static_cluster_controller
 from dpf.provisioning.assembly import add_controllers
+from dpf.provisioning.dpu.card import Dial
 from dpf.provisioning.dpu.install import Dms, Report
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.rebootpolicy import Policy
@@ -29,7 +30,8 @@ from dpf.runtime.options import ManagerOptions
 from dpf.runtime.remote import RemoteClusters
 from dpf.runtime.testing import eventually
 from dpf_api.bfb import BFB
-from dpf_api.dpu import DPU
+from dpf_api.dpu import DPU, Firmware
+from dpf_api.dpu import Phase as DPUPhase
 from dpf_api.dpucluster import DPUCluster, Phase
 from dpf_api.dpuset import DPUSet
 from dpf_api.names import FEATURE_PREFIX
@@ -44,6 +46,7 @@ class FakeDms:
 
     calls: list[tuple[str, ...]] = field(default_factory=list)
     error: Exception | None = None
+    reboot_error: Exception | None = None
 
     async def set_mode(self, mode: str) -> None:
         self.calls.append(("set_mode", mode))
@@ -59,8 +62,16 @@ class FakeDms:
     async def report(self) -> Report:
         return Report(active=False, outcome="success", text="done", percent=100)
 
+    async def firmware(self) -> Firmware | None:
+        return Firmware(nic="32.43.1014")
+
     async def reboot(self, policy: Policy, request: str) -> None:
         self.calls.append(("reboot", policy.method, request))
+        if self.reboot_error is not None:
+            raise self.reboot_error
+
+    async def reboot_failure(self) -> str:
+        return ""
 
     def count(self, name: str) -> int:
         return sum(call[0] == name for call in self.calls)
@@ -85,6 +96,10 @@ class World:
     """Those at work."""
     account: Path | None = None
     """Kubeconfig that managers use, if it is not the administrator's."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of managers that are not the usual ones."""
+    dial: Dial | None = None
+    """How managers reach DMS, if not the one that the test plays."""
     refused: int = 0
     """Requests that the server would not let managers make."""
     remotes: RemoteClusters | None = None
@@ -104,9 +119,9 @@ class World:
         node = await self.host.create(Node(metadata=ObjectMeta(name=name or self.host_node, labels=found)))
         return await self.boot(node, "boot-1")
 
-    async def boot(self, node: Node, boot_id: str) -> Node:
-        """The host comes up with a boot id."""
-        addresses = [{"type": "InternalIP", "address": "10.0.0.1"}]
+    async def boot(self, node: Node, boot_id: str, address: str = "10.0.0.1") -> Node:
+        """The host comes up with a boot id and an address."""
+        addresses = [{"type": "InternalIP", "address": address}]
         status = {"nodeInfo": _node_info(boot_id), "addresses": addresses}
         return await self.host.merge_patch(node, {"status": status}, subresource="status")
 
@@ -136,10 +151,10 @@ class World:
         cluster: DPUCluster = await self.eventually(DPUCluster, name, until=lambda c: c.status.phase is wanted)
         return cluster
 
-    async def create_dpu(self, name: str = "d1", **spec: Any) -> DPU:
+    async def create_dpu(self, name: str = "d1", *, pci: str = PCI, **spec: Any) -> DPU:
         """A DPU as a user would make it."""
-        base = {"nodeName": self.host_node, "bfb": "image", "nodeEffect": {"noEffect": True}, "pciAddress": PCI}
-        labels = {"provisioning.dpu.nvidia.com/dpu-pciAddress": PCI}
+        base = {"nodeName": self.host_node, "bfb": "image", "nodeEffect": {"noEffect": True}, "pciAddress": pci}
+        labels = {"provisioning.dpu.nvidia.com/dpu-pciAddress": pci}
         meta = {"name": f"{name}-{self.namespace}", "namespace": self.namespace, "labels": labels}
         return await self.host.create(DPU.model_validate({"metadata": meta, "spec": base | spec}))
 
@@ -167,6 +182,15 @@ class World:
         conditions = [{"type": "Ready", "status": "True"}]
         return await self.dpu.merge_patch(node, {"status": {"conditions": conditions}}, subresource="status")
 
+    async def ready_dpu(self, name: str = "d1", *, pci: str = PCI, **spec: Any) -> DPU:
+        """A DPU that has gone all the way; its host, image and cluster are there already, and need no reboot."""
+        name = (await self.create_dpu(name, pci=pci, **spec)).name
+        await self.pod_ready(f"{name}-dms")
+        await self.pod_ready(f"{name}-hostnetwork")
+        await self.join(name)
+        dpu: DPU = await self.eventually(DPU, name, until=lambda dpu: dpu.status.phase is DPUPhase.READY)
+        return dpu
+
     @asynccontextmanager
     async def manager(
         self, *, prepare: Callable[[Manager], None] = lambda _: None, **options: Any
@@ -182,7 +206,9 @@ class World:
             health_probe_bind_address="0",
             **({"workers": 4} | options),
         )
-        settings = Settings(bfb_dir=self.volume, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork")
+        settings = Settings(
+            bfb_dir=self.volume, bfb_pvc="bfb", dms_image="dms", hostnetwork_image="hostnetwork", **self.settings
+        )
 
         @asynccontextmanager
         async def dial(_: str, __: KeyPair) -> AsyncIterator[Dms]:
@@ -195,7 +221,7 @@ class World:
         kubeconfig = Kubeconfig.load(self.account or self.planes.host)
         async with Client(kubeconfig, field_owner="provisioning-manager", observer=observe) as client:
             manager = Manager("test", Cluster("host", client, namespace=self.namespace), chosen, Metrics())
-            self.remotes = add_controllers(manager, settings, lambda _: _configure, dial)
+            self.remotes = add_controllers(manager, settings, lambda _: _configure, self.dial or dial)
             manager.add(static_cluster_controller(manager.cluster))
             prepare(manager)
             task = self._tasks[manager.cluster] = asyncio.create_task(manager.run())

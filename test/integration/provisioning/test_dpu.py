@@ -6,7 +6,7 @@ from dpf.provisioning.dpu.install import InstallFailed
 from dpf.runtime.conditions import find
 from dpf.runtime.k8s import Node, Pod, Secret
 from dpf.runtime.testing import eventually, eventually_gone
-from dpf_api.dpu import DPU, Phase
+from dpf_api.dpu import DPU, Firmware, Phase
 from dpf_api.names import (
     ANNOTATION_RETRY,
     FINALIZER_DPU,
@@ -35,6 +35,7 @@ async def test_a_dpu_goes_all_the_way_and_back(world: World) -> None:
     name = (await world.create_dpu()).name
     await world.pod_ready(f"{name}-dms")
     await world.eventually(DPU, name, until=lambda d: d.status.reboot is not None and d.status.reboot.issued_at)
+    assert (await world.host.get(DPU, name, world.namespace)).status.required_reset
     assert [call[0] for call in world.dms.calls] == ["set_mode", "install", "install", "activate", "reboot"]
     await world.boot(node, "boot-2")
     await world.pod_ready(f"{name}-hostnetwork")
@@ -55,7 +56,9 @@ async def test_a_dpu_goes_all_the_way_and_back(world: World) -> None:
             ]
         )
     }
-    assert (dpu.status.reason, dpu.status.bfb_version) == ("", "image.bfb")
+    status = dpu.status
+    assert (status.reason, status.bfb_version, status.pci_device) == ("", "image.bfb", "0000-04-00")
+    assert (status.firmware, status.required_reset) == (Firmware(nic="32.43.1014"), False)
     there = await world.dpu.get(Node, name)
     assert there.labels[LABEL_HOST] == world.host_node
     assert there.labels[LABEL_DOCA_BFB_VERSION] == "bf-1.0"

@@ -93,7 +93,7 @@ async def test_max_nodes_holds_and_a_free_place_is_given_on(world: World) -> Non
     await world.cluster(max_nodes=1)
     first = await world.create_dpu("d1")
     first = await world.eventually(DPU, first.name, until=lambda dpu: dpu.spec.cluster.name == "c1")
-    second = await world.create_dpu("d2")
+    second = await world.create_dpu("d2", pci="0000-85-00")
     waiting = await world.eventually(DPU, second.name, until=lambda dpu: dpu.status.reason == "DPUClusterNotReady")
     assert "full" in waiting.status.message
     assert waiting.spec.cluster.name == ""

@@ -50,7 +50,7 @@ async def test_the_rights_of_the_provisioning_manager_are_enough(
         await world.pod_ready(f"{name}-hostnetwork")
         await world.join(name)
         await world.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.READY)
-        drained = await world.create_dpu("drained", nodeEffect=drain)
+        drained = await world.create_dpu("drained", pci="0000-85-00", nodeEffect=drain)
         await world.eventually(DPU, drained.name, until=lambda dpu: dpu.status.reason == "Draining")
         await host_client.delete(drained)
         await eventually_gone(host_client, DPU, drained.name, NAMESPACE)

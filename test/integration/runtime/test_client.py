@@ -54,6 +54,15 @@ async def test_a_delete_spares_a_namesake_made_later(host_client: Client, namesp
     assert (await host_client.get(ConfigMap, "a", namespace)).uid == second.uid
 
 
+async def test_a_delete_that_names_a_version_spares_any_other(host_client: Client, namespace: str) -> None:
+    seen = await host_client.create(config_map("a", namespace))
+    changed = await host_client.merge_patch(seen, {"data": {"k": "changed"}})
+    with pytest.raises(Conflict):
+        await host_client.delete(seen, resource_version=seen.metadata.resource_version)
+    await host_client.delete(changed, resource_version=changed.metadata.resource_version)
+    await eventually_gone(host_client, ConfigMap, "a", namespace)
+
+
 async def test_a_status_is_written_through_its_subresource_and_not_twice(host_client: Client, namespace: str) -> None:
     spec = {"containers": [{"name": "c", "image": "i"}]}
     pod = await host_client.create(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from typing import Any
 
 import grpc
 import pytest
 
 from dpf.gnxi.gen import gnoi_os_pb2, gnoi_os_pb2_grpc, gnoi_system_pb2, gnoi_system_pb2_grpc, gnoi_types_pb2
-from dpf.runtime.certs import SmallCA
+from dpf.runtime.certs import KeyPair, SmallCA, load
 from dpf.sandbox.fleet.clusterinfo import ca_pin
 from dpf.sandbox.fleet.containers import EntryPoint, run_dms
 from dpf.sandbox.fleet.inprocess import run_dms_in_process
@@ -54,6 +56,34 @@ async def test_card_is_flashed_through_dms_and_joins(fleet: Fleet, entry: EntryP
     await fleet.pod(pod["metadata"]["name"], lambda pod: is_ready(pod) and restarted(pod))
     summary = await fleet.summary(card)
     assert (summary["activates"], summary["installs"], summary["hostReboots"], summary["joins"]) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("entry", [run_dms, run_dms_in_process], ids=["process", "in-process"])
+async def test_a_secret_that_changes_reaches_dms_as_it_runs(fleet: Fleet, entry: EntryPoint) -> None:
+    fleet.entry_points["dms"] = entry
+    address, authority = fleet.inventory.address(fleet.cards[0].host), SmallCA.make("test")
+    first, second = [authority.issue("dms", purposes=["server"], names=[address]) for _ in range(2)]
+    secrets = f"/api/v1/namespaces/{fleet.namespace}/secrets"
+    await fleet.host.create(secrets, {"metadata": {"name": "server"}, "data": first.secret_data()})
+    pod = await fleet.pod(await run_dms_pod(fleet), is_ready)
+    client = authority.issue("client", purposes=["client"])
+    assert await shown(address, client) == first.cert.decode()
+    await fleet.host.patch(f"{secrets}/server", {"data": second.secret_data()})
+    async with asyncio.timeout(20):
+        while await shown(address, client) != second.cert.decode():
+            await asyncio.sleep(0.05)
+    after = await fleet.pod(pod["metadata"]["name"], is_ready)
+    assert after["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+async def shown(address: str, client: KeyPair) -> str:
+    """The certificate that a new connection to DMS is shown, PEM."""
+    context = ssl.create_default_context(cadata=client.ca.decode())
+    load(context, client)
+    _, writer = await asyncio.open_connection(address, 9339, ssl=context)
+    found = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return ssl.DER_cert_to_PEM_cert(found)
 
 
 def restarted(pod: dict[str, Any]) -> bool:

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = [
     (path.name, document)
     for path in sorted((ROOT / "config" / "samples").glob("*.yaml"))
+    if path.name != "kustomization.yaml"
     for document in yaml.safe_load_all(path.read_text())
 ]
 KINDS = {kind.RESOURCE.kind: kind for kind in (BFB, DPU, DPUCluster, DPUFlavor, DPUSet)}

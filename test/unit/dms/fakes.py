@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class CountingCard:
         self.comes_up_with = ""
         self.state = CardStatus(State.EMPTY)
         self.card_mode = "NIC"
+        self.versions = {"nic": "32.43.1014", "bmc": ""}
         self.host_boot_id = "boot-1"
 
     async def mode(self) -> str:
@@ -36,6 +37,11 @@ class CountingCard:
 
     async def set_mode(self, mode: str) -> None:
         self.card_mode = mode
+
+    async def firmware(self) -> Mapping[str, str]:
+        if self.failure is not None:
+            raise self.failure
+        return self.versions
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         self.pushes.append((version, config))

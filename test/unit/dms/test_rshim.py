@@ -75,7 +75,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder first on the path; every tool in it records its arguments in ``calls``."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("mlxconfig", "mlxfwreset", "ipmitool"):
+    for name in ("mlxconfig", "mlxfwreset", "flint", "ipmitool"):
         tool = folder / name
         tool.write_text(
             f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls\ncat {tmp_path}/{name}.out 2>/dev/null || true\n'
@@ -223,6 +223,24 @@ async def test_the_mode_is_changed_only_if_it_is_another(card: RshimCard, tools:
     await card.set_mode("DPU")
     sets = [line for line in (tools / "calls").read_text().splitlines() if " s " in line]
     assert sets == ["mlxconfig -d 04:00.0 -y s INTERNAL_CPU_OFFLOAD_ENGINE=0"]
+
+
+FLINT = """\
+Image type:            FS4
+FW Version:            32.43.1014
+FW Version(Running):   32.39.2048
+FW Release Date:       7.11.2024
+Rom Info:              type=UEFI version=14.36.16 cpu=AMD64,AARCH64
+PSID:                  MT_0000000884
+"""
+
+
+async def test_the_firmware_is_what_counts_after_the_next_reset(card: RshimCard, tools: Path) -> None:
+    (tools / "flint.out").write_text(FLINT)
+    assert await card.firmware() == {"nic": "32.43.1014"}
+    assert (tools / "calls").read_text() == "flint -d 04:00.0 q\n"
+    (tools / "flint.out").write_text("-E- Cannot open Device\n")
+    assert await card.firmware() == {}
 
 
 async def test_a_reset_shuts_the_arm_side_down_before_the_host(card: RshimCard, device: Device, tools: Path) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 
 import grpc
 import pytest
+from gnmi_pb import gnmi_pb2
 
 from dpf.dms import services
 from dpf.dms.card import CardError, CardStatus, State
+from dpf.dms.gnmi import firmware_path
 from dpf.dms.server import Server
 from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 from dpf.provisioning.dpu.dms import DmsClient, dial
@@ -19,6 +21,7 @@ from dpf.provisioning.dpu.install import InstallFailed, Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
 from dpf.runtime.certs import SmallCA
 from dpf.runtime.errors import ConfigError
+from dpf_api.dpu import Firmware
 from test.unit.dms.fakes import CLIENT, CountingCard, config, digest, served, write_pair
 
 IMAGE = b"bfb" * 100_000
@@ -51,7 +54,67 @@ async def test_a_card_is_given_mode_image_and_configuration_and_comes_up(tmp_pat
     assert card.card_mode == "DPU"
     assert card.pushes == [("x.bfb", CONFIG)]
     assert (tmp_path / "images" / "x.bfb").read_bytes() == IMAGE
-    assert (tmp_path / "images" / "d.cfg").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_bfcfg_is_the_owners_alone_and_goes_when_the_card_has_it(tmp_path: Path) -> None:
+    card, file = CountingCard(), tmp_path / "images" / "d.cfg"
+    async with served(config(tmp_path), card) as client:
+        await installed(client)
+        assert file.stat().st_mode & 0o777 == 0o600
+        await client.activate("x.bfb;d.cfg")
+        async with asyncio.timeout(20):
+            while not card.pushes or file.exists():
+                await asyncio.sleep(0.01)
+        assert (await client.report()).active, "while it is still at work"
+        await client.install("d.cfg", CONFIG)
+        await client.activate("x.bfb;d.cfg")
+        assert not file.exists(), "a manager that takes over hands it over again"
+        card.go.set()
+        assert (await settled(client)).outcome == "success"
+    assert len(card.pushes) == 1
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() == CONFIG]
+    assert left == []
+
+
+async def test_a_bfcfg_goes_when_the_card_fails_and_a_newer_one_stays(tmp_path: Path) -> None:
+    card, folder = CountingCard(), tmp_path / "images"
+    card.failure = CardError("eMMC broke")
+    async with served(config(tmp_path), card) as client:
+        await installed(client)
+        await client.activate("x.bfb;d.cfg")
+        await client.install("d.cfg", b"# of the next attempt\n")
+        card.go.set()
+        assert (await settled(client)).outcome == "failure"
+        assert (folder / "d.cfg").read_bytes() == b"# of the next attempt\n"
+
+
+async def test_a_bfcfg_that_a_killed_server_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    card, settings = CountingCard(), config(tmp_path)
+    card.go.set()
+    async with served(settings, card) as client:
+        await installed(client)
+        await client.activate("x.bfb;d.cfg")
+        await settled(client)
+    (settings.image_folder / "d.cfg").write_bytes(CONFIG)
+    (settings.image_folder / ".d.cfg.new").write_bytes(CONFIG[:3])
+    async with served(settings, card):
+        assert [path.name for path in settings.image_folder.iterdir()] == ["x.bfb"]
+
+
+async def test_the_firmware_is_told_as_far_as_it_is_known(tmp_path: Path) -> None:
+    card = CountingCard()
+    async with served(config(tmp_path), card) as client:
+        assert await client.firmware() == Firmware(nic="32.43.1014")
+        nic = await client._gnmi.Get(gnmi_pb2.GetRequest(path=[firmware_path("nic")]))
+        assert nic.notification[0].update[0].val.string_val == "32.43.1014"
+        with pytest.raises(grpc.aio.AioRpcError) as info:
+            await client._gnmi.Get(gnmi_pb2.GetRequest(path=[firmware_path("bmc")]))
+        assert info.value.code() is grpc.StatusCode.NOT_FOUND
+        card.versions = {}
+        assert await client.firmware() is None
+        card.failure = CardError("flint cannot be run")
+        with pytest.raises(InstallFailed, match="flint cannot be run"):
+            await client.firmware()
 
 
 async def test_a_card_that_comes_up_with_another_image_has_failed(tmp_path: Path) -> None:
@@ -99,6 +162,10 @@ async def test_the_same_activation_asked_for_again_flashes_once(tmp_path: Path) 
         await client.activate("x.bfb;d.cfg")
         assert (await client.report()).outcome == "success"
         assert len(card.pushes) == 1
+        await client.install("d.cfg", CONFIG)
+        await client.activate("x.bfb;d.cfg")
+        assert len(card.pushes) == 1, "handed over once more it is the same"
+        assert not (tmp_path / "images" / "d.cfg").exists()
         await client.install("d.cfg", b"# another token\n")
         await client.activate("x.bfb;d.cfg")
         await settled(client)
@@ -161,6 +228,7 @@ async def test_a_card_that_fails_says_why_and_may_be_tried_again(tmp_path: Path,
         assert await settled(client) == Report(False, outcome, "eMMC broke")
         card.failure = None
         card.state = CardStatus(State.FAILED)
+        await client.install("d.cfg", CONFIG)
         await client.activate("x.bfb;d.cfg")
         assert (await settled(client)).outcome == "success"
 
@@ -391,10 +459,11 @@ async def test_a_reboot_that_failed_is_done_again_only_if_asked_for(tmp_path: Pa
         await asyncio.wait_for(failed.wait(), 20)
     card.reset = succeed  # type: ignore[method-assign]
     async with served(settings, card) as client:
-        await client.report()
+        assert await client.reboot_failure() == "no BMC"
         assert not done.is_set(), "a restart alone takes no host down"
         await client.reboot(policy, "uid/boot-1")
         await asyncio.wait_for(done.wait(), 20)
+        assert await client.reboot_failure() == ""
 
 
 async def test_a_state_file_nobody_can_read_counts_as_none(tmp_path: Path) -> None:

@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Report, Unreachable, perform
+from dpf.provisioning.dpu.install import (
+    BUDGET,
+    Dms,
+    InstallFailed,
+    Order,
+    RebootFailed,
+    Report,
+    Unreachable,
+    follow_reboot,
+    perform,
+)
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.jobs import Job
 from dpf.runtime.testing import run_virtual
+from dpf_api.dpu import Firmware
 
 ORDER = Order("d1", "image.bfb", Path("/bfb/image.bfb"), b"secret")
 DONE = Report(active=False, outcome="success", text="done", percent=100)
@@ -29,9 +40,11 @@ class Script:
     def __init__(self, *reports: Report, failures: int = 0) -> None:
         self.calls: list[str] = []
         self.failures = failures
+        self.firmware_error: Exception | None = None
+        self.refused = ""
         self._reports = list(reports)
 
-    def __call__(self) -> object:
+    def __call__(self) -> AbstractAsyncContextManager[Dms]:
         return self._connected()
 
     @asynccontextmanager
@@ -53,18 +66,28 @@ class Script:
     async def report(self) -> Report:
         return self._reports.pop(0) if len(self._reports) > 1 else self._reports[0]
 
+    async def firmware(self) -> Firmware | None:
+        if self.firmware_error is not None:
+            raise self.firmware_error
+        return Firmware(nic="32.43.1014")
+
     async def reboot(self, policy: Policy, request: str) -> None:
         raise AssertionError("nobody asked for that")
 
+    async def reboot_failure(self) -> str:
+        self.calls.append("reboot failure?")
+        return self.refused if len(self.calls) > 2 else ""
 
-def flash(script: Script, *, seconds: float = BUDGET) -> Job[None]:
-    job: Job[None] = Job("uid")
+
+def flash(script: Script, *, seconds: float = BUDGET) -> Firmware | None:
+    job: Job[Firmware | None] = Job("uid")
+    told: list[Firmware | None] = []
 
     async def work() -> None:
-        await perform(job, ORDER, script, seconds=seconds)  # type: ignore[arg-type]
+        told.append(await perform(job, ORDER, script, seconds=seconds))
 
     run_virtual(work)
-    return job
+    return told[0]
 
 
 def test_image_and_configuration_are_handed_over_then_activated_once() -> None:
@@ -95,6 +118,19 @@ def test_a_passing_failure_is_tried_again_and_then_ends_it() -> None:
     with pytest.raises(InstallFailed, match="3 times: busy"):
         flash(script)
     assert script.calls.count("activate image.bfb;d1.cfg") == 3
+    assert script.calls.count("install d1.cfg") == 3, "DMS has forgotten it by then"
+
+
+def test_the_firmware_is_asked_for_when_the_card_is_done() -> None:
+    assert flash(Script(IDLE, DONE)) == Firmware(nic="32.43.1014")
+
+
+@pytest.mark.parametrize("error", [InstallFailed("UNIMPLEMENTED"), Unreachable("INTERNAL")])
+def test_a_dms_that_does_not_know_the_firmware_is_no_failure(error: Exception) -> None:
+    script = Script(IDLE, DONE)
+    script.firmware_error = error
+    assert flash(script) is None
+    assert script.calls.count("activate image.bfb;d1.cfg") == 1
 
 
 @pytest.mark.parametrize("script", [lambda: Script(busy(40)), lambda: Script(DONE, failures=10**6)])
@@ -104,11 +140,11 @@ def test_what_takes_too_long_is_given_up_with_what_was_heard_last(script: Callab
 
 
 def test_progress_is_told() -> None:
-    job: Job[None] = Job("uid")
+    job: Job[Firmware | None] = Job("uid")
     script = Script(busy(40))
 
     async def work() -> None:
-        task = asyncio.create_task(perform(job, ORDER, script))  # type: ignore[arg-type]
+        task = asyncio.create_task(perform(job, ORDER, script))
         await asyncio.sleep(1)
         task.cancel()
         await asyncio.wait([task])
@@ -120,3 +156,28 @@ def test_progress_is_told() -> None:
 def test_the_configuration_does_not_show() -> None:
     assert "secret" not in repr(ORDER)
     assert len(ORDER.sha256) == 64
+
+
+def test_a_reboot_that_fails_later_is_noticed_though_dms_was_away_meanwhile() -> None:
+    script = Script(failures=2)
+    script.refused = "ipmitool: no such device"
+    with pytest.raises(RebootFailed, match="ipmitool: no such device"):
+        run_virtual(lambda: follow_reboot(script, seconds=BUDGET))
+    assert len(script.calls) == 3
+
+
+def test_a_reboot_is_not_asked_about_for_ever() -> None:
+    script = Script()
+    run_virtual(lambda: follow_reboot(script, seconds=BUDGET))
+    assert 25 <= len(script.calls) <= 40
+
+
+def test_a_dms_that_does_not_know_the_question_is_not_asked_again() -> None:
+    class Unimplemented(Script):
+        async def reboot_failure(self) -> str:
+            self.calls.append("reboot failure?")
+            raise InstallFailed("UNIMPLEMENTED")
+
+    script = Unimplemented()
+    run_virtual(lambda: follow_reboot(script, seconds=BUDGET))
+    assert len(script.calls) == 1

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from dpf.provisioning.dpu import nodeeffect
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import to_wire
+from dpf_api.dpu import DPU
+from dpf_api.names import MAINTENANCE_OWNER, REQUESTOR
 from dpf_api.nodeeffect import NodeEffect, Taint
+from dpf_api.nodemaintenance import NodeMaintenance
 from test.unit.provisioning.worlds import assigned
 
 
@@ -86,9 +89,59 @@ def test_an_annotation_that_cannot_be_read_counts_as_nothing() -> None:
         assert nodeeffect.ledger(broken) == {}
 
 
+DRAIN = {"drain": {"automaticNodeReboot": True}}
+
+
+def drain(*owners: str, requestors: tuple[str, ...] = (REQUESTOR,), by: str = MAINTENANCE_OWNER) -> NodeMaintenance:
+    references = [
+        {"apiVersion": "v1", "kind": "DPU", "name": uid.removeprefix("uid-"), "uid": uid, "controller": number == 0}
+        for number, uid in enumerate(owners)
+    ]
+    return NodeMaintenance.model_validate(
+        {
+            "metadata": {"name": "worker1", "namespace": "ns", "ownerReferences": references},
+            "spec": {"requestorID": by, "nodeName": "worker1", "additionalRequestors": list(requestors)},
+        }
+    )
+
+
+def in_phase(name: str, phase: str, **spec: Any) -> DPU:
+    return assigned(name, status={"phase": phase}, **({"nodeEffect": DRAIN} | spec))
+
+
 def test_a_drain_is_kept_while_another_dpu_of_the_host_needs_it() -> None:
-    drain = {"drain": {"automaticNodeReboot": True}}
-    busy = assigned("d2", nodeEffect=drain, status={"phase": "OS Installing"})
-    done = assigned("d3", nodeEffect=drain, status={"phase": "Ready"})
-    assert nodeeffect.needed_by_others([busy, done])
-    assert not nodeeffect.needed_by_others([done])
+    busy, done = in_phase("d2", "OS Installing"), in_phase("d3", "Ready")
+    assert nodeeffect.needed_by_others(drain("uid-d1"), [busy, done])
+    assert not nodeeffect.needed_by_others(drain("uid-d1"), [done])
+    fresh = in_phase("d4", "Initializing")
+    assert not nodeeffect.needed_by_others(drain("uid-d1"), [fresh])
+    assert nodeeffect.needed_by_others(drain("uid-d1", "uid-d4"), [fresh]), (
+        "it asked, and its status is not written yet"
+    )
+
+
+def test_each_dpu_that_needs_a_drain_owns_it_beside_the_one_that_made_it() -> None:
+    patch = nodeeffect.join(drain("uid-d1"), in_phase("d2", "Node Effect"))
+    assert "spec" not in patch
+    owners = patch["metadata"]["ownerReferences"]
+    assert [(owner["uid"], owner.get("controller", False)) for owner in owners] == [("uid-d1", True), ("uid-d2", False)]
+    assert nodeeffect.join(drain("uid-d1", "uid-d2"), in_phase("d2", "Node Effect")) == {}
+
+
+def test_a_drain_of_others_is_joined_but_never_owned() -> None:
+    theirs = drain(requestors=("them",), by="them")
+    assert not nodeeffect.joined(theirs, "uid-d1")
+    assert nodeeffect.join(theirs, in_phase("d1", "Node Effect")) == {
+        "spec": {"additionalRequestors": ["them", REQUESTOR]}
+    }
+    assert nodeeffect.joined(drain(requestors=("them", REQUESTOR), by="them"), "uid-d1")
+
+
+def test_the_last_dpu_to_let_go_gives_up_the_request_and_stays_owner_until_it_is_gone() -> None:
+    busy, done = in_phase("d2", "OS Installing"), in_phase("d2", "Ready")
+    [left] = nodeeffect.leave(drain("uid-d1", "uid-d2"), "uid-d1", [busy])["metadata"]["ownerReferences"]
+    assert left["uid"] == "uid-d2"
+    assert nodeeffect.leave(drain("uid-d2"), "uid-d1", [busy]) == {}
+    last = nodeeffect.leave(drain("uid-d1", requestors=("them", REQUESTOR)), "uid-d1", [done])
+    assert last == {"spec": {"additionalRequestors": ["them"]}}
+    assert nodeeffect.leave(drain("uid-d1", requestors=()), "uid-d1", [done]) == {}, "what is left is to delete it"

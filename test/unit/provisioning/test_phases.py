@@ -9,7 +9,7 @@ import pytest
 
 from dpf.provisioning.dpu import deleting, effects
 from dpf.provisioning.dpu.hands import Outcome
-from dpf.provisioning.dpu.install import InstallFailed, Unreachable
+from dpf.provisioning.dpu.install import InstallFailed, RebootFailed, Unreachable
 from dpf.provisioning.dpu.phases import (
     PHASES,
     dms_deployment,
@@ -25,7 +25,8 @@ from dpf.provisioning.dpu.phases import (
 )
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step
 from dpf.provisioning.settings import Settings
-from dpf_api.dpu import DPU, ConditionType, Phase
+from dpf_api.dpu import DPU, ConditionType, Firmware, Phase
+from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.names import ANNOTATION_REBOOT_COMMAND
 from dpf_api.nodemaintenance import NodeMaintenance
 from test.spec import spec
@@ -120,7 +121,11 @@ def test_marks_are_put_on_the_node_first() -> None:
 
 def maintenance(**changes: Any) -> NodeMaintenance:
     body = {
-        "metadata": {"name": "worker1", "namespace": "ns"},
+        "metadata": {
+            "name": "worker1",
+            "namespace": "ns",
+            "ownerReferences": [{"apiVersion": "v1", "kind": "DPU", "name": "d1", "uid": "uid-d1"}],
+        },
         "spec": {
             "requestorID": "dpu.nvidia.com",
             "nodeName": "worker1",
@@ -275,6 +280,7 @@ def test_an_installation_begins_once_dms_answers() -> None:
     step = os_installing.decide(see(installing(), dms_pod=pod("d1-dms")))
     assert isinstance(step, Act)
     assert step.do is os_installing.begin
+    assert step.also[0].reason == "Installing", "said in the same write that puts it on record"
     missing = os_installing.decide(see(installing(), dms_pod=None))
     assert isinstance(missing, Act)
     assert missing.do is dms_deployment.create
@@ -296,11 +302,32 @@ def test_a_dms_pod_that_is_lost_meanwhile_is_made_anew() -> None:
 
 
 def test_a_finished_installation_remembers_the_boot_id() -> None:
-    step = os_installing.decide(see(installing(version="image.bfb"), job=Outcome(done=True)))
+    firmware = Firmware(nic="32.43.1014")
+    step = os_installing.decide(see(installing(version="image.bfb"), job=Outcome(done=True, firmware=firmware)))
     assert isinstance(step, Advance)
     assert step.phase is Phase.REBOOTING
+    assert (step.changes["bfb_version"], step.changes["firmware"]) == ("image.bfb", firmware)
     assert step.changes["install"].boot_id == BOOT
     assert step.changes["install"].finished_at == NOW
+
+
+def test_a_reset_is_required_from_the_flash_until_the_host_was_reset() -> None:
+    flashed = os_installing.decide(see(installing(), job=Outcome(done=True)))
+    by_hand = rebooting.decide(see(rebooted(automaticNodeReboot=False), dms_pod=DMS))
+    reset = rebooting.decide(see(rebooted(), node=host("boot-2")))
+    assert isinstance(flashed, Advance)
+    assert isinstance(by_hand, Hold)
+    assert isinstance(reset, Advance)
+    assert flashed.changes["required_reset"] is True
+    assert "required_reset" not in by_hand.changes, "what was set stays"
+    assert reset.changes["required_reset"] is False
+
+
+def test_a_flavor_that_wants_a_power_cycle_gets_one() -> None:
+    flavor = DPUFlavor.model_validate({"spec": {"nvconfig": [{"hostPowerCycleRequired": True}]}})
+    node = host(annotations={ANNOTATION_REBOOT_COMMAND: "skip"})
+    assert isinstance(rebooting.decide(see(rebooted(), node=node, flavor=flavor, dms_pod=DMS)), Act)
+    assert advanced(rebooting.decide(see(rebooted(), node=node))) is Phase.HOST_NETWORK_CONFIGURATION
 
 
 def test_what_the_card_refuses_is_an_error_and_what_is_unreachable_is_tried_again() -> None:
@@ -313,7 +340,7 @@ def test_what_the_card_refuses_is_an_error_and_what_is_unreachable_is_tried_agai
 
 
 def test_an_image_that_vanished_is_waited_for() -> None:
-    assert held(os_installing.decide(see(installing(), bfb=None))) == ("OSInstalled", "BFBNotReady")
+    assert held(os_installing.decide(see(installing(), bfb=None))) == ("OSInstalled", "GetBFBFailed")
 
 
 # Rebooting
@@ -343,7 +370,28 @@ def test_the_reboot_is_put_on_record_then_sent_then_waited_for() -> None:
     assert second.do is rebooting.send
     record["issuedAt"] = NOW.isoformat()
     third = rebooting.decide(see(rebooted(reboot=record), dms_pod=DMS))
-    assert held(third) == ("Rebooted", "Rebooting")
+    assert isinstance(third, Act)
+    assert third.do is rebooting.keep_an_eye
+    for watched in (Outcome(), Outcome(done=True)):
+        last = rebooting.decide(see(rebooted(reboot=record), dms_pod=DMS, reboot_job=watched))
+        assert held(last) == ("Rebooted", "Rebooting")
+
+
+def test_a_reboot_that_dms_could_not_carry_out_is_an_error_of_the_reboot() -> None:
+    record = {"id": f"uid-d1/{BOOT}", "method": "WARM", "issuedAt": NOW.isoformat()}
+    outcome = Outcome(done=True, error=RebootFailed("mlxfwreset: no such device"))
+    step = rebooting.decide(see(rebooted(reboot=record), dms_pod=DMS, reboot_job=outcome))
+    assert isinstance(step, Advance)
+    [said] = step.conditions
+    assert (step.phase, said.type, said.reason) == (Phase.ERROR, "Rebooted", "RebootFailed")
+    assert "mlxfwreset: no such device" in said.message
+
+
+def test_a_request_that_dms_does_not_answer_is_a_wait_of_its_own() -> None:
+    record = {"id": f"uid-d1/{BOOT}", "method": "WARM"}
+    step = rebooting.decide(see(rebooted(reboot=record), dms_pod=DMS))
+    assert isinstance(step, Act)
+    assert (step.condition, step.reason) == (ConditionType.REBOOTED, "DMSUnreachable")
 
 
 def test_a_host_that_does_not_come_back_is_called_so() -> None:
@@ -497,7 +545,7 @@ def test_the_same_cluster_behind_another_object_is_known_by_the_cards_node() -> 
 )
 def test_what_a_deletion_waits_for_in_the_cluster(around: dict[str, Any], left: str | None) -> None:
     waiting = deleting.unfinished(see(joined(), **around))
-    assert (waiting.reason if waiting is not None else None) == left
+    assert (waiting.condition.reason if waiting is not None else None) == left
 
 
 # Ready and Error
@@ -592,6 +640,33 @@ def test_a_retry_behind_the_reboot_does_not_reboot_again() -> None:
     assert isinstance(step, Advance)
     assert "install" not in step.changes
     assert [each.type for each in step.changes["conditions"]] == ["OSInstalled", "Rebooted"]
+
+
+def not_rebooted(boot: str, **retry: Any) -> Step:
+    """A DPU whose host could not be rebooted; the host has this boot id now."""
+    conditions = [condition(ConditionType.OS_INSTALLED, True), condition(ConditionType.REBOOTED, False, ago=1e6)]
+    record = {"id": f"uid-d1/{BOOT}", "method": "WARM", "issuedAt": NOW.isoformat()}
+    install = {"version": "x", "bootID": BOOT}
+    status = {"phase": "Error", "conditions": conditions, "install": install, "reboot": record, "retry": retry}
+    return error.decide(see(assigned(status=status), node=host(boot)))
+
+
+def test_a_host_that_could_not_be_rebooted_is_left_alone_until_somebody_asks_or_reboots_it() -> None:
+    step = not_rebooted(BOOT)
+    assert isinstance(step, Hold)
+    assert step.after is None
+    assert isinstance(not_rebooted("boot-2"), Act)
+    booted = not_rebooted("boot-2", pending=True)
+    assert isinstance(booted, Advance)
+    assert (booted.phase, [each.type for each in booted.changes["conditions"]]) == (Phase.REBOOTING, ["OSInstalled"])
+
+
+def test_another_try_at_a_reboot_is_the_same_request_once_more() -> None:
+    step = not_rebooted(BOOT, pending=True)
+    assert isinstance(step, Advance)
+    assert step.phase is Phase.INITIALIZING
+    assert (step.changes["reboot"].id, step.changes["reboot"].issued_at) == (f"uid-d1/{BOOT}", None)
+    assert "install" not in step.changes, "it is installed, and since which boot of the host stays on record"
 
 
 def test_a_failure_that_did_not_touch_the_card_is_tried_again_later_each_time() -> None:

@@ -15,7 +15,7 @@ from dpf_api.names import LABEL_DPU_PCI_ADDRESS
 from dpf_api.operatorconfig import DPFOperatorConfig
 from dpf_cmd import hostnetwork
 from test.spec import spec
-from test.unit.provisioning.worlds import dpu, pod
+from test.unit.provisioning.worlds import dpu, host, pod
 
 SETTINGS = Settings(dms_image="reg/dms:1", hostnetwork_image="reg/hn:1", bfb_pvc="bfb", image_pull_secrets=("a", "b"))
 
@@ -109,6 +109,12 @@ def test_virtual_functions_come_from_the_flavor() -> None:
 
 
 def test_the_address_of_dms_is_known_when_its_pod_is_ready() -> None:
-    assert dmspod.address_of(pod("d1-dms")) == "10.0.0.1:9339"
-    assert dmspod.address_of(pod("d1-dms", podIP="fd00::1")) == "[fd00::1]:9339"
-    assert dmspod.address_of(pod("d1-dms", ready=False)) == ""
+    assert dmspod.address_of(pod("d1-dms"), None) == "10.0.0.1:9339"
+    assert dmspod.address_of(pod("d1-dms", podIP="fd00::1"), None) == "[fd00::1]:9339"
+    assert dmspod.address_of(pod("d1-dms", ready=False), host()) == ""
+
+
+def test_dms_is_reached_where_its_host_is_now() -> None:
+    assert dmspod.address_of(pod("d1-dms", podIP="10.0.0.77"), host()) == "10.0.0.1:9339"
+    probe = to_wire(dmspod.build(dpu(), SETTINGS, 9340))["spec"]["containers"][0]["readinessProbe"]
+    assert probe["tcpSocket"] == {"host": "127.0.0.1", "port": 9340}

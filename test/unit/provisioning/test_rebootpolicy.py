@@ -7,6 +7,7 @@ import pytest
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power, authorised, policy
 from dpf.runtime.k8s import Node
 from dpf_api.dpu import DPU
+from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.names import (
     ANNOTATION_HOST_POWER_CYCLE_REQUIRED,
     ANNOTATION_POWERCYCLE_COMMAND,
@@ -42,13 +43,25 @@ def node(power_cycle: str | None = None, reboot: str | None = None) -> Node:
 def test_annotations_decide(
     required: str | None, power_cycle: str | None, reboot: str | None, expected: Policy
 ) -> None:
-    assert policy(subject(required), node(power_cycle, reboot)) == expected
+    assert policy(subject(required), node(power_cycle, reboot), None) == expected
+
+
+@pytest.mark.parametrize(
+    ("nvconfig", "method"),
+    [([], "WARM"), ([{"parameters": ["A=1"]}], "WARM"), ([{"hostPowerCycleRequired": True}], "COLD")],
+)
+@pytest.mark.parametrize("required", [None, "false"])
+def test_a_flavor_may_ask_for_a_power_cycle_as_an_annotation_does(
+    required: str | None, nvconfig: list[dict[str, object]], method: str
+) -> None:
+    flavor = DPUFlavor.model_validate({"spec": {"nvconfig": nvconfig}})
+    assert policy(subject(required), node(), flavor).method == method
 
 
 @pytest.mark.parametrize(("required", "name"), [("true", "powercycle-command"), (None, "reboot-command")])
 def test_what_has_no_meaning_is_named(required: str | None, name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        policy(subject(required), node("kick", "kick"))
+        policy(subject(required), node("kick", "kick"), None)
 
 
 @pytest.mark.parametrize(

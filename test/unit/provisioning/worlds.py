@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from dpf.provisioning.dpu.observe import Seen
 from dpf.runtime.conditions import new
-from dpf.runtime.k8s import Node, Pod
+from dpf.runtime.k8s import Container, Node, Pod, PodSpec
 from dpf.runtime.meta import Condition, now
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU, ConditionType
@@ -18,15 +18,24 @@ NOW = now().replace(microsecond=0)
 BOOT = "boot-1"
 
 
-def dpu(name: str = "d1", *, status: dict[str, Any] | None = None, **spec: Any) -> DPU:
+def dpu(
+    name: str = "d1",
+    *,
+    status: dict[str, Any] | None = None,
+    namespace: str = "ns",
+    made: datetime = NOW,
+    uid: str = "",
+    **spec: Any,
+) -> DPU:
     """A DPU as the server would send it; the node effect is none unless given."""
     base = {"nodeName": "worker1", "bfb": "image", "nodeEffect": {"noEffect": True}, "pciAddress": "0000-04-00"}
     return DPU.model_validate(
         {
             "metadata": {
                 "name": name,
-                "namespace": "ns",
-                "uid": f"uid-{name}",
+                "namespace": namespace,
+                "uid": uid or f"uid-{name}",
+                "creationTimestamp": made.isoformat(),
                 "generation": 1,
                 "labels": {LABEL_DPU_PCI_ADDRESS: "0000-04-00"},
             },
@@ -71,6 +80,14 @@ def pod(name: str, *, ready: bool = True, phase: str = "Running", **status: Any)
     body = {"phase": phase, "podIP": "10.0.0.1", "conditions": conditions, **status}
     spec = {"containers": [{"name": "dms", "ports": [{"containerPort": 9339}]}]}
     return Pod.model_validate({"metadata": {"name": name, "namespace": "ns"}, "spec": spec, "status": body})
+
+
+def network(name: str = "d1", *, mtu: int = 1500, ready: bool = True, deleting: bool = False) -> Pod:
+    """The host network pod of a DPU, made with an MTU."""
+    made = pod(f"{name}-hostnetwork", ready=ready)
+    container = Container(name="hostnetwork", env=[{"name": "vf_mtu", "value": str(mtu)}])
+    meta = made.metadata.model_copy(update={"deletion_timestamp": NOW if deleting else None})
+    return made.model_copy(update={"metadata": meta, "spec": PodSpec(containers=[container])})
 
 
 def card_node(*, ready: bool = True, uid: str = "", **labels: str) -> Node:

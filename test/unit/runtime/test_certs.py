@@ -77,15 +77,37 @@ def test_a_certificate_holds_for_its_names_purposes_and_authority_only(tmp_path:
             shake_hands(tmp_path, one, two, name)
 
 
-def test_a_certificate_of_the_old_authority_is_believed_until_it_ends(tmp_path: Path) -> None:
-    old = SmallCA.make("authority")
-    new = SmallCA.make("authority", older=old.bundle)
-    server = pair(new, "server", names=("a.example.org",))
-    client = pair(old, "client")
-    updated = KeyPair(client.cert, client.key, new.bundle)
-    shake_hands(tmp_path, server, updated, "a.example.org")
-    third = SmallCA.make("authority", older=new.bundle)
-    assert len(x509.load_pem_x509_certificates(third.bundle)) == 2, "the bundle does not grow for ever"
+def believe(folder: Path, servers: list[KeyPair], clients: list[KeyPair]) -> None:
+    for server in servers:
+        for client in clients:
+            shake_hands(folder, server, client, "a.example.org")
+
+
+def test_an_authority_is_followed_without_anybody_being_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pairs(authority: SmallCA) -> tuple[KeyPair, KeyPair]:
+        return pair(authority, "server", names=("a.example.org",)), pair(authority, "client")
+
+    alone = SmallCA.make("authority")
+    monkeypatch.setattr(certs, "_spent", lambda _: certs.ANNOUNCE_AT)
+    assert alone.due
+    announced = alone.followed("authority")
+    assert not announced.due
+    old, prepared = pairs(alone), pairs(announced)
+    believe(tmp_path, [old[0], prepared[0]], [old[1], prepared[1]])
+    monkeypatch.setattr(certs, "_spent", lambda _: certs.RENEW_AT)
+    assert announced.due
+    taken_over = announced.followed("authority")
+    fresh = pairs(taken_over)
+    believe(tmp_path, [prepared[0], fresh[0]], [prepared[1], fresh[1]])
+    with pytest.raises(ssl.SSLError):
+        shake_hands(tmp_path, old[0], fresh[1], "a.example.org")
+    monkeypatch.setattr(certs, "_spent", lambda _: certs.ANNOUNCE_AT)
+    third = taken_over.followed("authority")
+    assert len(x509.load_pem_x509_certificates(third.bundle)) == 3, "old, present, next"
+    monkeypatch.setattr(certs, "_spent", lambda _: certs.RENEW_AT)
+    assert len(x509.load_pem_x509_certificates(third.followed("authority").bundle)) == 2, "it does not grow for ever"
 
 
 def test_a_certificate_begins_before_now_and_is_renewed_at_two_thirds_of_its_life() -> None:
@@ -185,13 +207,29 @@ async def test_an_authority_is_followed_when_due_once_by_all_replicas(monkeypatc
     secrets, old = Secrets(), SmallCA.make("old")
     known = secrets.put(as_secret(old))
     later = later_by(timedelta(days=250))
-    theirs = SmallCA.make("theirs", older=old.bundle, lifetime=timedelta(days=900))
+    theirs = SmallCA.make("theirs", lifetime=timedelta(days=900))
     monkeypatch.setattr(certs, "now", later)
     secrets.meanwhile = lambda: (secrets.put(as_secret(theirs)), None)[1]
     assert await shared_ca(cast("Client", secrets), "ca", "n", known=known) == theirs, "the other one was faster"
 
 
-async def test_a_successor_stands_before_the_old_authority_in_the_bundle(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_successor_is_announced_and_takes_over_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets, old = Secrets(), SmallCA.make("old")
+    secrets.put(as_secret(old))
+    client = cast("Client", secrets)
+    monkeypatch.setattr(certs, "now", later_by(timedelta(days=190)))
+    announced = await shared_ca(client, "ca", "n")
+    assert (announced.key, announced.bundle[: len(old.bundle)]) == (old.key, old.bundle)
+    assert await shared_ca(client, "ca", "n") == announced, "announced once"
+    monkeypatch.setattr(certs, "now", later_by(timedelta(days=250)))
+    fresh = await shared_ca(client, "ca", "n")
+    assert announced.successor is not None
+    assert fresh == SmallCA(announced.successor.key, announced.successor.bundle + old.bundle)
+    assert not fresh.due
+    assert await shared_ca(client, "ca", "n") == fresh
+
+
+async def test_an_authority_that_nobody_looked_at_is_followed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets, old = Secrets(), SmallCA.make("old")
     secrets.put(as_secret(old))
     monkeypatch.setattr(certs, "now", later_by(timedelta(days=250)))

@@ -135,11 +135,13 @@ CARD = f"/cards/{ADDRESS.dpu}"
 
 async def test_dms_boots_an_image_and_polls_until_it_is_up(api: Path) -> None:
     empty = await control.ask(api, "GET", CARD)
-    assert empty == {"state": "empty", "percent": 0, "version": "", "message": "", "id": "", "mode": "DPU"}
+    known = {"state": "empty", "percent": 0, "version": "", "message": "", "id": "", "mode": "DPU", "firmware": {}}
+    assert empty == known
     body = {"image": str(api.parent / "x.bfb"), "version": "x.bfb", "config": bf_cfg(), "id": "1"}
     await control.ask(api, "POST", f"{CARD}/boot", body)
     up = await control.ask(api, "GET", f"{CARD}?wait=10&not=installing")
     assert (up["state"], up["percent"], up["version"], up["id"]) == ("up", 100, "x.bfb", "1")
+    assert sorted(up["firmware"]) == ["bmc", "nic", "uefi"]
 
 
 async def test_poll_ends_when_its_time_is_up(api: Path) -> None:

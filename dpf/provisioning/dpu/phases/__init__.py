@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from dpf.provisioning.dpu import jointoken
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import (
     dms_deployment,
@@ -26,9 +27,9 @@ PHASES: Mapping[Phase, Callable[[Seen], Step]] = {
     Phase.PENDING: pending.decide,
     Phase.DMS_DEPLOYMENT: dms_deployment.decide,
     Phase.OS_INSTALLING: os_installing.decide,
-    Phase.REBOOTING: rebooting.decide,
-    Phase.HOST_NETWORK_CONFIGURATION: host_network.decide,
-    Phase.DPU_CLUSTER_CONFIG: dpu_cluster_config.decide,
+    Phase.REBOOTING: jointoken.kept(rebooting.decide),
+    Phase.HOST_NETWORK_CONFIGURATION: jointoken.kept(host_network.decide),
+    Phase.DPU_CLUSTER_CONFIG: jointoken.kept(dpu_cluster_config.decide),
     Phase.READY: ready.decide,
     Phase.ERROR: error.decide,
     Phase.DELETING: initializing.decide,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from dpf.provisioning.bfcfg import join
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
+from dpf.provisioning.dpu.waiting import wait
+from dpf.runtime.conditions import find
 from dpf.runtime.meta import Key
 from dpf_api.dpu import ConditionType, Phase
 
@@ -18,14 +21,27 @@ def decide(seen: Seen) -> Step:
         return blocked
     name, node = seen.dpu.name, seen.dpu_node
     if node is None or not node.ready:
-        message = (
-            f"waiting for the card to join cluster {seen.dpu.spec.cluster.name} as node {name} and be healthy; "
-            "if it does not, look at kubeadm-join.service and kubelet on the card's console"
-        )
-        return Hold(waits(READY, "DPUNodeNotReady", message))
+        return _joining(seen)
     if drift(seen):
         return Act(label, READY)
     return Advance(Phase.READY, (done(READY, f"node {name} has joined and is configured"),), joined(seen))
+
+
+def _joining(seen: Seen) -> Hold:
+    """The wait for the card. It can't have joined while its cluster was away, nor before its host's network was there."""
+    ready = find(seen.cluster.status.conditions if seen.cluster is not None else (), "Ready")
+    network = find(seen.dpu.status.conditions, ConditionType.HOST_NETWORK_READY.value)
+    return wait(
+        seen,
+        READY,
+        "DPUNodeNotReady",
+        f"waiting for the card to join cluster {seen.dpu.spec.cluster.name} as node {seen.dpu.name} and be healthy; "
+        "if it does not, look at kubeadm-join.service and kubelet on the card's console",
+        limit=seen.settings.join_timeout,
+        overdue="JoinOverdue",
+        then="it is waited for while its join token holds; to flash it anew at once, delete the DPU",
+        since=[each.last_transition_time for each in (ready, network) if each is not None],
+    )
 
 
 def unreachable(seen: Seen) -> Hold | None:
@@ -69,9 +85,14 @@ def drift(seen: Seen) -> dict[str, str]:
 
 
 async def label(hands: Hands, seen: Seen) -> Changes | None:
-    """Puts the missing labels on the card's Node; none is ever taken away."""
-    reference = seen.dpu.spec.cluster
+    """Puts the missing labels on the card's Node; none is ever taken away.
+
+    The join token goes first: the card needs it no more, and who had it could join too.
+    """
+    reference, install = seen.dpu.spec.cluster, seen.dpu.status.install
     if seen.dpu_node is not None:
         remote = hands.remotes.get(Key(reference.namespace, reference.name))
+        if install is not None:
+            await join.delete_token(remote.client, join.token_id(seen.dpu.uid, install.attempt))
         await remote.client.merge_patch(seen.dpu_node, {"metadata": {"labels": drift(seen)}})
     return None

@@ -1,8 +1,9 @@
 """Error: provisioning has failed. The host is given back, and what failed stays in the conditions until it is tried again.
 
-It is tried again when an annotation asks for it, when the pod that failed is ready after all, or by itself, later each time,
-where that does no harm: a drain that was refused costs nothing to repeat, nor does a pod that did not start on a host that is not
-drained for it. A card that failed to install is left alone until somebody asks; that is a new attempt then, and so a new flash.
+It is tried again when an annotation asks for it, when its cause is gone (the pod that failed is ready after all, the host that
+could not be rebooted has booted), or by itself, later each time, where that does no harm: a drain that was refused costs nothing
+to repeat, nor does a pod that did not start on a host that is not drained for it. A card that failed to install, or whose join
+token ended before it joined, is left alone until somebody asks; that is a new attempt then, and so a new flash.
 
 A retry is put on record before anything is done for it. So it is counted once and the annotation goes once, whoever dies in
 between.
@@ -10,7 +11,7 @@ between.
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import effects, nodeeffect
+from dpf.provisioning.dpu import effects, jointoken, nodeeffect
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, waits
@@ -64,6 +65,8 @@ def _left(seen: Seen, failed: Condition | None) -> float | None:
     """Seconds until it is tried again unasked; None if it is not."""
     if failed is None:
         return None
+    if failed.type == ConditionType.REBOOTED.value:
+        return 0.0 if _booted(seen) else None
     pod = seen.hostnetwork_pod
     if failed.type == ConditionType.HOST_NETWORK_READY.value:
         return 0.0 if pod is None or pod.ready else None
@@ -81,17 +84,28 @@ def _left(seen: Seen, failed: Condition | None) -> float | None:
     return max(0.0, pause - (seen.now - since).total_seconds())
 
 
+def _booted(seen: Seen) -> bool:
+    """Whether the host has booted since the system was installed, by whomever."""
+    return bool(seen.boot_id and seen.install.boot_id and seen.boot_id != seen.install.boot_id)
+
+
 def _again(seen: Seen, failed: Condition | None) -> Advance:
     """Back on the way: behind the reboot if that is done, as a host is not rebooted again for its pods; else from the start,
     where an image that is installed already is found so."""
     retry = _retry(seen).model_copy(update={"pending": False})
-    changes: dict[str, object] = {"retry": retry, "reason": "", "message": ""}
-    if is_true(seen.dpu.status.conditions, ConditionType.REBOOTED.value):
-        changes["conditions"] = [each for each in seen.dpu.status.conditions if each.status == "True"]
-        return Advance(Phase.HOST_NETWORK_CONFIGURATION, changes=changes)
-    changes["conditions"] = []
-    if failed is not None and failed.type == ConditionType.OS_INSTALLED.value:
+    changes: dict[str, object] = {"retry": retry, "reason": "", "message": "", "conditions": []}
+    kind, reason = (failed.type, failed.reason) if failed is not None else ("", "")
+    if kind == ConditionType.OS_INSTALLED.value or reason == jointoken.EXPIRED:
         changes["install"] = Install(attempt=seen.install.attempt + 1)
+        return Advance(Phase.INITIALIZING, changes=changes)
+    done = [each for each in seen.dpu.status.conditions if each.status == "True"]
+    if is_true(done, ConditionType.REBOOTED.value):
+        return Advance(Phase.HOST_NETWORK_CONFIGURATION, changes=changes | {"conditions": done})
+    if kind == ConditionType.REBOOTED.value:
+        if _booted(seen):
+            return Advance(Phase.REBOOTING, changes=changes | {"conditions": done})
+        # The same request, to be sent once more.
+        changes["reboot"] = seen.reboot.model_copy(update={"issued_at": None})
     return Advance(Phase.INITIALIZING, changes=changes)
 
 

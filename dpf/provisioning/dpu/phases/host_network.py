@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import hostnetworkpod, podparts
+from dpf.provisioning.dpu import hostnetworkpod, podhealth, podparts
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.phases.dms_deployment import create_pod
-from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, fail, waits
+from dpf.provisioning.dpu.phases.dms_deployment import create_pod, ending
+from dpf.provisioning.dpu.steps import Act, Advance, Changes, Step, done, fail
+from dpf.provisioning.dpu.waiting import for_host, wait
 from dpf.runtime.errors import Waiting
 from dpf_api.dpu import ConditionType, Phase
 
 READY = ConditionType.HOST_NETWORK_READY
 RESTARTS = 10
 """Restarts of a container after which the host's network is given up."""
+SLOW = 900.0
+"""Seconds after which it is called overdue: a kubelet tries to pull an image every 5 minutes at least, so it has tried three times
+then. It is no failure: a pod that waits has not failed ten times."""
 
 
 def decide(seen: Seen) -> Step:
     pod = seen.hostnetwork_pod
     if pod is None:
         return Act(create, READY)
-    if pod.deleting:
-        return Hold(waits(READY, "Initializing", f"pod {pod.name} is being deleted; a new one is made then"))
-    if pod.ready:
+    if pod.ready and not pod.deleting:
         return Advance(Phase.DPU_CLUSTER_CONFIG, (done(READY),))
+    if (down := for_host(seen, READY)) is not None:
+        return down
+    if pod.deleting:
+        return ending(seen, pod, READY, "Initializing")
+    if podhealth.ended(pod):
+        return podhealth.anew(seen, pod, READY)
     trouble = podparts.trouble(pod)
     statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
     if trouble is not None and max((s.restart_count for s in statuses), default=0) >= RESTARTS:
         message = f"container {trouble.container} of pod {pod.name} keeps failing: {trouble.reason}: {trouble.message}"
         return fail(READY, "InitializationFailed", message)
-    if trouble is not None:
-        why = f"container {trouble.container} of pod {pod.name}: {trouble.reason}: {trouble.message}"
-    elif problem := podparts.unschedulable(pod):
-        why = f"pod {pod.name} can't be scheduled: {problem}"
-    else:
-        why = f"waiting for pod {pod.name} to set up the host's network"
-    return Hold(waits(READY, "Initializing", why))
+    return wait(
+        seen,
+        READY,
+        "Initializing",
+        podhealth.why(pod, f"waiting for pod {pod.name} to set up the host's network"),
+        limit=SLOW,
+        overdue="HostNetworkOverdue",
+        then=f"look at the events and the log of pod {pod.name}",
+        since=(seen.host_since,),
+    )
 
 
 async def create(hands: Hands, seen: Seen) -> Changes | None:
@@ -42,5 +53,8 @@ async def create(hands: Hands, seen: Seen) -> Changes | None:
     name = seen.dpu.spec.dpu_flavor
     if name and seen.flavor is None:
         raise Waiting("DPUFlavorNotFound", f"no DPUFlavor {name!r} in namespace {seen.dpu.namespace}; create it")
+    for config in seen.ignored:
+        note = f"DPFOperatorConfig {seen.config.name if seen.config else ''} is older and counts; delete one of them"
+        hands.events.warning(config, "ConfigIgnored", note)
     await create_pod(hands, seen.dpu, hostnetworkpod.build(seen.dpu, seen.flavor, seen.config, hands.settings))
     return None

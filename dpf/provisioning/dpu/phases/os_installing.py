@@ -6,18 +6,21 @@ that takes over renders the same bytes again and asks again; DMS knows the pair 
 
 from __future__ import annotations
 
+from typing import Any
+
 from dpf.provisioning.bfcfg.join import TokenExpired
+from dpf.provisioning.dpu import podhealth
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import InstallFailed
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.phases import dms_deployment
+from dpf.provisioning.dpu.phases import dms_deployment, pending
 from dpf.provisioning.dpu.phases.initializing import missing_node_labels
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
-from dpf.runtime.meta import now
+from dpf.runtime.meta import Condition, now
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import ConditionType, Install, Phase
 
-INSTALLED = ConditionType.OS_INSTALLED
+INSTALLED, RUNNING = ConditionType.OS_INSTALLED, ConditionType.DMS_RUNNING
 LOOK = 10.0
 """Seconds between looks at how far a running installation is."""
 
@@ -28,27 +31,37 @@ def decide(seen: Seen) -> Step:
         return Act(begin_anew, INSTALLED)
     if job is not None and job.done:
         return _ended(seen)
-    if job is not None and seen.dms_pod is None:
-        return Act(dms_deployment.create, ConditionType.DMS_RUNNING)
+    pod = seen.dms_pod
+    if job is not None and pod is None:
+        return Act(dms_deployment.create, RUNNING)
+    if job is not None and pod is not None and podhealth.ended(pod) and not pod.deleting:
+        return podhealth.anew(seen, pod, RUNNING)
     if job is not None:
-        message = job.progress or f"BFB {seen.dpu.spec.bfb} is being installed on the card"
         changes = {"install": seen.install.model_copy(update={"percent": job.percent})} if job.percent else {}
-        return Hold(waits(INSTALLED, "Installing", message), after=LOOK, changes=changes)
+        return Hold(_at_it(seen, job.progress), after=LOOK, changes=changes)
     if seen.bfb is None or seen.bfb.status.phase is not BFBPhase.READY:
-        message = f"the image of BFB {seen.dpu.spec.bfb!r} is not on the volume any more; waiting for it to be Ready"
-        return Hold(waits(INSTALLED, "BFBNotReady", message))
+        return pending.image(seen, INSTALLED)
     if (step := dms_deployment.server(seen)) is not None:
         return step
-    return Act(begin, INSTALLED, "InstallationFailed")
+    # Said with what is put on record, so that it is one write.
+    return Act(begin, INSTALLED, "InstallationFailed", (_at_it(seen),))
+
+
+def _at_it(seen: Seen, progress: str = "") -> Condition:
+    return waits(INSTALLED, "Installing", progress or f"BFB {seen.dpu.spec.bfb} is being installed on the card")
 
 
 def _ended(seen: Seen) -> Step:
     error = seen.job.error if seen.job is not None else None
     if error is None:
-        install = seen.install.model_copy(
-            update={"finished_at": seen.now.replace(microsecond=0), "boot_id": seen.boot_id, "percent": 100}
+        # What was installed before is found so; that the host was rebooted since then still holds.
+        before = seen.install
+        ended = before.finished_at or seen.now.replace(microsecond=0)
+        install = before.model_copy(
+            update={"finished_at": ended, "boot_id": before.boot_id or seen.boot_id, "percent": 100}
         )
-        changes = {"install": install, "bfb_version": install.version}
+        changes: dict[str, Any] = {"install": install, "bfb_version": install.version, "required_reset": True}
+        changes["firmware"] = seen.job.firmware if seen.job is not None else None
         return Advance(Phase.REBOOTING, (done(INSTALLED, f"{install.version} is installed"),), changes)
     if isinstance(error, InstallFailed):
         return fail(INSTALLED, "InstallationFailed", str(error))
@@ -78,7 +91,11 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
         percent=before.percent,
         cluster_uid=seen.cluster.uid if seen.cluster is not None else "",
     )
-    return Remember({"install": install, "pci_device": seen.pci}, lambda: hands.card.start(seen.dpu, order, started))
+    if (before.version, before.config_sha256) == (install.version, install.config_sha256):
+        install = before.model_copy(update={"started_at": started})
+    # What was installed already and is only found so has all the time anew to say it.
+    since = started if install.finished_at is None else now()
+    return Remember({"install": install, "pci_device": seen.pci}, lambda: hands.card.start(seen.dpu, order, since))
 
 
 async def begin_anew(hands: Hands, seen: Seen) -> Changes | None:

@@ -1,47 +1,148 @@
-"""Ready: the card is a healthy node of its cluster. Watched, not polled: what changes is answered, nothing else happens.
+"""Ready: the card is a healthy node of its cluster, and its host is tied to it. Watched, not polled: what changes is answered,
+nothing else happens.
+
+What takes Ready away is what takes the service away: the card's Node, or the host's network, through which the host's traffic
+reaches the card. A DMS that does not run is said in its own condition: it is needed for the next flash, not for service. So is
+what else the card's Node reports of itself.
 
 The host is given back here: whatever effect it bore for this DPU is undone.
 """
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import effects
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dpf.provisioning.dpu import effects, nodehealth, podhealth
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import dms_deployment, dpu_cluster_config, host_network
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step, done, waits
-from dpf.runtime import conditions
+from dpf.runtime.conditions import find, is_true
+from dpf.runtime.k8s import Pod
 from dpf.runtime.meta import Condition
 from dpf_api.dpu import ConditionType, Phase
 
 READY = ConditionType.READY
+DMS, NETWORK, NODE = ConditionType.DMS_RUNNING, ConditionType.HOST_NETWORK_READY, ConditionType.DPU_NODE_HEALTHY
 
 
 def decide(seen: Seen) -> Step:
     if effects.to_undo(seen):
         return Act(effects.undo, READY, "NodeEffectError")
-    if seen.dms_pod is None and seen.node is not None:
-        return Act(dms_deployment.create, READY, "DMSPodMissing")
-    if seen.hostnetwork_pod is None and seen.node is not None:
-        return Act(host_network.create, READY, "HostNetworkPodMissing")
+    state = _state(seen)
+    return _mended(seen, state) or state if isinstance(state, Hold) else state
+
+
+def _state(seen: Seen) -> Hold | Advance:
+    """How the DPU is."""
+    also, after = _also(seen)
     if (blocked := dpu_cluster_config.unreachable(seen)) is not None:
-        return blocked
+        return Hold(blocked.condition, also, cluster=blocked.cluster)
     name, node = seen.dpu.name, seen.dpu_node
     if node is None:
         message = (
             f"node {name} is gone from cluster {seen.dpu.spec.cluster.name}; delete the DPU to provision the card anew"
         )
-        return Hold(waits(READY, "DPUNodeGetError", message))
+        return Hold(waits(READY, "DPUNodeGetError", message), also, after)
     if not node.ready:
         message = f"node {name} is not ready in cluster {seen.dpu.spec.cluster.name}; look at its kubelet"
-        return Hold(waits(READY, "DPUNodeNotReady", message))
+        return Hold(waits(READY, "DPUNodeNotReady", message), also, after)
     if dpu_cluster_config.drift(seen):
         return Advance(Phase.DPU_CLUSTER_CONFIG)
-    return Hold(_healthy(seen), changes=dpu_cluster_config.joined(seen))
+    return Hold(_cut_off(seen) or _healthy(seen), also, after, changes=dpu_cluster_config.joined(seen))
+
+
+def _mended(seen: Seen, state: Hold) -> Act | None:
+    """A pod that is missing is made, one that has ended is replaced, as far as the host is there. Whatever comes of that, the
+    state of the DPU is told."""
+    said = (*state.also, state.condition)
+    if seen.node is None:
+        return None
+    if seen.dms_pod is None:
+        return Act(dms_deployment.create, DMS, "DMSPodMissing", said)
+    if seen.hostnetwork_pod is None:
+        return Act(host_network.create, READY, "HostNetworkPodMissing", said)
+    for pod, kind in ((seen.dms_pod, DMS), (seen.hostnetwork_pod, NETWORK)):
+        if podhealth.ended(pod) and not pod.deleting and isinstance(step := podhealth.anew(seen, pod, kind), Act):
+            return replace(step, also=said)
+    return None
+
+
+def _cut_off(seen: Seen) -> Condition | None:
+    """What keeps the host's traffic from the card; None if nothing does."""
+    if seen.node is None:
+        message = f"node {seen.dpu.spec.node_name} is gone from the host cluster; waiting for it to come back"
+        return waits(READY, "NodeNotFound", message)
+    pod = seen.hostnetwork_pod
+    if _works(pod):
+        return None
+    if seen.host_down:
+        return waits(READY, "HostNotReady", f"node {seen.node.name} is not ready; goes on when it is back")
+    return waits(READY, "HostNetworkNotReady", _network(pod))
+
+
+def _also(seen: Seen) -> tuple[tuple[Condition, ...], float | None]:
+    """The other conditions, as far as they change; and in how many seconds to look again, for one that has a deadline."""
+    changed: list[Condition] = []
+    after: float | None = None
+    have = seen.dpu.status.conditions
+    if _works(seen.hostnetwork_pod):
+        changed += [] if is_true(have, NETWORK.value) else [done(NETWORK)]
+    else:
+        changed.append(waits(NETWORK, "HostNetworkNotReady", _network(seen.hostnetwork_pod)))
+    if _works(seen.dms_pod):
+        changed += [] if is_true(have, DMS.value) else [done(DMS)]
+    else:
+        condition, after = _dms(seen)
+        changed.append(condition)
+    changed += _node(seen)
+    if any(pod is not None and podhealth.ended(pod) for pod in (seen.dms_pod, seen.hostnetwork_pod)):
+        after = podhealth.PAUSE
+    return tuple(changed), after
+
+
+def _dms(seen: Seen) -> tuple[Condition, float | None]:
+    """What is said of a DMS that does not run: one that only starts is trouble after the time it has for that."""
+    pod = seen.dms_pod
+    if seen.node is None:
+        return waits(DMS, "NodeNotFound", f"node {seen.dpu.spec.node_name} is gone from the host cluster"), None
+    if pod is None:
+        return waits(DMS, "DMSPodMissing", "there is no DMS pod; one is made"), None
+    if seen.host_down:
+        return waits(DMS, "HostNotReady", f"node {seen.dpu.spec.node_name} is not ready"), None
+    word, left = dms_deployment.reason(pod), seen.settings.dms_pod_timeout - seen.waited(DMS, seen.host_since)
+    if word != "DMSPodStarting":
+        return waits(DMS, word, dms_deployment.why(pod)), None
+    if left > 0:
+        return waits(DMS, word, dms_deployment.why(pod)), left
+    return waits(DMS, "DMSPodNotRunning", f"{dms_deployment.why(pod)}; look at its events"), None
+
+
+def _node(seen: Seen) -> Iterator[Condition]:
+    """What the card's Node says of itself besides Ready; nothing if it never had anything to say."""
+    if seen.dpu_node is None:
+        return
+    version = seen.cluster.status.version if seen.cluster is not None else ""
+    if found := nodehealth.problems(seen.dpu_node, version):
+        yield waits(NODE, found[0].reason, "; ".join(each.message for each in found))
+    elif (before := find(seen.dpu.status.conditions, NODE.value)) is not None and before.status != "True":
+        yield done(NODE)
+
+
+def _works(pod: Pod | None) -> bool:
+    return pod is not None and pod.ready and not pod.deleting
+
+
+def _network(pod: Pod | None) -> str:
+    if pod is None:
+        return "there is no pod that keeps up the host's network"
+    otherwise = f"pod {pod.name} is {'being deleted' if pod.deleting else 'not ready'}; the host's network hangs on it"
+    return podhealth.why(pod, otherwise)
 
 
 def _healthy(seen: Seen) -> Condition:
     """Ready as it was, or again."""
-    before = conditions.find(seen.dpu.status.conditions, READY.value)
+    before = find(seen.dpu.status.conditions, READY.value)
     if before is not None and before.status == "True":
         return before
     return done(READY, f"node {seen.dpu.name} is healthy", reason="DPUNodeReady")

@@ -3,6 +3,10 @@
 That the host was rebooted is seen by its boot id, compared with that of the moment when the system was installed. The request is
 written to the status before it is made and carries an id, so it is made once however often this is run. Of several cards of
 one host one goes after the other, and none pulls the host from under another's installation.
+
+A DMS that does not answer is asked again. One that refuses the request, or took it and says that it could not carry it out, has
+failed: the DPU goes to Error and waits for somebody to ask for another try, or to reboot the host by hand. Another try bears
+the same id, so DMS does again what failed and nothing that did not.
 """
 
 from __future__ import annotations
@@ -11,16 +15,17 @@ from collections.abc import Iterable
 
 from dpf.provisioning.dpu import rebootpolicy
 from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.install import InstallFailed
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import dms_deployment
-from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, waits
-from dpf.runtime.errors import Waiting
+from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
+from dpf.provisioning.dpu.waiting import HOST_BACK
+from dpf.runtime.errors import Terminal, Waiting
 from dpf.runtime.meta import now
 from dpf_api.dpu import DPU, ConditionType, Phase, Reboot
 
 REBOOTED = ConditionType.REBOOTED
-SLOW = 1800.0
-"""Seconds after which a host that was told to reboot and did not is called overdue."""
+FAILED = "RebootFailed"
 
 
 def decide(seen: Seen) -> Step:
@@ -35,7 +40,7 @@ def decide(seen: Seen) -> Step:
     if not seen.install.boot_id:
         return Advance(Phase.REBOOTING, changes={"install": seen.install.model_copy(update={"boot_id": seen.boot_id})})
     try:
-        policy = rebootpolicy.policy(seen.dpu, seen.node)
+        policy = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor)
     except ValueError as error:
         return Hold(waits(REBOOTED, "InvalidRebootCommand", str(error)))
     if policy.skip:
@@ -75,16 +80,25 @@ def _booted(seen: Seen) -> Step:
 def _order(seen: Seen) -> Step:
     announced = seen.reboot.id == request_id(seen.dpu)
     if announced and seen.reboot.issued_at is not None:
-        late = (seen.now - seen.reboot.issued_at).total_seconds() > SLOW
-        reason = "HostDoesNotComeBack" if late else "Rebooting"
-        node = seen.dpu.spec.node_name
-        message = f"waiting for node {node} to come back from its reboot" + ("; look at its console" if late else "")
-        return Hold(waits(REBOOTED, reason, message), after=None if late else SLOW)
+        return _issued(seen, HOST_BACK - (seen.now - seen.reboot.issued_at).total_seconds())
     if not announced and (other := in_the_way(seen.dpu, seen.siblings)) is not None:
         return Hold(waits(REBOOTED, "WaitingForOtherDPU", f"DPU {other.name} of the same host goes first"))
     if (step := dms_deployment.server(seen)) is not None:
         return step
-    return Act(send if announced else announce, REBOOTED)
+    return Act(send, REBOOTED, "DMSUnreachable") if announced else Act(announce, REBOOTED)
+
+
+def _issued(seen: Seen, left: float) -> Step:
+    """The host was told to reboot: an eye is kept on whether DMS can do it, until the host should be back."""
+    node, job = seen.dpu.spec.node_name, seen.reboot_job
+    if job is not None and job.error is not None:
+        return fail(REBOOTED, FAILED, f"node {node} could not be rebooted: {job.error}")
+    if job is None and left > 0:
+        return Act(keep_an_eye, REBOOTED)
+    message = f"waiting for node {node} to come back from its reboot"
+    if left > 0:
+        return Hold(waits(REBOOTED, "Rebooting", message), after=left)
+    return Hold(waits(REBOOTED, "HostDoesNotComeBack", f"{message}; look at its console"))
 
 
 def in_the_way(dpu: DPU, siblings: Iterable[DPU]) -> DPU | None:
@@ -109,18 +123,30 @@ async def announce(hands: Hands, seen: Seen) -> Remember:
     """Puts on record that the host is about to be rebooted."""
     if seen.node is None:
         raise Waiting("NodeNotFound", f"node {seen.dpu.spec.node_name} is gone")
-    method = rebootpolicy.policy(seen.dpu, seen.node).method
+    method = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor).method
     return Remember({"reboot": Reboot(id=request_id(seen.dpu), method=method), "required_reset": True})
 
 
 async def send(hands: Hands, seen: Seen) -> Changes | None:
-    """Asks DMS for the reboot on record. Asked again with the same id, it does nothing."""
+    """Asks DMS for the reboot on record. Asked again with the same id, it does nothing.
+
+    :raises Terminal: if DMS refuses it.
+    """
     if seen.node is None:
         raise Waiting("NodeNotFound", f"node {seen.dpu.spec.node_name} is gone")
-    policy = rebootpolicy.policy(seen.dpu, seen.node)
+    policy = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor)
     if policy.power is not None:
-        await hands.card.reboot(seen, policy)
+        try:
+            await hands.card.reboot(seen, policy)
+        except InstallFailed as error:
+            raise Terminal(FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
         note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
         hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node)
         hands.counts.reboots[policy.method] += 1
     return {"reboot": seen.reboot.model_copy(update={"issued_at": now().replace(microsecond=0)})}
+
+
+async def keep_an_eye(hands: Hands, seen: Seen) -> Changes | None:
+    """Begins to ask DMS whether it could carry the reboot out: it has taken the request, and can't call back."""
+    hands.card.follow_reboot(seen.dpu, HOST_BACK)
+    return None

@@ -1,0 +1,112 @@
+"""What is kept up while a DPU rests, whatever its phase: the certificate of its DMS, and the MTU of its host's network.
+
+Neither may hold up the phase, so both come after what it decided, and a renewal that fails is tried again later, long before the
+certificate ends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+from dpf.provisioning.dpu import hostnetworkpod, podparts
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.steps import Act, Changes, Hold, Step
+from dpf.runtime.errors import ApiError, Conflict, Waiting
+from dpf_api.dpu import ConditionType, DMSCertificate, Phase
+from dpf_api.names import LABEL_DPU_HOST_IP
+
+RETRY = timedelta(minutes=10)
+"""After which a renewal that failed is tried again."""
+
+
+def kept_up(step: Hold, seen: Seen) -> Step:
+    """What to do before resting as the phase decided; else the rest, ended in time for what comes next."""
+    if outdated(seen) and not waiting_for_turn(seen):
+        return Act(replace_network, ConditionType.HOST_NETWORK_READY)
+    if (left := renewal_in(seen)) is None:
+        return step
+    if left <= 0:
+        return Act(renew, ConditionType.DMS_RUNNING)
+    return replace(step, after=left if step.after is None else min(left, step.after))
+
+
+# The certificate
+
+
+def renewal_in(seen: Seen) -> float | None:
+    """Seconds until the certificate of the DPU's DMS is to be made anew; None if there is nothing to wait for."""
+    address = podparts.host_address(seen.node) if seen.node is not None else ""
+    if seen.dms_pod is None or seen.dms_pod.deleting or not address:
+        return None
+    certificate = seen.dpu.status.certificate or DMSCertificate()
+    due = certificate.renew_at
+    if certificate.address != address or (due is None and seen.settings.certificates == "self"):
+        due = seen.now
+    if due is None:
+        return None
+    if certificate.retry_at is not None:
+        due = max(due, certificate.retry_at)
+    return (due - seen.now).total_seconds()
+
+
+async def renew(hands: Hands, seen: Seen) -> Changes | None:
+    """Makes the certificate anew, for the host's address as it is now. The pod's volume follows, and DMS reads it by itself."""
+    if seen.node is None:
+        return None
+    dpu, before = seen.dpu, seen.dpu.status.certificate or DMSCertificate()
+    try:
+        certificate = await hands.certificates.ensure_server(dpu, seen.node)
+        if dpu.labels.get(LABEL_DPU_HOST_IP, certificate.address) != certificate.address:
+            await hands.client.merge_patch(dpu, {"metadata": {"labels": {LABEL_DPU_HOST_IP: certificate.address}}})
+    except Conflict:
+        raise
+    except (ApiError, Waiting) as error:
+        hands.counts.certificates["failure"] += 1
+        hands.events.warning(dpu, "CertificateRenewalFailed", f"the certificate of its DMS can't be renewed: {error}")
+        return {"certificate": before.model_copy(update={"retry_at": seen.now.replace(microsecond=0) + RETRY})}
+    hands.counts.certificates["success"] += 1
+    until = f", until {certificate.expires_at:%Y-%m-%d %H:%M} UTC" if certificate.expires_at is not None else ""
+    note = f"the certificate of its DMS was made anew for {certificate.address}{until}"
+    hands.events.normal(dpu, "CertificateRenewed", note)
+    return {"certificate": certificate}
+
+
+# The MTU
+
+
+def outdated(seen: Seen) -> bool:
+    """Whether the host network pod was made with another MTU than is asked for now."""
+    pod = seen.hostnetwork_pod
+    made_with = hostnetworkpod.mtu_of(pod) if pod is not None and not pod.deleting else None
+    return made_with is not None and made_with != hostnetworkpod.mtu(seen.config)
+
+
+def waiting_for_turn(seen: Seen) -> bool:
+    """Whether another card of the host has its pod made anew at the moment, or is to be first by name."""
+    wanted = hostnetworkpod.mtu(seen.config)
+    for other in seen.siblings:
+        pod = seen.networks.get(other.uid)
+        if other.deleting:
+            continue
+        if pod is None:
+            if other.status.phase is Phase.READY:
+                return True
+        elif hostnetworkpod.mtu_of(pod) == wanted:
+            if pod.deleting or not pod.ready:
+                return True
+        elif pod.deleting or (other.namespace, other.name) < (seen.dpu.namespace, seen.dpu.name):
+            return True
+    return False
+
+
+async def replace_network(hands: Hands, seen: Seen) -> Changes | None:
+    """Ends the pod; the phase makes another one when it is gone."""
+    pod = seen.hostnetwork_pod
+    if pod is None:
+        return None
+    await hands.client.delete(pod)
+    note = f"pod {pod.name} is made anew: MTU {hostnetworkpod.mtu_of(pod)} became {hostnetworkpod.mtu(seen.config)}"
+    hands.events.normal(seen.dpu, "HostNetworkChanged", note, related=pod)
+    return None

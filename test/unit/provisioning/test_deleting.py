@@ -1,0 +1,78 @@
+"""What a deletion waits for, and for how long."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dpf.provisioning.dpu import deleting
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.story import ATTENTION
+from dpf.provisioning.settings import Settings
+from test.unit.provisioning.worlds import NOW, assigned, card_node, pod, see
+
+AWAY: dict[str, Any] = {"away": "connection refused"}
+
+
+def leaving(ago: float, *, timeout: Any = 600.0, **around: Any) -> Seen:
+    subject = assigned(status={"phase": "Deleting"})
+    meta = subject.metadata.model_copy(update={"deletion_timestamp": NOW - timedelta(seconds=ago)})
+    subject = subject.model_copy(update={"metadata": meta})
+    return see(subject, settings=Settings(deletion_timeout=timeout), **around)
+
+
+def test_what_is_all_gone_is_waited_for_no_more() -> None:
+    assert deleting.unfinished(leaving(0)) is None
+    assert deleting.left_behind(leaving(9999)) == ""
+
+
+@pytest.mark.parametrize(
+    ("ago", "around", "refused", "reason", "after"),
+    [
+        (0, AWAY, "", "DPUClusterUnreachable", 60),
+        (570, AWAY, "", "DPUClusterUnreachable", 30),
+        (0, {"dpu_node": card_node()}, "forbidden", "DPUClusterUnreachable", 60),
+        (0, {"dpu_node": card_node()}, "", "DPUNodeEnding", 600),
+        (0, {"dms_pod": pod("d1-dms")}, "", "PodsEnding", 300),
+        (301, {"dms_pod": pod("d1-dms")}, "", "PodsDoNotEnd", None),
+        (601, AWAY | {"hostnetwork_pod": pod("d1-hostnetwork")}, "", "PodsDoNotEnd", None),
+    ],
+)
+def test_a_deletion_says_what_it_waits_for(
+    ago: float, around: dict[str, Any], refused: str, reason: str, after: float | None
+) -> None:
+    hold = deleting.unfinished(leaving(ago, **around), refused)
+    assert hold is not None
+    assert (hold.condition.reason, hold.after) == (reason, after)
+    assert after is not None or reason in ATTENTION
+
+
+@pytest.mark.parametrize(
+    ("around", "refused", "word"),
+    [
+        (AWAY, "", "connection refused"),
+        ({"dpu_node": card_node()}, "nodes is forbidden", "nodes is forbidden"),
+        ({"dpu_node": card_node()}, "", "waiting for node d1 to go"),
+    ],
+)
+def test_a_node_that_can_not_be_removed_is_left_after_the_deadline(
+    around: dict[str, Any], refused: str, word: str
+) -> None:
+    seen = leaving(600, **around)
+    assert deleting.unfinished(seen, refused) is None
+    assert word in deleting.left_behind(seen, refused)
+
+
+def test_without_a_deadline_it_is_waited_for_ever() -> None:
+    seen = leaving(1e6, timeout=0.0, **AWAY)
+    hold = deleting.unfinished(seen)
+    assert hold is not None
+    assert "not given up" in hold.condition.message
+    assert deleting.left_behind(seen) == ""
+
+
+def test_a_cluster_that_does_not_exist_any_more_is_not_waited_for() -> None:
+    assert deleting.unfinished(leaving(0, cluster=None, **AWAY)) is None
+    assert deleting.left_behind(leaving(9999, cluster=None, **AWAY)) == ""
