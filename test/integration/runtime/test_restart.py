@@ -4,14 +4,15 @@ module's own: nobody else's tests notice."""
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import orjson
 import pytest
 
-from dpf.runtime import remote, transport
+from dpf.runtime import reflector, remote, transport
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For
@@ -80,6 +81,15 @@ async def _running(*processes: Supervised) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
+
+
+@asynccontextmanager
+async def _running_after(*processes: Supervised) -> AsyncIterator[None]:
+    """Each needs the one before it, and ends before it."""
+    async with AsyncExitStack() as stack:
+        for process in processes:
+            await stack.enter_async_context(_running(process))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +172,48 @@ async def test_a_watch_outlives_a_restart_and_tells_nothing_but_what_changed(ser
         await told.of("ADDED", "after")
         assert told.changes == [("ADDED", "after")]
         assert stats.failures >= 1, "the metrics do notice"
+
+
+async def test_a_server_that_was_restored_from_a_backup_is_believed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its versions are older than those that the watch has seen. Asked to go on from there it says nothing, for hours."""
+    monkeypatch.setattr(reflector, "SILENCE", 2.0)
+    planes = ControlPlanes(tmp_path, binaries.ensure())
+    planes.prepare()
+    [etcd], [host, _], _ = planes.stages()
+
+    def serving() -> AbstractAsyncContextManager[None]:
+        return _running_after(supervised(etcd), supervised(host))
+
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(
+            Client(Kubeconfig.load(planes.host.admin_kubeconfig), field_owner="test")
+        )
+        async with serving():
+            await eventually_there(client)
+            kept = await client.create(config_map("kept", of="the backup"))
+        shutil.copytree(tmp_path / "etcd", tmp_path / "backup")
+        async with serving():
+            watcher = Client(client.transport.kubeconfig, field_owner="watcher")
+            cluster = await stack.enter_async_context(caching(await stack.enter_async_context(watcher)))
+            told = Told(cluster)
+            await client.merge_patch(kept, {"data": {"of": "later"}})
+            for number in range(200):
+                await client.create(config_map(f"lost-{number}"))
+            await told.of("ADDED", "lost-199")
+        shutil.rmtree(tmp_path / "etcd")
+        (tmp_path / "backup").rename(tmp_path / "etcd")
+        ahead = cluster.cache[ConfigMap].watched_version
+        async with serving():
+            told.changes.clear()
+            await client.create(config_map("after"))
+            await told.of("ADDED", "after")
+            now = cluster.cache[ConfigMap]
+            assert now.watched_version < ahead
+            assert sorted(each.name for each in now.list()) == ["after", "kept"]
+            assert now.get("kept", NAMESPACE).data == {"of": "the backup"}  # type: ignore[union-attr]
+            assert ("DELETED", "lost-199") in told.changes
 
 
 async def test_a_leading_manager_outlives_a_restart(server: Server) -> None:
