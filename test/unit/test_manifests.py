@@ -12,7 +12,7 @@ import yaml
 from dpf.provisioning.admission.register import SERVICE
 from dpf.runtime.leader import RELEASE_TIMEOUT
 from dpf.runtime.options import ManagerOptions, parse
-from dpf_cmd import provisioning_manager, static_cluster_manager
+from dpf_cmd import kamaji_cluster_manager, provisioning_manager, static_cluster_manager
 from test.kustomize import Json, build, containers
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +21,7 @@ NAMESPACE = "dpf-operator-system"
 PROCESSES: dict[str, Any] = {
     "provisioning-manager": provisioning_manager,
     "static-cluster-manager": static_cluster_manager,
+    "kamaji-cluster-manager": kamaji_cluster_manager,
 }
 """Module of each process that is deployed. A new manager has a row here, a file in config/manager and one in config/rbac."""
 
