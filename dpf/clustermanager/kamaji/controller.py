@@ -24,7 +24,7 @@ from dpf.runtime.controller import Controller, For, Result, Watch
 from dpf.runtime.errors import BadRequest, Forbidden, Invalid, NotFound, Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import ConfigMap, CustomResourceDefinition, DaemonSet, Pod, Service
-from dpf.runtime.meta import Condition, Object, ObjectMeta, T, to_wire
+from dpf.runtime.meta import Condition, Object, T, to_wire
 from dpf.runtime.predicates import differs
 from dpf_api import names
 from dpf_api.dpucluster import TYPE_KAMAJI, DPUCluster, Keepalived
@@ -130,10 +130,11 @@ class KamajiClusterReconciler:
         return keepalived_ready(cluster, daemon_set, pods)
 
     async def _remove_keepalived(self, cluster: DPUCluster) -> None:
-        """Takes away what held a virtual IP that is not asked for any more."""
-        meta = ObjectMeta(name=names.keepalived(cluster.name), namespace=cluster.namespace)
-        await self._client.delete(DaemonSet(metadata=meta))
-        await self._client.delete(ConfigMap(metadata=meta))
+        """Takes away what held a virtual IP that is not asked for any more, and nothing that merely has its name."""
+        for kind in (DaemonSet, ConfigMap):
+            found = await self._get(kind, names.keepalived(cluster.name), cluster)
+            if found is not None and cluster.key in clusters_of(found):
+                await self._client.delete(found)
 
     async def _get(self, kind: type[T], name: str, cluster: DPUCluster) -> T | None:
         # Asked of the server: one that lost its label, or never had it, is in no cache of ours.

@@ -305,6 +305,17 @@ async def test_an_object_of_somebody_else_is_named_and_left_alone(world: World) 
         ).metadata.resource_version == service.metadata.resource_version
 
 
+async def test_somebody_elses_object_survives_a_virtual_ip_that_is_not_asked_for_any_more(world: World) -> None:
+    meta = ObjectMeta(name="c-keepalived", namespace=world.namespace)
+    theirs = await world.host.create(ConfigMap(metadata=meta, data={"theirs": "1"}))
+    async with world.manager():
+        cluster = await world.create(clusterEndpoint=endpoint(world.namespace))
+        assert "ConfigMap c-keepalived" in (await world.says("KeepalivedReady", "NameTaken")).message
+        await world.host.merge_patch(cluster, {"spec": {"clusterEndpoint": None}})
+        await world.eventually(DPUCluster, until=lambda c: find(c.status.conditions, "KeepalivedReady") is None)
+        assert (await world.host.get(ConfigMap, meta.name, world.namespace)).uid == theirs.uid
+
+
 async def test_a_cluster_made_anew_waits_for_what_is_left_of_the_one_before(world: World) -> None:
     async with world.manager():
         cluster = await world.create()
