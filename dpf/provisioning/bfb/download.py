@@ -92,6 +92,9 @@ async def download(source: Source, part: Path, target: Path, told: Told) -> Imag
         raise DownloadFailed("Truncated", f"{source.url}: the connection ended before the image did") from error
     except TimeoutError as error:
         raise DownloadFailed("ServerSilent", f"{source.url}: nothing came for {SILENCE:g} s") from error
+    except ValueError as error:
+        # Some of what makes no URL is found out only while it is taken apart, the host's name for one.
+        raise DownloadFailed("InvalidURL", f"{source.url}: no URL that can be asked for: {error}") from error
     except aiohttp.ClientError as error:
         raise DownloadFailed("Unreachable", f"{source.url}: {error or type(error).__name__}") from error
     except OSError as error:

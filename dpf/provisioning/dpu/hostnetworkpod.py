@@ -16,7 +16,7 @@ from dpf_api.operatorconfig import DPFOperatorConfig
 CONTAINER = "hostnetwork"
 DEFAULT_VFS = 16
 DONE = "/tmp/hostnetwork_succeed"  # noqa: S108 (a path in the container that the script is known by)
-_VFS = re.compile(r"^NUM_OF_VFS=([0-9]+)$")
+_VFS = re.compile(r"^NUM_OF_VFS=([0-9]{1,6})$")  # more digits: the flavor is refused before the card is flashed
 
 
 def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, settings: Settings) -> Pod:

@@ -51,12 +51,13 @@ class Allocator:
         indexes.add(cluster)
 
     def choose(self, dpu: DPU) -> DPUCluster:
-        """The cluster for a DPU; its place is held until :meth:`settle`.
+        """The cluster for a DPU, of the namespace that it names if it does; its place is held until :meth:`settle`.
 
         :raises Waiting: if none has room.
         """
         assumed = Counter(self._assumed.values())
-        chosen = first_fitting(self._clusters.list(), lambda each: self.assigned(each) + assumed[str(each.key)])
+        clusters = self._clusters.list(dpu.spec.cluster.namespace or None)
+        chosen = first_fitting(clusters, lambda each: self.assigned(each) + assumed[str(each.key)])
         self._assumed[dpu.uid] = str(chosen.key)
         return chosen
 
