@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -40,3 +41,11 @@ def median(values: Sequence[float]) -> float:
 def spread(values: Sequence[float]) -> str:
     """Smallest and largest, for the detail of a result."""
     return f"{min(values):.3g} to {max(values):.3g} in {len(values)} runs"
+
+
+def size(variable: str, full: int) -> int:
+    """How much of something a bench takes: ``full``, on which its goals hold, or what the environment says, to try it out."""
+    given = os.environ.get(variable, "")
+    if given:
+        say(f"{variable}={given} instead of {full}: goals are for {full}")
+    return int(given) if given else full

@@ -61,6 +61,10 @@ class Host:
         log.info("host_reboot", host=self.name, card=card.name, kind=kind)
         for reset in [card] if kind == "slr" else self.cards:
             reset.reset()
+        self.crash()
+
+    def crash(self) -> None:
+        """Takes the host down at once and boots it anew, without asking anybody; its cards have power all the time."""
         self._rebooting = True
         self._save()
         self._asked.set()
@@ -93,12 +97,12 @@ class Host:
     async def _reboot(self, api: Api) -> None:
         await asyncio.sleep(SHUTDOWN)
         self._set_up(up=False)
-        stuck = any(card.fault is Fault.HOST_DOES_NOT_COME_BACK for card in self.cards)
+        stuck = any(map(_holds_down, self.cards))
         if stuck or self._reboot_time >= VISIBLE:
             await self._write_status(api, ready=False)
         await asyncio.sleep(self._reboot_time)
         for card in self.cards:
-            await card.wait_while(lambda card: card.fault is Fault.HOST_DOES_NOT_COME_BACK)
+            await card.wait_while(_holds_down)
         self.boot_id, self._rebooting = str(uuid4()), False
         self._save()
         await self._write_status(api, ready=True)
@@ -139,3 +143,8 @@ class Host:
     @property
     def _file(self) -> Path:
         return self.folder / "host.json"
+
+
+def _holds_down(card: Card) -> bool:
+    """Whether a fault of the card keeps its host from booting."""
+    return card.fault in (Fault.HOST_DOES_NOT_COME_BACK, Fault.HOST_DEAD)
