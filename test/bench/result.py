@@ -45,7 +45,4 @@ def spread(values: Sequence[float]) -> str:
 
 def size(variable: str, full: int) -> int:
     """How much of something a bench takes: ``full``, on which its goals hold, or what the environment says, to try it out."""
-    given = os.environ.get(variable, "")
-    if given:
-        say(f"{variable}={given} instead of {full}: goals are for {full}")
-    return int(given) if given else full
+    return int(os.environ.get(variable) or full)

@@ -59,12 +59,16 @@ class Host:
         if not card.accept_host_reboot(id_):
             return
         log.info("host_reboot", host=self.name, card=card.name, kind=kind)
-        for reset in [card] if kind == "slr" else self.cards:
-            reset.reset()
-        self.crash()
+        self._go_down([card] if kind == "slr" else self.cards)
 
     def crash(self) -> None:
-        """Takes the host down at once and boots it anew, without asking anybody; its cards have power all the time."""
+        """The host loses power and boots anew, without anybody having asked; its cards with it."""
+        log.info("host_crash", host=self.name)
+        self._go_down(self.cards)
+
+    def _go_down(self, cards: list[Card]) -> None:
+        for card in cards:
+            card.reset()
         self._rebooting = True
         self._save()
         self._asked.set()

@@ -234,7 +234,7 @@ async def test_host_that_is_dead_runs_no_pods_until_the_fault_is_cleared(fleet: 
     await fleet.pod(name, is_ready)
 
 
-async def test_host_that_crashes_boots_anew_and_its_card_notices_nothing(fleet: Fleet) -> None:
+async def test_host_that_crashes_boots_anew_and_nobody_has_asked_for_it(fleet: Fleet) -> None:
     card = fleet.cards[0]
     before = boot_id(await fleet.host.get(f"/api/v1/nodes/{card.host}"))
     await fleet.ask("POST", f"/pods/{card.host}/kill")
