@@ -45,16 +45,20 @@ HEADER = "# Generated from the models in api/dpf_api by hack/generate_crds.py (m
 
 JsonSchema = dict[str, Any]
 
+TIME: JsonSchema = {
+    "type": "string",
+    "format": "date-time",
+    # The format alone lets through what is no moment to most readers: the year 0, an offset of 99 hours.
+    "pattern": r"^(000[1-9]|00[1-9]\d|0[1-9]\d{2}|[1-9]\d{3})-\d{2}-\d{2}T([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,9})?"
+    r"(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$",
+}
+
 CONDITION: JsonSchema = {
     "description": "One thing that is or is not true of the object.",
     "type": "object",
     "required": ["lastTransitionTime", "message", "reason", "status", "type"],
     "properties": {
-        "lastTransitionTime": {
-            "description": "When status last changed.",
-            "type": "string",
-            "format": "date-time",
-        },
+        "lastTransitionTime": {"description": "When status last changed.", **TIME},
         "message": {"description": "The reason in a sentence; may be empty.", "type": "string", "maxLength": 32768},
         "observedGeneration": {
             "description": "The generation of the spec that the condition speaks of.",
@@ -98,7 +102,11 @@ LABEL_SELECTOR: JsonSchema = {
                 "required": ["key", "operator"],
                 "properties": {
                     "key": {"description": "The label.", "type": "string"},
-                    "operator": {"description": "In, NotIn, Exists or DoesNotExist.", "type": "string"},
+                    "operator": {
+                        "description": "How the label is compared.",
+                        "type": "string",
+                        "enum": ["In", "NotIn", "Exists", "DoesNotExist"],
+                    },
                     "values": {
                         "description": "The values for In and NotIn.",
                         "type": "array",
@@ -120,7 +128,7 @@ WELL_KNOWN: dict[Any, JsonSchema] = {
     str: {"type": "string"},
     int: {"type": "integer"},
     bool: {"type": "boolean"},
-    datetime: {"type": "string", "format": "date-time"},
+    datetime: TIME,
     Condition: CONDITION,
     LabelSelector: LABEL_SELECTOR,
     Any: {"x-kubernetes-preserve-unknown-fields": True},

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     samples_.add_argument("--kamaji", action="store_true", help="a DPUCluster of type kamaji instead of a DPUSet")
     add("ps", ps, "list the processes of the sandbox", form)
     kill_ = add("kill", kill, "kill a process with SIGKILL; it comes back as under a kubelet")
-    kill_.add_argument("process", help="a name that `ps` lists")
+    kill_.add_argument("process", help="a name that `ps` lists, or a host")
     add("cards", cards, "list the simulated cards and what was done to them", form)
     fault_ = add("fault", fault, "make something go wrong with a card, or right again")
     fault_.add_argument("card", help="a DPU that `cards` lists")

@@ -4,7 +4,8 @@ A model is a *snapshot*: it is never changed, a new one is made. Reading ignores
 send more); writing sends only what was set (:func:`to_wire`), so that what others own is left alone, a default stays the
 server's business, and an explicit ``False`` arrives as ``false``.
 
-This module imports nothing but pydantic, so that an API package can stand on it without pulling in a client.
+This module imports nothing but pydantic and the library's errors, so that an API package can stand on it without pulling in
+a client.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
+
+from dpf.runtime.errors import Terminal
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -28,10 +31,20 @@ def _rfc3339_micro(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-Timestamp = Annotated[datetime, PlainSerializer(_rfc3339, return_type=str)]
+def _in_utc(moment: datetime) -> datetime:
+    """The moment in UTC; one without a zone is taken to be, and one that no calendar has there is the last or first that has."""
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        return datetime.max.replace(tzinfo=UTC) if moment.year > 1 else datetime.min.replace(tzinfo=UTC)
+
+
+Timestamp = Annotated[datetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339, return_type=str)]
 """metav1.Time: aware, written in UTC in whole seconds."""
 
-MicroTime = Annotated[datetime, PlainSerializer(_rfc3339_micro, return_type=str)]
+MicroTime = Annotated[datetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339_micro, return_type=str)]
 """metav1.MicroTime: aware, written in UTC with six decimals; leases and events carry it."""
 
 
@@ -122,7 +135,7 @@ class LabelSelectorRequirement(Model):
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether labels satisfy the expression; as in Kubernetes, ``NotIn`` holds where the key is absent.
 
-        :raises ValueError: if the operator is not one of the four.
+        :raises Terminal: if the operator is not one of the four.
         """
         match self.operator:
             case "In":
@@ -133,7 +146,8 @@ class LabelSelectorRequirement(Model):
                 return self.key in labels
             case "DoesNotExist":
                 return self.key not in labels
-        raise ValueError(f"label selector operator {self.operator!r} is none of In, NotIn, Exists, DoesNotExist")
+        message = f"label selector operator {self.operator!r} is none of In, NotIn, Exists, DoesNotExist"
+        raise Terminal("InvalidSelector", message)
 
 
 class LabelSelector(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -40,3 +41,8 @@ def median(values: Sequence[float]) -> float:
 def spread(values: Sequence[float]) -> str:
     """Smallest and largest, for the detail of a result."""
     return f"{min(values):.3g} to {max(values):.3g} in {len(values)} runs"
+
+
+def size(variable: str, full: int) -> int:
+    """How much of something a bench takes: ``full``, on which its goals hold, or what the environment says, to try it out."""
+    return int(os.environ.get(variable) or full)

@@ -492,6 +492,28 @@ async def test_set_pace_is_a_number_or_a_percentage_above_zero(server: Server) -
     await server.refuses(DPUSet, "spec.strategy.type: Unsupported value", spec={"strategy": {"type": "OnDelete"}})
 
 
+async def test_set_selector_has_one_of_four_operators(server: Server) -> None:
+    wrong = {"nodeSelector": {"matchExpressions": [{"key": "k", "operator": "Equals"}]}}
+    path = "spec.nodeSelector.matchExpressions[0].operator"
+    await server.refuses(DPUSet, f"{path}: Unsupported value", spec=wrong)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "0000-01-01T00:00:00Z",
+        "2026-01-01T00:00:00+99:99",
+        "2026-01-01T00:00:00.1234567890Z",
+        "2026-01-01T00:00:00",
+        "2026-02-30T00:00:00Z",
+    ],
+)
+async def test_what_is_no_moment_to_a_reader_is_refused(server: Server, moment: str) -> None:
+    """Found by fuzzing: the format date-time alone lets most of these through, and no model could read the object then."""
+    effect = {"taint": {"key": "k", "effect": "NoSchedule", "timeAdded": moment}}
+    await server.refuses(DPUSet, "timeAdded", spec={"dpuTemplate": {"spec": {"nodeEffect": effect}}})
+
+
 async def test_set_power_cycle_annotation_is_a_boolean_at_creation(server: Server) -> None:
     wrong = {"dpuTemplate": {"annotations": {POWER_CYCLE: "yes"}}}
     await server.refuses(DPUSet, f"{POWER_CYCLE} must be a boolean", spec=wrong)

@@ -3,7 +3,8 @@
 * What comes is written to ``bfb-<uid>`` beside the image's place; a small file beside that remembers which version of the image it
   is (ETag or Last-Modified). The next try asks for the rest of that version; if the server has another by now it sends all.
 * The deadline is on silence, not on the whole: a large image over a thin line is fine.
-* Length and, where the BFB names one, checksum must be right before the file gets its name.
+* Length and, where the BFB names one, checksum must be right before the file gets its name. The checksum is worked out as the bytes
+  come, and while one piece is written and summed the next one is received.
 * The environment's proxy variables count here, unlike for API servers: images come from outside.
 """
 
@@ -26,8 +27,10 @@ from dpf.runtime.errors import DpfError
 P = ParamSpec("P")
 R = TypeVar("R")
 
-PIECE = 1 << 20
-"""Bytes held in memory per download."""
+PIECE = 1 << 19
+"""Bytes written at once; a download holds two such pieces in memory, one that is written and one that comes."""
+BUFFER = 1 << 18
+"""Bytes that wait in a connection until they are asked for."""
 SILENCE = 60.0
 """Seconds without a byte after which a server counts as dead."""
 MODE = 0o644
@@ -79,9 +82,8 @@ async def download(source: Source, part: Path, target: Path, told: Told) -> Imag
     """
     tag_file = tag_of(part)
     try:
-        async with aiohttp.ClientSession(trust_env=True, timeout=_timeout(), read_bufsize=PIECE) as http:
-            total = await _fetch(http, source, part, tag_file, told)
-        image = await in_thread(digest, part)
+        async with aiohttp.ClientSession(trust_env=True, timeout=_timeout(), read_bufsize=BUFFER) as http:
+            image, total = await _fetch(http, source, part, tag_file, told)
         _check(image, source, total, part)
         await in_thread(_publish, part, target)
     except aiohttp.ClientConnectorCertificateError as error:
@@ -92,6 +94,9 @@ async def download(source: Source, part: Path, target: Path, told: Told) -> Imag
         raise DownloadFailed("Truncated", f"{source.url}: the connection ended before the image did") from error
     except TimeoutError as error:
         raise DownloadFailed("ServerSilent", f"{source.url}: nothing came for {SILENCE:g} s") from error
+    except ValueError as error:
+        # Some of what makes no URL is found out only while it is taken apart, the host's name for one.
+        raise DownloadFailed("InvalidURL", f"{source.url}: no URL that can be asked for: {error}") from error
     except aiohttp.ClientError as error:
         raise DownloadFailed("Unreachable", f"{source.url}: {error or type(error).__name__}") from error
     except OSError as error:
@@ -115,8 +120,10 @@ async def in_thread(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
         raise
 
 
-async def _fetch(http: aiohttp.ClientSession, source: Source, part: Path, tag_file: Path, told: Told) -> int:
-    """Gets what is missing; returns the length that the server announced, or 0."""
+async def _fetch(
+    http: aiohttp.ClientSession, source: Source, part: Path, tag_file: Path, told: Told
+) -> tuple[Image, int]:
+    """Gets what is missing; returns what is there then, and the length that the server announced, or 0."""
     have, tag = await in_thread(_there, part, tag_file)
     headers = {"Accept-Encoding": "identity"}
     if have and tag:
@@ -125,7 +132,7 @@ async def _fetch(http: aiohttp.ClientSession, source: Source, part: Path, tag_fi
         have = 0
     async with http.get(source.url, headers=headers) as response:
         if response.status == 416 and have and _announced(response) == have:
-            return have
+            return await in_thread(digest, part), have
         if response.status == 416:
             await in_thread(part.unlink, missing_ok=True)
         if response.status not in {200, 206}:
@@ -142,10 +149,11 @@ async def _fetch(http: aiohttp.ClientSession, source: Source, part: Path, tag_fi
         file = await in_thread(open_part, part, resume=have > 0)
         try:
             await in_thread(tag_file.write_text, tag)
-            await _write(file, response, have, total, told)
+            sink = Sink(file, await in_thread(_sum_of, part))
+            await _write(sink, response, have, total, told)
         finally:
             await in_thread(file.close)
-    return total
+    return await in_thread(sink.image), total
 
 
 def _announced(response: aiohttp.ClientResponse) -> int:
@@ -165,11 +173,53 @@ def open_part(part: Path, *, resume: bool) -> BinaryIO:
     return part.open("ab" if resume else "wb")
 
 
-async def _write(file: BinaryIO, response: aiohttp.ClientResponse, have: int, total: int, told: Told) -> None:
-    async for piece in response.content.iter_chunked(PIECE):
-        await in_thread(file.write, piece)
-        have += len(piece)
-        told(have, total)
+@dataclass(frozen=True)
+class Sink:
+    """A file that is written, and the sum of all that is in it."""
+
+    file: BinaryIO
+    sum: hashlib._Hash
+
+    def put(self, pieces: list[bytes]) -> None:
+        """Appends."""
+        for piece in pieces:
+            self.file.write(piece)
+            self.sum.update(piece)
+
+    def image(self) -> Image:
+        """What is in the file, once it is closed."""
+        return Image(Path(self.file.name).stat().st_size, f"sha256:{self.sum.hexdigest()}")
+
+
+async def _write(sink: Sink, response: aiohttp.ClientResponse, have: int, total: int, told: Told) -> None:
+    writing: asyncio.Future[None] | None = None
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for piece in response.content.iter_any():
+            pieces.append(piece)
+            size += len(piece)
+            if size < PIECE:
+                continue
+            if writing is not None:
+                await writing
+            have += size
+            told(have, total)
+            writing = asyncio.ensure_future(in_thread(sink.put, pieces))
+            pieces, size = [], 0
+    finally:
+        # Also of a download that breaks off: what came is kept, and the file is left alone by the time it is closed.
+        if writing is not None:
+            await writing
+        if pieces:
+            await in_thread(sink.put, pieces)
+            told(have + size, total)
+
+
+def _sum_of(part: Path) -> hashlib._Hash:
+    """The sum of what is there already, to be gone on with."""
+    with part.open("rb") as file:
+        return hashlib.file_digest(file, "sha256")
 
 
 def digest(path: Path) -> Image:

@@ -20,11 +20,16 @@ from dpf.runtime.errors import Terminal
 from dpf_api.dpuflavor import DPUFlavorSpec, Operation
 
 PASSWORD = "ubuntu_PASSWORD"  # noqa: S105  (the parameter's name)
-SFS = re.compile(r"PF_TOTAL_SF=([0-9]+)")
+SFS = re.compile(r"PF_TOTAL_SF=([0-9]{1,6})(?![0-9])")
+NO_COUNT = re.compile(r"(PF_TOTAL_SF|NUM_OF_VFS)=[0-9]{7}")
 GROUPS = "adm, audio, cdrom, dialout, dip, floppy, lxd, netdev, plugdev, sudo, video"
 DOCUMENT = "/mnt/var/lib/cloud/seed/nocloud-net/user-data"
 
 File = dict[str, Any]
+
+
+class NoCount(Terminal):
+    """A number of functions in the flavor that no card has."""
 
 
 class ConfigTooLarge(Terminal):
@@ -47,8 +52,13 @@ class BfCfg:
 def render(inputs: BfCfg) -> str:
     """The text of bf.cfg.
 
+    :raises NoCount: if the flavor asks for a million functions or more.
     :raises ConfigTooLarge: if it has more than 128 KiB.
     """
+    if found := next((m for p in _nvconfig(inputs.flavor) if (m := NO_COUNT.match(p))), None):
+        raise NoCount(
+            "FlavorInvalid", f"spec.nvconfig[0].parameters: {found[1]} has more digits than any card's number"
+        )
     parameters, password = _parameters(inputs.flavor.bfcfg_parameters)
     data = user_data(inputs, password)
     document = "#cloud-config\n" + yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=True)

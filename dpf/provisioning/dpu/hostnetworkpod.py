@@ -19,7 +19,7 @@ MTU = "vf_mtu"
 DONE, STATUS = "/tmp/hostnetwork_succeed", "/tmp/hostnetwork_status"  # noqa: S108 (the container's own; the program's defaults)
 READY = ["/bin/sh", "-c", f"cat {STATUS}; ls {DONE}"]
 """What the program says of itself stands in the probe's event on the pod."""
-_VFS = re.compile(r"^NUM_OF_VFS=([0-9]+)$")
+_VFS = re.compile(r"^NUM_OF_VFS=([0-9]{1,6})$")  # more digits: the flavor is refused before the card is flashed
 
 
 def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, settings: Settings) -> Pod:

@@ -90,13 +90,16 @@ class Allocator:
                 self._counted = True
 
     def choose(self, dpu: DPU) -> DPUCluster:
-        """The cluster for a DPU. Its place is held: the assignment must be locked on this version of the DPU.
+        """The cluster for a DPU, of the namespace that it names if it does.
+
+        Its place is held: the assignment must be locked on this version of the DPU.
 
         :raises Waiting: if none has room.
         """
         held = Counter(each.cluster for each in self._standing() if each.uid != dpu.uid)
+        clusters = self._clusters.list(dpu.spec.cluster.namespace or None)
         try:
-            chosen = first_fitting(self._clusters.list(), lambda each: self.assigned(each) + held[str(each.key)])
+            chosen = first_fitting(clusters, lambda each: self.assigned(each) + held[str(each.key)])
         except Waiting as error:
             raise Waiting(error.reason, error.message, retry_after=HELD_RETRY if held else None) from None
         self._held.add(Held(dpu.key, dpu.uid, str(chosen.key), version_of(dpu.metadata.resource_version)))

@@ -8,8 +8,13 @@ ones while the budget of unavailable DPUs lasts.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from dpf.runtime.errors import Terminal
+
+_PERCENT = re.compile(r"0*([0-9]{1,3})%", re.ASCII)
 
 MAX_UNAVAILABLE = 1
 """Budget of a rolling update that names none."""
@@ -27,11 +32,14 @@ class Member:
 def budget(max_unavailable: int | str | None, total: int) -> int:
     """How many of ``total`` DPUs may be unavailable: percentages are rounded up, and it is at least 1.
 
-    :raises ValueError: if the text is no percentage.
+    :raises Terminal: if the text is no percentage; the CRD lets none through that is not.
     """
     if isinstance(max_unavailable, str):
-        text = max_unavailable.strip()
-        amount = math.ceil(int(text[:-1]) * total / 100) if text.endswith("%") else int(text)
+        found = _PERCENT.fullmatch(max_unavailable)
+        if found is None:
+            message = f"spec.strategy.rollingUpdate.maxUnavailable is {max_unavailable[:40]!r}; write a number or 10%"
+            raise Terminal("InvalidMaxUnavailable", message)
+        amount = math.ceil(int(found[1]) * total / 100)
     else:
         amount = MAX_UNAVAILABLE if max_unavailable is None else max_unavailable
     return max(1, min(amount, total))

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from dpf.runtime.k8s import Node
 
 FEATURE = "feature.node.kubernetes.io/"
-_ENTRY = re.compile(r"^feature\.node\.kubernetes\.io/dpu-(\d+)-(.+)$")
+_ENTRY = re.compile(r"^feature\.node\.kubernetes\.io/dpu-([0-9]{1,4})-(.+)$")
 
 NAME_LIMIT = 63
 """A DPU's name is a host name, a label value and the name of a Node."""

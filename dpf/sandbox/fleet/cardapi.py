@@ -103,14 +103,20 @@ class _Handlers:
         """Sets the fault named in the body; an empty name clears it."""
         card, body = self._card(request), await _body(request, "fault")
         card.set_fault(Fault.parse(body["fault"]) if body["fault"] else None)
+        if card.fault is Fault.HOST_DEAD:
+            self._hosts[card.address.host].crash()
         return _json(summary(card))
 
     async def list_pods(self, _: web.Request) -> web.Response:
         return _json(self._pods.processes())
 
     async def kill_pod(self, request: web.Request) -> web.Response:
-        if not self._pods.kill(request.match_info["name"]):
-            raise web.HTTPNotFound(text=f"no pod {request.match_info['name']} runs here")
+        """Kills a pod's containers, or crashes the host of that name, which boots anew then."""
+        name = request.match_info["name"]
+        if (host := self._hosts.get(name)) is not None:
+            host.crash()
+        elif not self._pods.kill(name):
+            raise web.HTTPNotFound(text=f"no pod {name} runs here")
         return _json({})
 
     def _card(self, request: web.Request) -> Card:

@@ -14,6 +14,8 @@ class Fault(StrEnum):
     NEVER_JOINS = "never-joins"
     HOST_DOES_NOT_COME_BACK = "host-does-not-come-back"
     POD_CRASH_LOOPS = "pod-crash-loops"
+    HOST_DEAD = "host-dead"
+    """The card's host loses power at once, and boots when the fault is cleared."""
 
     @classmethod
     def parse(cls, text: str) -> Fault:

@@ -65,8 +65,16 @@ class Host:
         if not card.accept_host_reboot(id_):
             return
         log.info("host_reboot", host=self.name, card=card.name, kind=kind)
-        for reset in [card] if kind == "slr" else self.cards:
-            reset.reset()
+        self._go_down([card] if kind == "slr" else self.cards)
+
+    def crash(self) -> None:
+        """The host loses power and boots anew, without anybody having asked; its cards with it."""
+        log.info("host_crash", host=self.name)
+        self._go_down(self.cards)
+
+    def _go_down(self, cards: list[Card]) -> None:
+        for card in cards:
+            card.reset()
         self._rebooting = True
         self._save()
         self._asked.set()
@@ -121,12 +129,12 @@ class Host:
     async def _reboot(self, api: Api) -> None:
         await asyncio.sleep(SHUTDOWN)
         self._set_up(up=False)
-        stuck = any(card.fault is Fault.HOST_DOES_NOT_COME_BACK for card in self.cards)
+        stuck = any(map(_holds_down, self.cards))
         if stuck or self._reboot_time >= VISIBLE:
             await self._write_status(api, ready=False)
         await asyncio.sleep(self._reboot_time)
         for card in self.cards:
-            await card.wait_while(lambda card: card.fault is Fault.HOST_DOES_NOT_COME_BACK)
+            await card.wait_while(_holds_down)
         await self.machine.reboot()
         self.boot_id, self._rebooting = str(uuid4()), False
         self._save()
@@ -174,3 +182,8 @@ def _hardware(card: Card) -> Hardware:
     """One port is enough to show everything, and half the files of two."""
     address = card.address
     return Hardware(address.slot, address.pf0, address.index, serial=serial_number(address.dpu), two_ports=False)
+
+
+def _holds_down(card: Card) -> bool:
+    """Whether a fault of the card keeps its host from booting."""
+    return card.fault in (Fault.HOST_DOES_NOT_COME_BACK, Fault.HOST_DEAD)

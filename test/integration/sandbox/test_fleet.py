@@ -249,3 +249,23 @@ async def test_maintenance_of_a_simulated_host_becomes_ready(fleet: Fleet) -> No
     async for _, obj in fleet.host.follow(path):
         if is_ready(obj):
             break
+
+
+async def test_host_that_is_dead_runs_no_pods_until_the_fault_is_cleared(fleet: Fleet) -> None:
+    card = fleet.cards[0]
+    before = boot_id(await fleet.host.get(f"/api/v1/nodes/{card.host}"))
+    await fleet.ask("PUT", f"/cards/{card.dpu}/fault", {"fault": "host-dead"})
+    await fleet.node(fleet.host, card.host, lambda node: not is_ready(node))
+    name = await fleet.run_pod(card, "idle")
+    await fleet.ask("PUT", f"/cards/{card.dpu}/fault", {"fault": ""})
+    await fleet.node(fleet.host, card.host, lambda node: is_ready(node) and boot_id(node) != before)
+    await fleet.pod(name, is_ready)
+
+
+async def test_host_that_crashes_boots_anew_and_nobody_has_asked_for_it(fleet: Fleet) -> None:
+    card = fleet.cards[0]
+    before = boot_id(await fleet.host.get(f"/api/v1/nodes/{card.host}"))
+    await fleet.ask("POST", f"/pods/{card.host}/kill")
+    await fleet.node(fleet.host, card.host, lambda node: is_ready(node) and boot_id(node) != before)
+    summary = await fleet.summary(card)
+    assert (summary["hostReboots"], summary["boots"]) == (0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import UTC
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from dpf_api.dpu import DPU, DPUSpec, DPUStatus, Install, Phase
 from dpf_api.dpucluster import ClusterEndpoint, DPUCluster, DPUClusterSpec, Keepalived
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet, DPUTemplateSpec
-from dpf_api.nodeeffect import Drain, NodeEffect
+from dpf_api.nodeeffect import Drain, NodeEffect, Taint
 from dpf_api.nodemaintenance import NodeMaintenanceSpec
 from dpf_api.operatorconfig import DPFOperatorConfig
 
@@ -111,3 +112,20 @@ def test_importing_a_kind_imports_no_client() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("moment", "written"),
+    [
+        ("2026-01-01T02:00:00+02:00", "2026-01-01T00:00:00Z"),
+        ("2026-01-01T00:00:00", "2026-01-01T00:00:00Z"),
+        ("9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59Z"),
+        ("0001-01-01T00:00:00+14:00", "0001-01-01T00:00:00Z"),
+    ],
+)
+def test_moments_are_read_in_utc_whatever_their_zone(moment: str, written: str) -> None:
+    """Found by fuzzing: one that no calendar has in UTC could be read and not be written."""
+    taint = Taint.model_validate({"key": "k", "effect": "NoSchedule", "timeAdded": moment})
+    assert to_wire(taint)["timeAdded"] == written
+    assert taint.time_added is not None
+    assert taint.time_added.tzinfo is UTC

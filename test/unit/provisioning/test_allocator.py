@@ -200,3 +200,12 @@ def test_names_decide_before_namespaces_and_what_is_going_is_left_out() -> None:
     going = going.model_copy(update={"metadata": going.metadata.model_copy(update={"deletion_timestamp": "x"})})
     chosen = first_fitting([cluster(name="b", namespace="z"), cluster(name="b", namespace="y"), going], lambda _: 0)
     assert chosen.namespace == "y"
+
+
+def test_a_dpu_that_names_a_namespace_gets_a_cluster_of_it() -> None:
+    """Found by fuzzing: the namespace can't be changed once it is set, so a cluster of another one could never be written."""
+    world = World(cluster(name="dc1"))
+    elsewhere = dpu(cluster={"namespace": "elsewhere"})
+    with pytest.raises(Waiting, match="there is none"):
+        world.allocator.choose(elsewhere)
+    assert world.allocator.choose(dpu(cluster={"namespace": "ns"})).name == "dc1"

@@ -253,3 +253,12 @@ async def test_cancelling_waits_for_what_runs_in_a_thread() -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert left.is_set()
+
+
+@pytest.mark.parametrize("url", ["http://[::1/x.bfb", "http://xn--a.localhost:1/x.bfb", "http://127.0.0.1:99999/x.bfb"])
+async def test_what_fits_the_pattern_and_is_no_url_is_said_to_be_none(tmp_path: Path, url: str) -> None:
+    """Found by fuzzing: the host's name of one of them is an error of its own kind."""
+    with pytest.raises(DownloadFailed) as raised:
+        await download(Source(url), part_of(tmp_path, "uid"), tmp_path / "x.bfb", lambda *_: None)
+    assert raised.value.reason == "InvalidURL"
+    assert url in raised.value.message

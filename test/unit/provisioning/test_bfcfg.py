@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpf.provisioning.bfcfg.render import BfCfg, ConfigTooLarge, render
+from dpf.provisioning.bfcfg.render import BfCfg, ConfigTooLarge, NoCount, render
 from dpf.sandbox.fleet import cloudinit
 from dpf_api.dpuflavor import DPUFlavorSpec
 from test.spec import spec
@@ -126,3 +126,11 @@ def test_what_no_card_takes_is_refused_early() -> None:
 
 def test_the_token_stays_out_of_what_is_printed() -> None:
     assert "0123456789abcdef" not in repr(BfCfg("d", flavor(), JOIN))
+
+
+@pytest.mark.parametrize("name", ["PF_TOTAL_SF", "NUM_OF_VFS"])
+def test_a_number_of_functions_that_no_card_has_is_refused_before_the_card_is_flashed(name: str) -> None:
+    """Found by fuzzing: Python makes no number of so many digits."""
+    flavor = DPUFlavorSpec.model_validate({"nvconfig": [{"parameters": [f"{name}={'9' * 5000}"]}]})
+    with pytest.raises(NoCount, match=rf"spec\.nvconfig\[0\]\.parameters: {name} "):
+        render(BfCfg("d1", flavor))

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpf.provisioning.dpuset.rollout import Member, budget, replaceable
+from dpf.runtime.errors import Terminal
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,14 @@ def test_no_more_available_dpus_go_than_the_budget_allows(have: list[Member], al
 def test_a_rollout_with_room_makes_progress(have: list[Member], allowed: int) -> None:
     if any(member.outdated for member in have) and all(member.available for member in have):
         assert replaceable(have, wanted=len(have), allowed=allowed)
+
+
+def test_a_percentage_with_thousands_of_zeros_before_it_is_one_all_the_same() -> None:
+    """Found by fuzzing: the CRD's rule lets it through, and Python makes no number of so many digits."""
+    assert budget("0" * 5000 + "9%", 100) == 9
+
+
+@pytest.mark.parametrize("text", ["", "10", "%", "-1%", "1e1%", "٣%", " 5%"])
+def test_a_text_that_is_no_percentage_is_named_with_its_field(text: str) -> None:
+    with pytest.raises(Terminal, match=r"spec\.strategy\.rollingUpdate\.maxUnavailable"):
+        budget(text, 100)

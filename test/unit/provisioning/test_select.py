@@ -83,3 +83,10 @@ def test_names_fit_and_are_lower_case(name: str) -> None:
 def test_long_names_stay_apart() -> None:
     long = "a" * 100
     assert Card(long + "1", 0, PCI).name != Card(long + "2", 0, PCI).name
+
+
+@pytest.mark.parametrize("index", ["9" * 5000, "٣", "-1", ""])
+def test_a_key_that_numbers_no_card_is_ignored(index: str) -> None:
+    """Found by fuzzing: Python makes no number of so many digits."""
+    node = Node(metadata=ObjectMeta(name="n", labels={f"{FEATURE}dpu-0-pci-address": "0000-04-00"}))
+    assert choose({f"{FEATURE}dpu-{index}-pci-address": "0000-04-00"}, node).selected == ()

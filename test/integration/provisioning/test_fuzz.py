@@ -1,0 +1,236 @@
+"""Fuzzed manifests against a real API server, with our CRDs, and a real provisioning-manager that answers and reconciles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import aiohttp
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from dpf.provisioning.admission.register import registration
+from dpf.runtime.client import Client, UnreadableObject, decode
+from dpf.runtime.errors import ApiError
+from dpf.runtime.k8s import MutatingWebhookConfiguration, Node, ValidatingWebhookConfiguration
+from dpf.runtime.meta import Object, ObjectMeta
+from dpf.runtime.testing import RETRY, eventually, eventually_gone
+from dpf_api.bfb import BFB
+from dpf_api.dpu import DPU
+from dpf_api.dpucluster import DPUCluster
+from dpf_api.dpuflavor import DPUFlavor
+from dpf_api.dpuset import DPUSet
+from dpf_api.names import FEATURE_PREFIX, LABEL_OOB_BRIDGE_CONFIGURED
+from test.fuzz.manifests import KINDS, collect, encoded
+from test.integration.conftest import Planes
+from test.integration.runtime.test_webhook import free_port
+
+pytestmark = pytest.mark.xdist_group("webhook")  # registrations hold for the whole cluster
+
+EACH = 500
+"""Manifests of each of the five kinds that the server is asked about; nothing of them is kept."""
+KEPT = 60
+"""Of each kind, how many of those that it takes are created for good, changed and deleted."""
+WIDTH = 16
+REST = 50.0
+"""Reconciles per second that are next to nothing for hundreds of objects; one that loops without a pause makes more by itself."""
+
+Json = dict[str, Any]
+
+
+@dataclass
+class Manager:
+    """A provisioning-manager of its own namespace."""
+
+    process: asyncio.subprocess.Process
+    metrics: str
+    client: Client
+    namespace: str
+    answers: Counter[str] = field(default_factory=Counter)
+    unread: list[str] = field(default_factory=list)
+    """What the server took and our model does not read."""
+
+    async def sample(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples that bear the labels."""
+        async with aiohttp.ClientSession() as http, http.get(self.metrics) as response:
+            text = await response.text()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    async def send(self, method: str, kind: type[Object], body: Json, *, name: str = "", **more: Any) -> Json | None:
+        """Sends a manifest as it stands; None if it is refused, which must be in words that help."""
+        path = kind.RESOURCE.path(self.namespace, name, more.pop("subresource", ""))
+        title = f"{method} {path}: {encoded(body)[:2000]!r}"
+        try:
+            answer = await self.client.transport.request(method, path, body=encoded(body), **more)
+        except ApiError as error:
+            if error.status == 0 or error.status >= 500 or not _names_a_field(error):
+                raise AssertionError(f"{error.status} {error.message!r} is no answer to {title}") from error
+            self.answers[str(error.status)] += 1
+            return None
+        self.answers["2xx"] += 1
+        try:
+            decode(kind, answer)
+        except UnreadableObject as error:
+            self.unread.append(f"{error}: {title}")
+        found: Json = json.loads(answer)
+        return found
+
+
+def _names_a_field(error: ApiError) -> bool:
+    causes = error.details.get("causes") or []
+    if any(cause.get("field") for cause in causes):
+        return True
+    return any(word in error.message for word in ("spec", "status", "metadata"))
+
+
+async def each(work: Callable[[Any], Awaitable[Any]], items: Iterable[Any]) -> list[Any]:
+    """Does it for all, some at a time."""
+    slots = asyncio.Semaphore(WIDTH)
+
+    async def one(item: Any) -> Any:
+        async with slots:
+            return await work(item)
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(item)) for item in items]
+    return [task.result() for task in tasks]
+
+
+@pytest.fixture
+async def manager(
+    control_planes: Planes, host_client: Client, namespace: str, tmp_path: Path
+) -> AsyncIterator[Manager]:
+    """The real process, with its webhooks; its host node has one card."""
+    labels = {f"{FEATURE_PREFIX}dpu-0-pci-address": "0000-04-00", LABEL_OOB_BRIDGE_CONFIGURED: "", "fuzz": namespace}
+    node = await host_client.create(Node(metadata=ObjectMeta(name=f"fuzz-{namespace}", labels=labels)))
+    metrics, webhooks = free_port(), free_port()
+    command = [sys.executable, "-m", "dpf_cmd.provisioning_manager", "--kubeconfig", str(control_planes.host)]
+    command += ["--namespace", namespace, "--bfb-dir", str(tmp_path), "--bfb-pvc", "bfb", "--dms-image", "dms"]
+    command += ["--hostnetwork-image", "hostnetwork", "--webhook-bind-address", f"127.0.0.1:{webhooks}"]
+    command += ["--metrics-bind-address", f"127.0.0.1:{metrics}", "--health-probe-bind-address", "0"]
+    with (tmp_path / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=subprocess.STDOUT)
+    found = Manager(process, f"http://127.0.0.1:{metrics}/metrics", host_client, namespace)
+    try:
+        await _webhooks_called(found)
+        yield found
+        assert process.returncode is None, f"the manager has ended:\n{(tmp_path / 'log').read_text()[-3000:]}"
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        own = registration(namespace)
+        await host_client.delete(MutatingWebhookConfiguration(metadata=ObjectMeta(name=own.mutating)))
+        await host_client.delete(ValidatingWebhookConfiguration(metadata=ObjectMeta(name=own.validating)))
+        await host_client.delete(node)
+
+
+async def _webhooks_called(manager: Manager) -> None:
+    """Returns once the API server asks the manager's webhooks; both kinds are registered in one go."""
+    body = {"metadata": {"name": "probe", "namespace": manager.namespace}, "spec": {"url": "http://127.0.0.1:1/x.bfb"}}
+    async with asyncio.timeout(60):
+        while True:
+            path = BFB.RESOURCE.path(manager.namespace)
+            answer = await manager.client.request("POST", path, params={"dryRun": "All"}, body=body | _typed(BFB))
+            if json.loads(answer)["spec"].get("fileName"):
+                return
+            await asyncio.sleep(RETRY)
+
+
+def _typed(kind: type[Object]) -> Json:
+    return {"apiVersion": kind.RESOURCE.api_version, "kind": kind.RESOURCE.kind}
+
+
+def _named(kind: type[Object], number: int, body: Json) -> Json:
+    return body | {"metadata": {**body.get("metadata", {}), "name": f"{kind.RESOURCE.kind.lower()}-{number}"}}
+
+
+def _confined(kind: type[Object], namespace: str, number: int, body: Json) -> Json:
+    """The manifest, kept to this test's node: other tests have theirs in the same cluster."""
+    spec = body.get("spec")
+    if kind is DPUSet:
+        spec = spec if isinstance(spec, dict) else {}
+        selector = spec.get("nodeSelector")
+        labels = {"matchLabels": {"fuzz": namespace}}
+        return body | {"spec": {**spec, "nodeSelector": {**(selector if isinstance(selector, dict) else {}), **labels}}}
+    if kind is DPU and isinstance(spec, dict) and number % 12 == 0:
+        return body | {"spec": {**spec, "nodeName": f"fuzz-{namespace}"}}
+    return body
+
+
+@pytest.mark.timeout(300)
+async def test_the_server_answers_every_manifest_and_the_manager_lives_with_what_it_takes(manager: Manager) -> None:
+    taken: dict[type[Object], list[Json]] = {}
+    for kind in KINDS:
+        bodies = [_named(kind, number, body) for number, body in enumerate(collect(kind, EACH))]
+        answers = await each(partial(manager.send, "POST", kind, params={"dryRun": "All"}), bodies)
+        taken[kind] = [body for body, answer in zip(bodies, answers, strict=True) if answer is not None]
+        assert len(taken[kind]) > EACH // 10, f"too few of kind {kind.RESOURCE.kind} are good"
+    assert manager.answers["422"] > EACH
+
+    there = [(kind, number, body) for kind in KINDS for number, body in enumerate(taken[kind][:KEPT])]
+    await each(lambda item: _live(manager, *item), there)
+    assert manager.unread == []
+    await _comes_to_rest(manager)
+    found = [obj for kind in KINDS for obj in await manager.client.list(kind, manager.namespace)]
+    assert len(found) > KEPT * 3
+    assert await manager.sample("dpf_cache_unreadable_objects_total") == 0
+    assert await manager.sample("controller_runtime_reconcile_panics_total") == 0
+    assert await manager.sample("controller_runtime_webhook_panics_total") == 0
+
+    # What DPUs use is kept until they are gone.
+    for kinds in ((DPUSet, DPU, DPUCluster), (BFB, DPUFlavor)):
+        leaving = [obj for kind in kinds for obj in await manager.client.list(kind, manager.namespace)]
+        for kind in kinds:
+            await each(manager.client.delete, [obj for obj in leaving if isinstance(obj, kind)])
+        await each(lambda obj: eventually_gone(manager.client, type(obj), obj.name, obj.namespace, timeout=60), leaving)
+
+
+async def _live(manager: Manager, kind: type[Object], number: int, body: Json) -> None:
+    """A manifest's life: created, its status written as somebody else would, changed into another one."""
+    body = _confined(kind, manager.namespace, number, body)
+    stored = await manager.send("POST", kind, body)
+    if stored is None:
+        return
+    name, patch = stored["metadata"]["name"], "application/merge-patch+json"
+    if "status" in body:
+        status = {"status": body["status"]}
+        await manager.send("PATCH", kind, status, name=name, subresource="status", content_type=patch)
+    annotations = {"annotations": {"dpf.test/touched": str(number)}}
+    await manager.send("PATCH", kind, {"metadata": annotations}, name=name, content_type=patch)
+    other = _confined(kind, manager.namespace, number, collect(kind, EACH)[-1 - number])
+    await manager.send("PATCH", kind, {"spec": other.get("spec")}, name=name, content_type=patch)
+
+
+async def _comes_to_rest(manager: Manager) -> None:
+    """Returns when the manager has come round to a DPU that was made last of all, and works on next to nothing any more.
+
+    :raises TimeoutError: if it goes on and on.
+    """
+    spec = {"nodeName": "none", "bfb": "none"}
+    dpu = DPU.model_validate({"metadata": {"name": "last", "namespace": manager.namespace}, "spec": spec})
+    await manager.client.create(dpu)
+    await eventually(
+        manager.client, DPU, "last", manager.namespace, until=lambda dpu: bool(dpu.status.reason), timeout=60
+    )
+    rate, count, at = REST, 0.0, monotonic()
+    async with asyncio.timeout(60):
+        while rate >= REST:
+            await asyncio.sleep(10 * RETRY)
+            before, since = count, at
+            count, at = await manager.sample("controller_runtime_reconcile_total"), monotonic()
+            rate = (count - before) / (at - since)
