@@ -188,7 +188,7 @@ def _dpu(dpu: Any) -> None:
         orjson.dumps(to_wire(dmspod.build(dpu, Settings())))
     with refusals():
         orjson.dumps(to_wire(hostnetworkpod.build(dpu, None, None, Settings())))
-    rebootpolicy.policy(dpu, NODE)
+    rebootpolicy.policy(dpu, NODE, None)
     list(story.told(worlds.dpu(), dpu, ()))
     members.stands(dpu)
 
