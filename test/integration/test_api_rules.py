@@ -31,7 +31,11 @@ from dpf_api.nodeeffect import Drain, NodeEffect
 from test.integration.conftest import Planes
 from test.spec import spec
 
-SAMPLES = sorted((Path(__file__).resolve().parents[2] / "config" / "samples").glob("*.yaml"))
+SAMPLES = [
+    path
+    for path in sorted((Path(__file__).resolve().parents[2] / "config" / "samples").glob("*.yaml"))
+    if path.name != "kustomization.yaml"
+]
 POWER_CYCLE = "provisioning.dpu.nvidia.com/host-power-cycle-required"
 URL = "http://example.com/a.bfb"
 ANYWHERE = {"nodeName": "n", "bfb": "b"}

@@ -111,7 +111,12 @@ async def books(idle_world: World) -> AsyncIterator[Books]:
 async def make(world: World, first: int, last: int, **more: Any) -> None:
     """DPUs, eight to a host."""
     await _each(
-        [world.create_dpu(f"d{n:03}", nodeName=f"h{n % HOSTS}-{world.namespace}", **more) for n in range(first, last)]
+        [
+            world.create_dpu(
+                f"d{n:03}", pci=f"0000-{n // HOSTS:02x}-00", nodeName=f"h{n % HOSTS}-{world.namespace}", **more
+            )
+            for n in range(first, last)
+        ]
     )
 
 
@@ -205,7 +210,9 @@ async def test_a_manager_that_takes_over_counts_what_the_one_before_it_gave_away
     deaf, late = Deaf(), f"late-{idle_world.namespace}"
     async with idle_world.manager(**lease) as first:
         await make(idle_world, 0, ROOM // 2)
-        await _each([idle_world.create_dpu(f"late{n:03}", nodeName=late) for n in range(DPUS - ROOM)])
+        await _each(
+            [idle_world.create_dpu(f"late{n:03}", pci=f"0000-{n:02x}-00", nodeName=late) for n in range(DPUS - ROOM)]
+        )
         await books.until(lambda: sum(books.taken().values()) == ROOM // 2, "half the places")
         async with idle_world.manager(prepare=deaf.to, **lease) as second:
             await asyncio.gather(*(informer.synced.wait() for informer in second.cluster.cache.informers()))

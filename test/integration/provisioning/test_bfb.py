@@ -241,20 +241,21 @@ async def test_a_killed_download_goes_on_where_it_was(idle: Bfbs) -> None:
     async with ImageServer(body, silent_after=1 << 20).listening() as server:
         async with idle.running():
             created = await idle.create("image", server.url, fileName="mine.bfb")
-            told = await idle.eventually("image", lambda bfb: bfb.status.downloaded_bytes == 1 << 20)
+            told = await idle.eventually("image", lambda bfb: bfb.status.downloaded_bytes > 0)
             assert told.status.file_size == GREAT_SIZE
-        assert part_of(idle.folder, created.uid).stat().st_size == 1 << 20
+        have = part_of(idle.folder, created.uid).stat().st_size
+        assert have >= told.status.downloaded_bytes
         server.silent_after = None
         async with idle.running():
             await idle.until("image", Phase.READY)
-        assert server.ranges() == ["", f"bytes={1 << 20}-"]
+        assert server.ranges() == ["", f"bytes={have}-"]
     assert (idle.folder / "mine.bfb").read_bytes() == body
 
 
 async def test_deleting_ends_a_download_and_leaves_nothing(bfbs: Bfbs) -> None:
     async with ImageServer(os.urandom(GREAT_SIZE), silent_after=1 << 20).listening() as server:
         created = await bfbs.create("image", server.url)
-        await bfbs.eventually("image", lambda bfb: bfb.status.downloaded_bytes == 1 << 20)
+        await bfbs.eventually("image", lambda bfb: bfb.status.downloaded_bytes > 0)
         await bfbs.delete(created)
         assert list(bfbs.folder.iterdir()) == []
 

@@ -6,9 +6,11 @@ Nobody is cut off by any of it.
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -30,7 +32,7 @@ from dpf_api.dpu import DPU, Phase
 from dpf_api.names import ANNOTATION_REBOOT_COMMAND, CA_SECRET, CLIENT_SECRET, FEATURE_PREFIX, LABEL_DPU_HOST_IP
 from test.integration.conftest import Planes
 from test.integration.provisioning.conftest import PCI, FakeDms, World
-from test.unit.dms.fakes import CountingCard, free_port
+from test.unit.dms.fakes import CountingCard
 
 SKIP = {ANNOTATION_REBOOT_COMMAND: "skip"}
 
@@ -161,6 +163,15 @@ class Host:
         return ssl.DER_cert_to_PEM_cert(shown)
 
 
+def port_of_a_card() -> int:
+    """A free port that some index of a card, four digits at most, stands for."""
+    for port in range(names.DMS_PORT + 1000 + os.getpid() % 5000, names.DMS_PORT + 10_000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("0.0.0.0", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 async def waits_for_a_person(world: World, name: str) -> DPU:
     dpu: DPU = await world.eventually(
         DPU, name, until=lambda dpu: dpu.status.reason == "WaitingForManualPowerCycleOrReboot"
@@ -172,9 +183,8 @@ async def waits_for_a_person(world: World, name: str) -> DPU:
 async def host(idle: World, tmp_path: Path) -> Host:
     """A host whose card is reached by real gRPC, at a port of this test's own."""
     idle.dial = dial
-    port = free_port()
-    label = f"{FEATURE_PREFIX}dpu-{port - names.DMS_PORT}-pci-address" if port > names.DMS_PORT else ""
-    assert label, "ports that are handed out lie above"
+    port = port_of_a_card()
+    label = f"{FEATURE_PREFIX}dpu-{port - names.DMS_PORT}-pci-address"
     labels = {FEATURE_PREFIX + "dpu-oob-bridge-configured": "", label: PCI}
     node = await idle.host.create(Node(metadata=ObjectMeta(name=idle.host_node, labels=labels)))
     await idle.boot(node, "boot-1", "127.0.0.1")
