@@ -157,6 +157,9 @@ class Deaf:
         informer: Informer[DPU] = manager.cluster.cache[DPU]
         self._apply = informer.apply
         informer.apply = self._take  # type: ignore[method-assign,assignment]
+        bookmark = informer.bookmark
+        # Who is far behind has not been shown what a bookmark says that it was.
+        informer.bookmark = lambda version: None if self.deaf else bookmark(version)  # type: ignore[method-assign]
 
     def _take(self, event: str, raw: Any) -> None:
         if self.deaf:
@@ -165,6 +168,7 @@ class Deaf:
             self._apply(event, raw)
 
     def hear(self) -> None:
+        self.deaf = False
         for missed in self._missed:
             self._apply(*missed)
 
