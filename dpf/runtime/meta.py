@@ -31,14 +31,15 @@ def _rfc3339_micro(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+_FIRST, _LAST = datetime(2, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+"""What moments are cut to: a year short of what the calendar has, so that a reader may add to one and subtract from it."""
+
+
 def _in_utc(moment: datetime) -> datetime:
-    """The moment in UTC; one without a zone is taken to be, and one that no calendar has there is the last or first that has."""
+    """The moment in UTC; one without a zone is taken to be, and one beyond :data:`_FIRST` or :data:`_LAST` is that."""
     if moment.tzinfo is None:
-        return moment.replace(tzinfo=UTC)
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError:
-        return datetime.max.replace(tzinfo=UTC) if moment.year > 1 else datetime.min.replace(tzinfo=UTC)
+        moment = moment.replace(tzinfo=UTC)
+    return min(max(moment, _FIRST), _LAST).astimezone(UTC)
 
 
 Timestamp = Annotated[datetime, AfterValidator(_in_utc), PlainSerializer(_rfc3339, return_type=str)]
