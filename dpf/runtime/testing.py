@@ -115,15 +115,27 @@ async def eventually_gone(
     """
     try:
         async with asyncio.timeout(timeout):
-            while (version := await _version(client, kind, name, namespace)) is not None:
-                # From the version that was seen: a deletion right after is not missed.
-                watch = client.watch(kind, namespace, name=name, resource_version=version)
-                async with aclosing(watch) as events:
-                    async for event, _ in events:
-                        if event == "DELETED":
-                            return
+            while True:
+                try:
+                    if await _told_gone(client, kind, name, namespace):
+                        return
+                except (Gone, TooManyRequests, Unavailable):
+                    await asyncio.sleep(RETRY)
     except TimeoutError:
         raise AssertionError(f"{kind.RESOURCE.kind} {name} is still there after {timeout:g} s") from None
+
+
+async def _told_gone(client: Client, kind: type[T], name: str, namespace: str) -> bool:
+    """Whether the object does not exist, or was told to be deleted before the watch ended."""
+    version = await _version(client, kind, name, namespace)
+    if version is None:
+        return True
+    # From the version that was seen: a deletion right after is not missed.
+    async with aclosing(client.watch(kind, namespace, name=name, resource_version=version)) as events:
+        async for event, _ in events:
+            if event == "DELETED":
+                return True
+    return False
 
 
 async def _version(client: Client, kind: type[T], name: str, namespace: str) -> str | None:

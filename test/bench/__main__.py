@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from dpf.runtime import log
-from test.bench import framework, plan, system
+from test.bench import admission, bfb, framework, isolation, plan, system, upkeep
 
 BENCHES = {
     "reconcile": framework.reconcile,
@@ -16,6 +16,11 @@ BENCHES = {
     "provision": system.fleet,
     "one": system.one,
     "footprint": system.footprint,
+    "bfb": bfb.bfb,
+    "isolation": isolation.isolation,
+    "rest": upkeep.upkeep,
+    "rollout": upkeep.upkeep,
+    "admission": admission.admission,
     "plan": plan.plan,
 }
 

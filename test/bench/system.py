@@ -21,8 +21,9 @@ from dpf.runtime.client import Client
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.testing import eventually
 from dpf.sandbox import control
-from dpf.sandbox.api import Api
+from dpf.sandbox.api import Api, Json
 from dpf.sandbox.layout import NAMESPACE, Layout
+from dpf.sandbox.managers import MANAGERS
 from dpf.sandbox.manifests import Applier
 from dpf.sandbox.settings import Settings
 from dpf_api.bfb import BFB
@@ -30,7 +31,6 @@ from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU, Phase
 from test.bench.result import Result, say
 
-MANAGERS = ("provisioning-manager", "static-cluster-manager")
 SIZES = (10, 100, 1000)
 REST = 60.0
 """Seconds that a fleet at rest is watched."""
@@ -111,22 +111,32 @@ class Run:
     peak_mib: float
 
 
-async def provision(box: Sandbox, dpus: int) -> Run:
-    """Applies a DPUSet of all cards and waits until all are Ready. Figures of ``provisioning-manager``, per DPU."""
-    manager = box.processes["provisioning-manager"]
+async def prepared(box: Sandbox) -> Json:
+    """A DPUSet of all cards, that does nothing to their hosts and is not applied; all that it refers to is there and Ready."""
     objects = samples(box.settings)
     others = [obj for obj in objects if obj["kind"] != "DPUSet"]
     dpuset = next(obj for obj in objects if obj["kind"] == "DPUSet")
     dpuset["spec"]["dpuTemplate"]["spec"]["nodeEffect"] = {"noEffect": True}
+    await apply(box, *others)
+    for obj in others:
+        if obj["kind"] == "BFB":
+            await eventually(box.client, BFB, obj["metadata"]["name"], NAMESPACE, until=_bfb_ready)
+    return dpuset
+
+
+async def apply(box: Sandbox, *objects: Json) -> None:
+    """Applies objects as their user would."""
     async with Api(Kubeconfig.load(box.layout.host_kubeconfig), user_agent="bench") as api:
-        applier = Applier(api)
-        await applier.apply(others)
-        for obj in others:
-            if obj["kind"] == "BFB":
-                await eventually(box.client, BFB, obj["metadata"]["name"], NAMESPACE, until=_bfb_ready)
-        cpu, (requests, writes) = manager.cpu(), await manager.requests()
-        started = monotonic()
-        await applier.apply([dpuset])
+        await Applier(api).apply(objects)
+
+
+async def provision(box: Sandbox, dpus: int) -> Run:
+    """Applies a DPUSet of all cards and waits until all are Ready. Figures of ``provisioning-manager``, per DPU."""
+    manager = box.processes["provisioning-manager"]
+    dpuset = await prepared(box)
+    cpu, (requests, writes) = manager.cpu(), await manager.requests()
+    started = monotonic()
+    await apply(box, dpuset)
     first, last = await _all_ready(box.client, dpus, started)
     if not Path(f"/proc/{manager.pid}").exists():
         raise RuntimeError("provisioning-manager ended meanwhile: its figures would be those of two processes")

@@ -127,7 +127,8 @@ async def test_a_user_may_choose_the_port_and_is_told_if_it_is_taken(world: Worl
         # The garbage collector would do it, some time.
         await world.host.delete(Service(metadata=ObjectMeta(name="first", namespace=world.namespace)))
         await world.host.merge_patch(await world.host.get(DPUCluster, "c", world.namespace), {"spec": {"maxNodes": 7}})
-        service = await world.eventually(Service)
+        # The cluster that is gone may have had its Service once more, for a moment: what was refused is tried again after a minute.
+        service = await world.eventually(Service, timeout=90.0)
         assert service.spec.ports[0].node_port == taken
 
 

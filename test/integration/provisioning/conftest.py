@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from dpf.clustermanager.static import static_cluster_controller
@@ -24,7 +25,7 @@ from dpf.runtime.cluster import Cluster
 from dpf.runtime.k8s import Node, Pod, Secret, encoded
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.manager import Manager
-from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.options import ManagerOptions
 from dpf.runtime.remote import RemoteClusters
@@ -168,6 +169,15 @@ class World:
     async def eventually(self, kind: Any, name: str, **more: Any) -> Any:
         """The object once it is as expected."""
         return await eventually(self.host, kind, name, self.namespace, **more)
+
+    async def clock_past(self, obj: Object) -> None:
+        """Returns when what is made from now on is younger than the object; the server's clock ticks in seconds."""
+        path = f"/api/v1/namespaces/{self.namespace}/configmaps"
+        body = {"metadata": {"name": "clock"}}
+        while True:
+            made = orjson.loads(await self.host.request("POST", path, params={"dryRun": "All"}, body=body))
+            if ObjectMeta.model_validate(made["metadata"]).creation_timestamp != obj.metadata.creation_timestamp:
+                return
 
     async def pod_ready(self, name: str) -> Pod:
         """Plays the kubelet of a pod that is there, or comes."""

@@ -66,6 +66,7 @@ async def test_a_changed_mtu_reaches_the_hosts_of_ready_dpus_one_card_after_the_
 
     before = len(world.requests)
     await world.host.merge_patch(config, {"spec": {"networking": {"controlPlaneMTU": 1400}}})
+    await world.clock_past(config)
     await configure(world, "younger", 1400)
     await world.host.delete(await world.host.get(Pod, remade.name, world.namespace))
     again = await world.eventually(Pod, remade.name, until=lambda pod: pod.uid != remade.uid)
@@ -79,6 +80,7 @@ async def test_of_two_dpus_for_one_card_the_older_one_has_it_and_the_other_waits
     effect = {"customLabel": {"busy": "yes"}}
     owner = await world.create_dpu("z-first", nodeEffect=effect)
     await world.eventually(Pod, names.dms_pod(owner.name))
+    await world.clock_past(owner)
     waiting = await world.create_dpu("a-second", nodeEffect=effect)
     waiting = await world.eventually(DPU, waiting.name, until=lambda dpu: dpu.status.reason == "CardTaken")
     assert waiting.status.phase is Phase.INITIALIZING

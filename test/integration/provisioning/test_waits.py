@@ -83,7 +83,7 @@ async def test_a_drain_is_owned_by_each_dpu_that_needs_it_and_outlives_the_one_t
     first = await world.create_dpu("d1", nodeEffect=DRAIN)
     made = await world.eventually(NodeMaintenance, world.host_node)
     assert [(owner.uid, owner.controller) for owner in made.metadata.owner_references] == [(first.uid, True)]
-    second = await world.create_dpu("d2", nodeEffect=DRAIN, pciAddress="0000-05-00")
+    second = await world.create_dpu("d2", nodeEffect=DRAIN, pci="0000-05-00")
 
     def owners(*uids: str) -> Any:
         return lambda found: [owner.uid for owner in found.metadata.owner_references] == list(uids)
