@@ -29,8 +29,8 @@ def build(folder: Path) -> list[Json]:
 
 
 def containers(obj: Json) -> list[Json]:
-    """The containers of a Deployment; none of others."""
-    if obj["kind"] != "Deployment":
+    """The containers of a Deployment or DaemonSet; none of others."""
+    if obj["kind"] not in ("Deployment", "DaemonSet"):
         return []
     found: list[Json] = obj["spec"]["template"]["spec"]["containers"]
     return found

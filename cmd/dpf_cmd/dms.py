@@ -1,4 +1,4 @@
-"""``dms``: serves one card over gNMI and gNOI."""
+"""dms: serves one card over gNMI and gNOI."""
 
 from __future__ import annotations
 

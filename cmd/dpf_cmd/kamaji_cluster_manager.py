@@ -1,4 +1,4 @@
-"""kamaji-cluster-manager: makes DPUClusters of type ``kamaji``: control planes that Kamaji runs as pods of the host cluster."""
+"""kamaji-cluster-manager: makes DPUClusters of type kamaji: control planes that Kamaji runs as pods of the host cluster."""
 
 from __future__ import annotations
 

@@ -26,12 +26,16 @@ class Options:
     """Its flags."""
 
     manager: ManagerOptions = field(default_factory=ManagerOptions)
-    dms_image: Annotated[str, "image of the DMS pods"] = ""
-    hostnetwork_image: Annotated[str, "image of the hostnetwork pods"] = ""
+    dms_image: Annotated[str, "image of the DMS pods; needed to provision"] = ""
+    hostnetwork_image: Annotated[str, "image of the hostnetwork pods; needed to provision"] = ""
     image_pull_secrets: Annotated[tuple[str, ...], "Secrets that both kinds of pod pull their images with"] = ()
-    bfb_pvc: Annotated[str, "claim of the volume that holds images, as DMS pods mount it"] = ""
+    bfb_pvc: Annotated[str, "claim of the volume that holds images, as DMS pods mount it; needed to provision"] = ""
     bfb_dir: Annotated[Path, "where this process sees that volume"] = Path("/bfb")
-    dms_timeout: Annotated[int, "seconds that a card may take to install and boot; 0 is no limit"] = 900
+    dms_timeout: Annotated[
+        int,
+        "seconds that one try of a card to install and boot may take; after 30 minutes all tries have ended, also with 0, "
+        "which is no limit of its own",
+    ] = 900
     dms_pod_timeout: Annotated[Seconds, "how long a DMS pod may take to be ready"] = DMS_POD_TIMEOUT
     drain_timeout: Annotated[Seconds, "after which a drain that is waited for is called overdue"] = OVERDUE
     image_timeout: Annotated[Seconds, "after which an image that is waited for is called overdue"] = OVERDUE

@@ -1,4 +1,4 @@
-"""static-cluster-manager: makes DPUClusters of type ``static`` usable: clusters that exist and whose kubeconfig is given."""
+"""static-cluster-manager: makes DPUClusters of type static usable: clusters that exist and whose kubeconfig is given."""
 
 from __future__ import annotations
 

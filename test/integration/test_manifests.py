@@ -23,7 +23,9 @@ CONFIG = Path(__file__).parents[2] / "config"
 async def test_everything_that_is_installed_is_accepted_word_for_word(
     control_planes: Planes, host_client: Client
 ) -> None:
-    objects = build(CONFIG / "default")
+    # The rule's kind is node feature discovery's.
+    detector = [obj for obj in build(CONFIG / "detector") if obj["kind"] != "NodeFeatureRule"]
+    objects = [*build(CONFIG / "default"), *detector]
     with suppress(AlreadyExists):
         await host_client.create(Namespace(metadata=ObjectMeta(name="dpf-operator-system")))
     strict = {"dryRun": "All", "fieldValidation": "Strict", "fieldManager": "test", "force": "true"}
@@ -32,4 +34,10 @@ async def test_everything_that_is_installed_is_accepted_word_for_word(
         for obj in objects:
             path, body = await applier.path(obj), yaml.safe_dump(obj).encode()
             await host_client.transport.request("PATCH", path, params=strict, body=body, content_type=APPLY_PATCH)
-    assert {obj["kind"] for obj in objects} >= {"CustomResourceDefinition", "Deployment", "DPUFlavor", "Service"}
+    assert {obj["kind"] for obj in objects} >= {
+        "CustomResourceDefinition",
+        "DaemonSet",
+        "Deployment",
+        "DPUFlavor",
+        "Service",
+    }

@@ -105,6 +105,15 @@ def test_the_provisioning_manager_gets_its_volume_its_images_and_its_way_for_web
     assert ports["webhook-server"] == options(name).webhook_bind_address
 
 
+def test_what_runs_on_hosts_and_can_be_built_from_here_is_the_image_of_the_managers() -> None:
+    [manager] = containers(of_kind("Deployment")["provisioning-manager"])
+    [daemon_set] = [obj for obj in build(CONFIG / "detector") if obj["kind"] == "DaemonSet"]
+    [detector] = containers(daemon_set)
+    assert options("provisioning-manager").settings().hostnetwork_image == manager["image"] == detector["image"]
+    secrets = daemon_set["spec"]["template"]["spec"]["imagePullSecrets"]
+    assert secrets == pod("provisioning-manager")["imagePullSecrets"]
+
+
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_manager_has_its_own_account_and_no_power_over_its_node(name: str) -> None:
     spec = pod(name)
@@ -130,7 +139,7 @@ def test_a_manager_has_its_own_account_and_no_power_over_its_node(name: str) -> 
     assert container["resources"].keys() == {"requests", "limits"}
 
 
-@pytest.mark.parametrize("folder", ["crd", "manager", "rbac"])
+@pytest.mark.parametrize("folder", ["crd", "detector", "manager", "rbac"])
 def test_nothing_that_lies_in_a_folder_is_left_out(folder: str) -> None:
     listed = set(yaml.safe_load((CONFIG / folder / "kustomization.yaml").read_text())["resources"])
     assert {path.name for path in (CONFIG / folder).glob("*.yaml")} - {"kustomization.yaml"} <= listed

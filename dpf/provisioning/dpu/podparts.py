@@ -11,7 +11,8 @@ from dpf.runtime.k8s import Container, ContainerStatus, Node, Pod, PodSpec
 from dpf.runtime.meta import ObjectMeta, owner_reference
 from dpf_api.dpu import DPU
 
-PRIVILEGED = {"privileged": True}
+PRIVILEGED: dict[str, Any] = {"privileged": True, "runAsUser": 0, "runAsGroup": 0}
+"""Root, whatever user the image names: sysfs and ``/dev`` are root's, and a privileged process of another user may not write."""
 DEV = {"name": "dev", "hostPath": {"path": "/dev", "type": "Directory"}}
 DEV_MOUNT = {"name": "dev", "mountPath": "/dev"}
 

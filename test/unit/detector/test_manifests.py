@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dpf.host.pci import DPUS, VENDOR
 from dpf.runtime.options import parse
 from dpf_cmd import dpu_detector
+from test.kustomize import build
 
 FOLDER = Path(__file__).parents[3] / "config" / "detector"
 
 
 def objects() -> dict[str, dict[str, Any]]:
-    found = [each for file in FOLDER.glob("*.yaml") for each in yaml.safe_load_all(file.read_text()) if each]
-    return {each["kind"]: each for each in found}
+    return {each["kind"]: each for each in build(FOLDER)}
 
 
 def pod() -> dict[str, Any]:

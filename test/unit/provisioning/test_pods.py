@@ -101,6 +101,16 @@ def test_a_card_in_another_pci_domain_is_found_there() -> None:
     assert asked[0] == {"name": "device_pci_address", "value": "0001:90:00"}
 
 
+def test_containers_on_the_host_are_root_whatever_user_their_image_names() -> None:
+    """Sysfs and ``/dev`` are root's, and a privileged process of another user has no capability to write there."""
+    pods = dmspod.build(dpu(), SETTINGS), hostnetworkpod.build(with_pci("0000-90-00"), None, None, SETTINGS)
+    bodies = [to_wire(each)["spec"] for each in pods]
+    contexts = [
+        each["securityContext"] for body in bodies for each in (*body.get("initContainers", ()), *body["containers"])
+    ]
+    assert contexts == [{"privileged": True, "runAsUser": 0, "runAsGroup": 0}] * 4
+
+
 def test_virtual_functions_come_from_the_flavor() -> None:
     words = ["PF_TOTAL_SF=20", "NUM_OF_VFS=46"]
     flavor = DPUFlavor.model_validate({"spec": {"nvconfig": [{"parameters": words}]}})
