@@ -1,8 +1,8 @@
 """The library against a peer at the same small job, on a real API server.
 
 Ours is :mod:`test.bench.peer`. The other is any program that keeps the same contract (see there); the one to compare with is
-built on controller-runtime. It is looked for under ``$DPF_PEERS``, and without it ours runs alone. Server and driver are on the
-first core and the peer on the second, and the two run in turn, because these figures drift with the machine.
+built on controller-runtime. It is looked for under ``$DPF_PEERS`` or beside the clone, and without it ours runs alone. Server and
+driver are on the first core and the peer on the second, and the two run in turn, because these figures drift with the machine.
 """
 
 from __future__ import annotations
@@ -54,9 +54,8 @@ class Contender:
 def contenders() -> list[Contender]:
     """Ours, and the peer where there is one."""
     ours = Contender("ours", [sys.executable, "-m", "test.bench.peer"])
-    peers = os.environ.get("DPF_PEERS", "")
-    source = Path(peers) / "controller-runtime"
-    if not peers or not (source / "go.mod").is_file() or shutil.which("go") is None:
+    source = Path(os.environ.get("DPF_PEERS", ROOT.parent / "shared" / "peers")) / "controller-runtime"
+    if not (source / "go.mod").is_file() or shutil.which("go") is None:
         say("no peer to compare with; ours runs alone")
         return [ours]
     binary = binaries.cache_root() / "bench" / "controller-runtime-peer"
