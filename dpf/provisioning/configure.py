@@ -5,6 +5,7 @@ from __future__ import annotations
 from dpf.provisioning.bfcfg.join import join_command, token_id
 from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.dpu.card import Configure
+from dpf.provisioning.dpu.needs import host_gone, no_flavor
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.rebootpolicy import policy
 from dpf.runtime.errors import Waiting
@@ -26,9 +27,9 @@ def configure(remotes: RemoteClusters) -> Configure:
         dpu = seen.dpu
         flavor = DPUFlavorSpec() if not dpu.spec.dpu_flavor else seen.flavor.spec if seen.flavor is not None else None
         if flavor is None:
-            raise Waiting("FlavorNotFound", f"DPUFlavor {dpu.spec.dpu_flavor!r} does not exist; create it")
+            raise Waiting("DPUFlavorNotFound", no_flavor(dpu))
         if seen.node is None:
-            raise Waiting("NodeNotFound", f"node {dpu.spec.node_name} is gone; waiting for it to be back")
+            raise Waiting("NodeNotFound", host_gone(dpu))
         try:
             skip = policy(dpu, seen.node, seen.flavor).skip
         except ValueError as error:

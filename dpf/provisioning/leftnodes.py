@@ -57,9 +57,11 @@ def recorded(cluster: DPUCluster) -> Iterator[Left]:
             continue
         try:
             found = json.loads(value)
-            yield Left(name, datetime.fromisoformat(found["at"]), str(found.get("token", "")))
+            left = Left(name, datetime.fromisoformat(found["at"]), str(found.get("token", "")))
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
+        if left.at.tzinfo is not None:  # else it can't be compared with when a Node was made
+            yield left
 
 
 async def remove(client: Client, remote: Client, cluster: DPUCluster, dpus: Informer[DPU]) -> list[str]:

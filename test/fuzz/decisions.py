@@ -22,9 +22,9 @@ from dpf.provisioning import metrics
 from dpf.provisioning.admission.register import webhooks
 from dpf.provisioning.bfb.file import file_of
 from dpf.provisioning.bfcfg.render import BfCfg, render
-from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, indexes, nodeeffect, rebootpolicy, story
+from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, indexes, nodeeffect, nodelabels, rebootpolicy, story
 from dpf.provisioning.dpu.hands import Outcome
-from dpf.provisioning.dpu.phases import PHASES, initializing
+from dpf.provisioning.dpu.phases import PHASES
 from dpf.provisioning.dpucluster import allocator
 from dpf.provisioning.dpucluster.controller import judge
 from dpf.provisioning.dpuset import members, rollout, select
@@ -120,7 +120,7 @@ async def _exposition(kind: metrics.Kind, raw: bytes) -> str:
 
 def _bfb(bfb: Any) -> None:
     assert file_of(bfb)
-    initializing.bfb_version(bfb.spec.url)
+    nodelabels.bfb_version(bfb.spec.url)
     for phase in Phase:
         PHASES[phase](worlds.see(worlds.assigned(status={"phase": phase.value}), bfb=bfb))
 
@@ -128,6 +128,8 @@ def _bfb(bfb: Any) -> None:
 def _flavor(flavor: Any) -> None:
     with refusals():
         assert render(BfCfg("fuzz", flavor.spec, "kubeadm join")).encode()
+    initializing = worlds.assigned(dpuFlavor="f")
+    PHASES[Phase.INITIALIZING](worlds.see(initializing, flavor=flavor))
     with refusals():
         hostnetworkpod.build(worlds.assigned(), flavor, None, Settings())
 

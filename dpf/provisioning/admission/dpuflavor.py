@@ -1,8 +1,10 @@
-"""Admission of DPUFlavors: none goes while it is used."""
+"""Admission of DPUFlavors: a bf.cfg can be made from each, and none goes while it is used."""
 
 from __future__ import annotations
 
 from dpf.provisioning.admission.users import Users
+from dpf.provisioning.bfcfg.check import unfit
+from dpf.runtime.webhook import Cause, invalid
 from dpf_api.dpuflavor import DPUFlavor
 
 
@@ -13,6 +15,12 @@ class DPUFlavorAdmission:
         self._users = users
 
     def validate(self, old: DPUFlavor | None, new: DPUFlavor | None) -> None:
-        """Refuses the deletion of a flavor that is used."""
-        if old is not None and new is None:
-            self._users.refuse_deletion(old)
+        """Refuses a flavor that no card could be given, and the deletion of one that is used.
+
+        What was stored before somebody checked it is let pass, so that its labels can still be changed.
+        """
+        if new is None:
+            if old is not None:
+                self._users.refuse_deletion(old)
+        elif (old is None or old.spec != new.spec) and (found := unfit(new.spec)) is not None:
+            raise invalid(new, [Cause(found.field, found.rule)])

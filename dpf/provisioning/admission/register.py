@@ -38,9 +38,10 @@ def registration(namespace: str) -> Registration:
 def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
     """The webhooks; they look references up in the cluster's cache.
 
-    There is none for the creation of flavors: their schema says it all. Nothing waits for one that has nothing to say: DPUs and
-    DPUSets are checked only if they bear the annotation that no schema can check. While no webhook answers, defaults are left
-    to whoever reads the object, and a BFB in use is kept by its finalizer alone; what would go through unchecked is refused.
+    Nothing waits for one that has nothing to say: DPUs and DPUSets are checked only if they bear the annotation that no schema
+    can check, and of flavors that are there only those that have no spec yet, as it is frozen then. While no webhook answers,
+    defaults are left to whoever reads the object, and a BFB in use is kept by its finalizer alone; what would go through
+    unchecked is refused.
     """
     dpusets, dpus = cluster.cache[DPUSet], cluster.cache[DPU]
     bfbs = BFBAdmission(cluster.cache[BFB], Users(dpusets, DPUSET_BY_BFB, dpus, BFB_NAME))
@@ -51,7 +52,14 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
         Webhook("mbfb.kb.io", BFB, _path("mutate", BFB), WRITES, default=bfbs.default, required=False),
         Webhook("vbfb.kb.io", BFB, _path("validate", BFB), ("CREATE", "DELETE"), validate=bfbs.validate),
         Webhook("vdpu.kb.io", DPU, _path("validate", DPU), WRITES, validate=dpu.validate, when=dpu_annotated),
-        Webhook("vdpuflavor.kb.io", DPUFlavor, _path("validate", DPUFlavor), ("DELETE",), validate=flavors.validate),
+        Webhook(
+            "vdpuflavor.kb.io",
+            DPUFlavor,
+            _path("validate", DPUFlavor),
+            (*WRITES, "DELETE"),
+            validate=flavors.validate,
+            when="request.operation != 'UPDATE' || !has(oldObject.spec)",
+        ),
         Webhook("mdpuset.kb.io", DPUSet, _path("mutate", DPUSet), WRITES, default=dpuset.default, required=False),
         Webhook(
             "vdpuset.kb.io", DPUSet, _path("validate", DPUSet), WRITES, validate=dpuset.validate, when=set_annotated

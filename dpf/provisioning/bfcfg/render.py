@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,14 +26,30 @@ NO_COUNT = re.compile(r"(PF_TOTAL_SF|NUM_OF_VFS)=[0-9]{7}")
 GROUPS = "adm, audio, cdrom, dialout, dip, floppy, lxd, netdev, plugdev, sudo, video"
 DOCUMENT = "/mnt/var/lib/cloud/seed/nocloud-net/user-data"
 
+LEAST = 40
+"""Bytes that a file takes besides its path and content: the names of its fields, and its mode."""
+
 File = dict[str, Any]
 
 
-class NoCount(Terminal):
+class Unfit(Terminal):
+    """A flavor that no bf.cfg can be made from.
+
+    :param field: what must be changed, as the API spells it.
+    :param rule: what is asked of it.
+    """
+
+    def __init__(self, reason: str, field: str, rule: str) -> None:
+        super().__init__(reason, f"{field}: {rule}")
+        self.field = field
+        self.rule = rule
+
+
+class NoCount(Unfit):
     """A number of functions in the flavor that no card has."""
 
 
-class ConfigTooLarge(Terminal):
+class ConfigTooLarge(Unfit):
     """The rendered bf.cfg is larger than a card takes."""
 
 
@@ -56,19 +73,46 @@ def render(inputs: BfCfg) -> str:
     :raises ConfigTooLarge: if it has more than 128 KiB.
     """
     if found := next((m for p in _nvconfig(inputs.flavor) if (m := NO_COUNT.match(p))), None):
-        raise NoCount(
-            "FlavorInvalid", f"spec.nvconfig[0].parameters: {found[1]} has more digits than any card's number"
-        )
+        rule = f"{found[1]} has more digits than any card's number: 6 at most"
+        raise NoCount("FlavorInvalid", "spec.nvconfig[0].parameters", rule)
+    parts = _parts(inputs.flavor)
+    if (least := sum(parts.values())) > CONFIG_LIMIT:
+        # A text of megabytes is not even rendered: that would take seconds.
+        raise _too_large(parts, f"at least {least}")
     parameters, password = _parameters(inputs.flavor.bfcfg_parameters)
     data = user_data(inputs, password)
     document = "#cloud-config\n" + yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=True)
     text = "".join(f"{line}\n" for line in parameters) + _function(document)
     size = len(text.encode())
     if size > CONFIG_LIMIT:
-        raise ConfigTooLarge(
-            "ConfigTooLarge", f"bf.cfg has {size} bytes, a card takes {CONFIG_LIMIT}: shorten the flavor"
-        )
+        raise _too_large(parts, f"{size}")
     return text
+
+
+def _parts(flavor: DPUFlavorSpec) -> dict[str, int]:
+    """The bytes that each part of the flavor has in bf.cfg at least."""
+    files_ = sum(len(each.path.encode()) + len(each.raw.encode()) + LEAST for each in flavor.config_files)
+    return {
+        "spec.configFiles": files_,
+        "spec.ovs.rawConfigScript": len(flavor.ovs.raw_config_script.encode()),
+        "spec.nvconfig[0].parameters": _length(_nvconfig(flavor)),
+        "spec.sysctl.parameters": _length(flavor.sysctl.parameters),
+        "spec.grub.kernelParameters": _length(flavor.grub.kernel_parameters),
+        "spec.bfcfgParameters": _length(flavor.bfcfg_parameters),
+    }
+
+
+def _length(texts: list[str]) -> int:
+    return sum(len(text.strip().encode()) for text in texts)
+
+
+def _too_large(parts: Mapping[str, int], size: str) -> ConfigTooLarge:
+    """Names the part that is to be shortened: the largest."""
+    field = max(parts, key=lambda each: parts[each])
+    rule = (
+        f"shorten it: bf.cfg would have {size} bytes, {parts[field]} of them from here, and a card takes {CONFIG_LIMIT}"
+    )
+    return ConfigTooLarge("ConfigTooLarge", field, rule)
 
 
 def user_data(inputs: BfCfg, password: str = "") -> dict[str, Any]:

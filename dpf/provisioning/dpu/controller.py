@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dpf.provisioning.dpu import deleting, hostnetworkpod, indexes, nodehealth, podparts
+from dpf.provisioning.dpu import cardowner, deleting, hostnetworkpod, indexes, nodehealth, podparts
 from dpf.provisioning.dpu.deciding import deciding
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.machine import Pass
 from dpf.provisioning.dpu.observe import Observer
+from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.steps import waits
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch, WatchRemote
 from dpf.runtime.errors import ApiError, Conflict, NotFound
-from dpf.runtime.informer import Change
+from dpf.runtime.informer import Change, Informer
 from dpf.runtime.k8s import Node, Pod
 from dpf.runtime.meta import Condition, Key
 from dpf.runtime.predicates import any_of, differs, labels_changed, spec_or_deletion_changed
@@ -84,9 +85,13 @@ def priority(dpu: DPU) -> int:
 
 def pod_matters(change: Change[Pod]) -> bool:
     """Whether a pod came, went, or changed in what a phase looks at."""
-    return differs(lambda pod: (pod.ready, pod.status.phase, pod.status.pod_ip, pod.deleting, podparts.trouble(pod)))(
-        change
-    )
+    return differs(pod_stands)(change)
+
+
+def pod_stands(pod: Pod) -> object:
+    """What of a pod a phase looks at."""
+    why = podparts.trouble(pod), podparts.unschedulable(pod)
+    return pod.ready, pod.status.phase, pod.status.pod_ip, pod.deleting, why
 
 
 def host_stands(node: Node) -> object:
@@ -94,65 +99,91 @@ def host_stands(node: Node) -> object:
     return node.labels, node.annotations, node.status.node_info.boot_id, node.ready, podparts.host_address(node)
 
 
+def dpu_stands(dpu: DPU) -> object:
+    """What of a DPU concerns the others of its host: how far it is, whether it has the card, what it does to the host. On its way
+    that changes with its phase alone, so it costs them no more wakes."""
+    spec, status = dpu.spec, dpu.status
+    touches = spec.node_effect, spec.automatic_node_reboot
+    return status.phase, dpu.deleting, indexes.pci_of(dpu), cardowner.begun(dpu), rebooting.stuck(dpu), touches
+
+
 def cluster_stands(cluster: DPUCluster) -> object:
     """What of a DPU cluster concerns its DPUs: not how many there are."""
     return cluster.status.phase, cluster.status.version, cluster.spec.max_nodes, cluster.deleting
+
+
+class Wakes:
+    """Which DPUs a change elsewhere concerns."""
+
+    def __init__(self, dpus: Informer[DPU]) -> None:
+        self._dpus = dpus
+
+    def on_host(self, node: Node) -> Iterable[Key]:
+        """The DPUs of a host."""
+        return self._dpus.keys_by(indexes.HOST, node.name)
+
+    def siblings(self, dpu: DPU) -> Iterable[Key]:
+        """The other DPUs of a DPU's host."""
+        return (key for key in self._dpus.keys_by(indexes.HOST, dpu.spec.node_name) if key != dpu.key)
+
+    def beside(self, pod: Pod) -> Iterable[Key]:
+        """The other DPUs of the host that a host network pod is of: one after the other is given a new one."""
+        owner = pod.controller
+        dpu = self._dpus.get(owner.name, pod.namespace) if owner is not None and owner.kind == "DPU" else None
+        return self.siblings(dpu) if dpu is not None and pod.name == names.hostnetwork_pod(dpu.name) else ()
+
+    def with_bfb(self, bfb: BFB) -> Iterable[Key]:
+        """The DPUs that name an image."""
+        return self._dpus.keys_by(indexes.BFB_NAME, f"{bfb.namespace}/{bfb.name}")
+
+    def with_flavor(self, flavor: DPUFlavor) -> Iterable[Key]:
+        """The DPUs that name a flavor."""
+        return self._dpus.keys_by(indexes.FLAVOR, f"{flavor.namespace}/{flavor.name}")
+
+    def without_cluster(self, _: object) -> Iterable[Key]:
+        """The DPUs that wait for a place in a DPU cluster."""
+        return self._dpus.keys_by(indexes.CLUSTER, indexes.UNASSIGNED)
+
+    def of_cluster(self, cluster: DPUCluster) -> Iterable[Key]:
+        """The DPUs of a DPU cluster, and those that may be given a place in it."""
+        waiting = self._dpus.keys_by(indexes.CLUSTER, indexes.UNASSIGNED)
+        return [*waiting, *self._dpus.keys_by(indexes.IN_CLUSTER, f"{cluster.namespace}/{cluster.name}")]
+
+    def drained(self, maintenance: NodeMaintenance) -> Iterable[Key]:
+        """The DPUs of the host that is to be drained."""
+        return self._dpus.keys_by(indexes.HOST, maintenance.spec.node_name)
+
+    def card(self, key: Key, node: Node) -> Iterable[Key]:
+        """The DPU that is a Node of a DPU cluster."""
+        return [dpu.key for dpu in self._dpus.by(indexes.NODE, f"{key}/{node.name}")]
+
+    def all(self, _: object) -> Iterable[Key]:
+        """Every DPU."""
+        return self._dpus.keys()
 
 
 def dpu_controller(
     cluster: Cluster, remotes: RemoteClusters, observer: Observer, hands: Hands, workers: int
 ) -> Controller[DPU]:
     """The controller of DPUs."""
-    dpus = cluster.cache[DPU]
-
-    def on_host(node: Node) -> Iterable[Key]:
-        return dpus.keys_by(indexes.HOST, node.name)
-
-    def siblings(dpu: DPU) -> Iterable[Key]:
-        return (key for key in dpus.keys_by(indexes.HOST, dpu.spec.node_name) if key != dpu.key)
-
-    def beside(pod: Pod) -> Iterable[Key]:
-        """The other DPUs of the host that a host network pod is of: one after the other is given a new one."""
-        owner = pod.controller
-        dpu = dpus.get(owner.name, pod.namespace) if owner is not None and owner.kind == "DPU" else None
-        return siblings(dpu) if dpu is not None and pod.name == names.hostnetwork_pod(dpu.name) else ()
-
-    def with_bfb(bfb: BFB) -> Iterable[Key]:
-        return dpus.keys_by(indexes.BFB_NAME, f"{bfb.namespace}/{bfb.name}")
-
-    def with_flavor(flavor: DPUFlavor) -> Iterable[Key]:
-        return dpus.keys_by(indexes.FLAVOR, f"{flavor.namespace}/{flavor.name}")
-
-    def without_cluster(_: object) -> Iterable[Key]:
-        return dpus.keys_by(indexes.CLUSTER, indexes.UNASSIGNED)
-
-    def of_cluster(cluster: DPUCluster) -> Iterable[Key]:
-        waiting = dpus.keys_by(indexes.CLUSTER, indexes.UNASSIGNED)
-        return [*waiting, *dpus.keys_by(indexes.IN_CLUSTER, f"{cluster.namespace}/{cluster.name}")]
-
-    def drained(maintenance: NodeMaintenance) -> Iterable[Key]:
-        return dpus.keys_by(indexes.HOST, maintenance.spec.node_name)
-
-    def card(key: Key, node: Node) -> Iterable[Key]:
-        return [dpu.key for dpu in dpus.by(indexes.NODE, f"{key}/{node.name}")]
-
+    wakes = Wakes(cluster.cache[DPU])
     return Controller(
         "dpu",
         DPUReconciler(observer, hands),
         watches=[
             For(DPU, when=any_of(spec_or_deletion_changed, labels_changed)),
             Owns(Pod, when=pod_matters),
-            Watch(Node, to=on_host, when=differs(host_stands)),
-            Watch(DPU, to=siblings, when=differs(lambda dpu: dpu.status.phase)),
-            Watch(DPU, to=without_cluster, when=lambda change: change.new is None or change.new.deleting),
-            Watch(BFB, to=with_bfb, when=differs(lambda bfb: (bfb.status.phase, bfb.deleting))),
-            Watch(DPUFlavor, to=with_flavor, when=lambda change: change.type == "ADDED"),
-            Watch(DPUCluster, to=of_cluster, when=differs(cluster_stands)),
-            Watch(NodeMaintenance, to=drained, when=differs(lambda m: (m.deleting, m.spec, m.status.conditions))),
+            Watch(Node, to=wakes.on_host, when=differs(host_stands)),
+            Watch(DPU, to=wakes.siblings, when=differs(dpu_stands)),
+            Watch(DPU, to=wakes.without_cluster, when=lambda change: change.new is None or change.new.deleting),
+            Watch(BFB, to=wakes.with_bfb, when=differs(lambda bfb: (bfb.status.phase, bfb.deleting))),
+            Watch(DPUFlavor, to=wakes.with_flavor, when=lambda change: change.type == "ADDED"),
+            Watch(DPUCluster, to=wakes.of_cluster, when=differs(cluster_stands)),
+            Watch(NodeMaintenance, to=wakes.drained, when=differs(lambda m: (m.deleting, m.spec, m.status.conditions))),
             # Who has a pod of another MTU is all that it concerns, and that is any of them.
-            Watch(DPFOperatorConfig, to=lambda _: dpus.keys(), when=differs(hostnetworkpod.mtu)),
-            Watch(Pod, to=beside, when=differs(lambda pod: (pod.ready, pod.deleting))),
-            WatchRemote(Node, remotes, to=card, when=differs(nodehealth.stands)),
+            Watch(DPFOperatorConfig, to=wakes.all, when=differs(hostnetworkpod.mtu)),
+            Watch(Pod, to=wakes.beside, when=differs(lambda pod: (pod.ready, pod.deleting))),
+            WatchRemote(Node, remotes, to=wakes.card, when=differs(nodehealth.stands)),
         ],
         workers=workers,
         priority=priority,

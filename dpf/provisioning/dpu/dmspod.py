@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import indexes, podparts
+from dpf.provisioning.dpu import podparts
 from dpf.provisioning.settings import Settings
-from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Container, ContainerPort, Node, Pod
 from dpf_api import names
 from dpf_api.dpu import DPU
@@ -18,6 +17,7 @@ STATE = "/var/lib/dms"
 LOCAL = "127.0.0.1"
 """Where the host's kubelet looks for the server, which is in the host's network: whatever becomes of the host's address."""
 
+PREFLIGHT_CONTAINER = "rshim-preflight"
 PREFLIGHT = """
 for dev in /dev/rshim*; do
   [ -e "$dev/misc" ] || continue
@@ -55,7 +55,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
         names.dms_pod(dpu.name),
         settings,
         init_containers=[
-            _init("rshim-preflight", PREFLIGHT, settings, pci),
+            _init(PREFLIGHT_CONTAINER, PREFLIGHT, settings, pci),
             _init("devlink-grace-period", GRACE, settings, pci),
         ],
         containers=[
@@ -105,7 +105,7 @@ def pci_address(dpu: DPU) -> str:
 
     :raises Waiting: if the DPU does not say it.
     """
-    return _label(dpu).partition("-")[2].replace("-", ":")
+    return podparts.pci_label(dpu).partition("-")[2].replace("-", ":")
 
 
 def pci_domain(dpu: DPU) -> str:
@@ -113,17 +113,7 @@ def pci_domain(dpu: DPU) -> str:
 
     :raises Waiting: if the DPU does not say it.
     """
-    return _label(dpu).partition("-")[0]
-
-
-def _label(dpu: DPU) -> str:
-    label = indexes.pci_of(dpu)
-    if not label:
-        message = (
-            f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
-        )
-        raise Waiting("PCIAddressMissing", message)
-    return label
+    return podparts.pci_label(dpu).partition("-")[0]
 
 
 def address_of(pod: Pod, node: Node | None) -> str:

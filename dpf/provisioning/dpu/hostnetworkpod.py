@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from dpf.provisioning.dpu import indexes, podparts
+from dpf.provisioning.dpu import podparts
 from dpf.provisioning.settings import Settings
-from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Container, Pod
 from dpf_api import names
 from dpf_api.dpu import DPU
@@ -27,14 +26,8 @@ def build(dpu: DPU, flavor: DPUFlavor | None, config: DPFOperatorConfig | None, 
 
     :raises Waiting: if the DPU does not say where its card is.
     """
-    label = indexes.pci_of(dpu)
-    if not label:
-        message = (
-            f"the DPU has no label {names.LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
-        )
-        raise Waiting("PCIAddressMissing", message)
     env = {
-        "device_pci_address": label.replace("-", ":"),
+        "device_pci_address": podparts.pci_label(dpu).replace("-", ":"),
         "num_of_vfs": str(virtual_functions(flavor)),
         MTU: str(mtu(config)),
     }

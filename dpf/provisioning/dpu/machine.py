@@ -120,7 +120,7 @@ class Pass:
             return
         except Conflict:
             raise  # Somebody was faster: nothing to report.
-        except (Waiting, ClusterUnavailable, DpfError, OSError) as error:
+        except (DpfError, OSError) as error:
             await self._report(step, error)
             raise
         if isinstance(outcome, Remember):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dpf.provisioning.dpu import indexes
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Container, ContainerStatus, Node, Pod, PodSpec
 from dpf.runtime.meta import ObjectMeta, owner_reference
 from dpf_api.dpu import DPU
+from dpf_api.names import LABEL_DPU_PCI_ADDRESS
 
 PRIVILEGED: dict[str, Any] = {"privileged": True, "runAsUser": 0, "runAsGroup": 0}
 """Root, whatever user the image names: sysfs and ``/dev`` are root's, and a privileged process of another user may not write."""
@@ -22,6 +24,8 @@ _TOLERATIONS: list[dict[str, Any]] = [
     {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"},
     {"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"},
 ]
+
+NO_ADDRESS = f"the DPU has no label {LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
 
 STARTING = frozenset({"", "PodInitializing", "ContainerCreating"})
 """Reasons of a waiting container that mean no trouble."""
@@ -56,6 +60,16 @@ def on_host(
         spec["image_pull_secrets"] = [{"name": secret} for secret in settings.image_pull_secrets]
     meta = ObjectMeta(name=name, namespace=dpu.namespace, owner_references=[owner_reference(dpu)])
     return Pod(metadata=meta, spec=PodSpec(**spec))
+
+
+def pci_label(dpu: DPU) -> str:
+    """The card's PCI address as a label has it, such as ``0000-04-00``.
+
+    :raises Waiting: if the DPU does not say it.
+    """
+    if not (label := indexes.pci_of(dpu)):
+        raise Waiting("PCIAddressMissing", NO_ADDRESS)
+    return label
 
 
 def host_address(node: Node) -> str:

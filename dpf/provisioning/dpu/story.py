@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
+from dpf.provisioning.dpu.waiting import words
 from dpf.provisioning.metrics import Counts
 from dpf.runtime.conditions import find, is_true
 from dpf.runtime.events import EventRecorder
@@ -34,6 +35,7 @@ ATTENTION = frozenset(
         "BFBOverdue",
         "BootIDUnknown",
         "CardTaken",
+        "ClientCertificateMissing",
         "DMSPodNotRunning",
         "DMSUnreachable",
         "DPUClusterClientGetError",
@@ -48,7 +50,7 @@ ATTENTION = frozenset(
         "DeletionFailed",
         "DrainOverdue",
         "ExistingRshimInstallDetected",
-        "FlavorNotFound",
+        "FlavorInvalid",
         "GetBFBFailed",
         "HostDoesNotComeBack",
         "HostNetworkOverdue",
@@ -57,7 +59,10 @@ ATTENTION = frozenset(
         "JoinTokenNotRenewed",
         "KubeletVersionSkew",
         "NodeHasNoAddress",
+        "NodeNameMissing",
         "NodeNotFound",
+        "OtherDPUOverdue",
+        "PCIAddressMissing",
         "PodsDoNotEnd",
         "WaitingForManualPowerCycleOrReboot",
     }
@@ -124,10 +129,10 @@ def _arrival(old: DPUStatus, after: DPU, phase: Phase, passed: Sequence[Phase]) 
     reason = next((MILESTONES[c.type] for c in reversed(done) if c.type in MILESTONES), phase.value.replace(" ", ""))
     parts = [c.message for c in done if c.message]
     if (seconds := _installed(old, new)) is not None:
-        parts.append(f"it took {_words(seconds)}")
+        parts.append(f"it took {words(seconds)}")
     made = after.metadata.creation_timestamp
     if phase is Phase.READY and old.phase is not Phase.READY and made is not None:
-        parts.append(f"{_words(_since(made))} after the DPU was made")
+        parts.append(f"{words(_since(made))} after the DPU was made")
     by_way = [each.value for each in passed if each not in (old.phase, phase)]
     parts.append(f"in phase {phase.value}" + (f", by way of {', '.join(by_way)}" if by_way else ""))
     if phase is Phase.DELETING and new.message:
@@ -166,8 +171,3 @@ def _installed(old: DPUStatus, new: DPUStatus) -> float | None:
 
 def _since(moment: datetime) -> float:
     return (now() - moment).total_seconds()
-
-
-def _words(seconds: float) -> str:
-    """A duration as people write it."""
-    return str(timedelta(seconds=round(max(0.0, seconds))))

@@ -1,6 +1,6 @@
-"""What is kept up while a DPU rests, whatever its phase: the certificate of its DMS, and the MTU of its host's network.
+"""What is kept up while a DPU rests: the certificate of its DMS, the label with its host's address, the MTU of the host's network.
 
-Neither may hold up the phase, so both come after what it decided, and a renewal that fails is tried again later, long before the
+None may hold up the phase, so they come after what it decided, and a renewal that fails is tried again later, long before the
 certificate ends.
 """
 
@@ -15,16 +15,22 @@ from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Changes, Hold, Step
 from dpf.runtime.errors import ApiError, Conflict, Waiting
 from dpf_api.dpu import ConditionType, DMSCertificate, Phase
-from dpf_api.names import LABEL_DPU_HOST_IP
+from dpf_api.names import LABEL_DPU_HOST_IP, LABEL_DPUSET_NAME
 
 RETRY = timedelta(minutes=10)
 """After which a renewal that failed is tried again."""
 
+PUT_BACK = frozenset({Phase.HOST_NETWORK_CONFIGURATION, Phase.READY})
+"""Phases that make a host network pod where there is none. In any other one it is left as it is: in Error it would be gone until
+somebody asks for a retry."""
+
 
 def kept_up(step: Hold, seen: Seen) -> Step:
     """What to do before resting as the phase decided; else the rest, ended in time for what comes next."""
-    if outdated(seen) and not waiting_for_turn(seen):
+    if seen.dpu.status.phase in PUT_BACK and outdated(seen) and not waiting_for_turn(seen):
         return Act(replace_network, ConditionType.HOST_NETWORK_READY)
+    if mislabelled(seen):
+        return Act(relabel, ConditionType.DMS_RUNNING)
     if (left := renewal_in(seen)) is None:
         return step
     if left <= 0:
@@ -55,22 +61,54 @@ async def renew(hands: Hands, seen: Seen) -> Changes | None:
     """Makes the certificate anew, for the host's address as it is now. The pod's volume follows, and DMS reads it by itself."""
     if seen.node is None:
         return None
-    dpu, before = seen.dpu, seen.dpu.status.certificate or DMSCertificate()
+    dpu = seen.dpu
     try:
         certificate = await hands.certificates.ensure_server(dpu, seen.node)
-        if dpu.labels.get(LABEL_DPU_HOST_IP, certificate.address) != certificate.address:
-            await hands.client.merge_patch(dpu, {"metadata": {"labels": {LABEL_DPU_HOST_IP: certificate.address}}})
     except Conflict:
         raise
     except (ApiError, Waiting) as error:
         hands.counts.certificates["failure"] += 1
         hands.events.warning(dpu, "CertificateRenewalFailed", f"the certificate of its DMS can't be renewed: {error}")
-        return {"certificate": before.model_copy(update={"retry_at": seen.now.replace(microsecond=0) + RETRY})}
+        return _later(seen)
     hands.counts.certificates["success"] += 1
     until = f", until {certificate.expires_at:%Y-%m-%d %H:%M} UTC" if certificate.expires_at is not None else ""
     note = f"the certificate of its DMS was made anew for {certificate.address}{until}"
     hands.events.normal(dpu, "CertificateRenewed", note)
     return {"certificate": certificate}
+
+
+def _later(seen: Seen) -> Changes:
+    certificate = seen.dpu.status.certificate or DMSCertificate()
+    return {"certificate": certificate.model_copy(update={"retry_at": seen.now.replace(microsecond=0) + RETRY})}
+
+
+# The label
+
+
+def mislabelled(seen: Seen) -> bool:
+    """Whether the DPU is labelled with another address than its host has; one that nobody labelled is left without."""
+    address = seen.node.internal_ip if seen.node is not None else ""
+    labels, certificate = seen.dpu.labels, seen.dpu.status.certificate
+    if not address or not (LABEL_DPU_HOST_IP in labels or LABEL_DPUSET_NAME in labels):
+        return False
+    retry_at = certificate.retry_at if certificate is not None else None
+    return labels.get(LABEL_DPU_HOST_IP) != address and (retry_at is None or retry_at <= seen.now)
+
+
+async def relabel(hands: Hands, seen: Seen) -> Changes | None:
+    """Says the host's address in the DPU's label."""
+    if seen.node is None:
+        return None
+    address = seen.node.internal_ip
+    try:
+        await hands.client.merge_patch(seen.dpu, {"metadata": {"labels": {LABEL_DPU_HOST_IP: address}}})
+    except Conflict:
+        raise
+    except ApiError as error:
+        note = f"its label {LABEL_DPU_HOST_IP} can't be made {address}: {error}"
+        hands.events.warning(seen.dpu, "HostAddressNotLabelled", note)
+        return _later(seen)
+    return None
 
 
 # The MTU
@@ -88,7 +126,7 @@ def waiting_for_turn(seen: Seen) -> bool:
     wanted = hostnetworkpod.mtu(seen.config)
     for other in seen.siblings:
         pod = seen.networks.get(other.uid)
-        if other.deleting:
+        if other.deleting or other.status.phase not in PUT_BACK:
             continue
         if pod is None:
             if other.status.phase is Phase.READY:

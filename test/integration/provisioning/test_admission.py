@@ -107,6 +107,13 @@ async def test_provisioning_is_admitted_as_upstream_admits_it(host_client: Clien
         flavor = await host_client.create(
             DPUFlavor.model_validate({"metadata": {"name": "flavor", "namespace": namespace}})
         )
+        huge = {"configFiles": [{"path": "/a", "raw": "x" * 140_000}]}
+        meta = {"name": "huge", "namespace": namespace}
+        with pytest.raises(Invalid, match=r"spec\.configFiles: .*a card takes 131072"):
+            await host_client.create(DPUFlavor.model_validate({"metadata": meta, "spec": huge}))
+        with pytest.raises(Invalid, match=r"spec\.configFiles: .*a card takes 131072"):
+            await host_client.merge_patch(flavor, {"spec": huge})
+        flavor = await host_client.merge_patch(flavor, {"spec": {"sysctl": {"parameters": ["a=1"]}}})
         dpu = await host_client.create(dpu_of("d1", namespace, {}))
         for used in (bfb, flavor):
             with pytest.raises(Forbidden, match="is in use by DPU d1; delete those first"):

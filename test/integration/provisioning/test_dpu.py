@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dpf.provisioning.dpu.install import InstallFailed
 from dpf.runtime.conditions import find
+from dpf.runtime.errors import NotFound
 from dpf.runtime.k8s import Node, Pod, Secret
+from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpu import DPU, Firmware, Phase
+from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.names import (
     ANNOTATION_RETRY,
     FINALIZER_DPU,
@@ -16,6 +21,7 @@ from dpf_api.names import (
 )
 from dpf_api.nodemaintenance import NodeMaintenance
 from test.integration.provisioning.conftest import World
+from test.integration.provisioning.test_told import events_until
 from test.spec import spec
 
 
@@ -156,6 +162,31 @@ async def test_a_drain_is_asked_of_the_maintenance_operator_and_given_back(world
     await world.host.delete(dpu)
     await eventually_gone(world.host, DPU, name, world.namespace)
     await eventually_gone(world.host, NodeMaintenance, world.host_node, world.namespace)
+
+
+async def test_no_host_is_drained_before_the_flavor_is_there_and_its_creation_wakes_the_dpu(world: World) -> None:
+    await world.node()
+    await world.cluster()
+    name = (await world.create_dpu(nodeEffect={"drain": {}}, dpuFlavor="late")).name
+    dpu = await world.eventually(DPU, name, until=says("DPUFlavorNotFound"))
+    assert said(dpu) == [("Initialized", "False", "DPUFlavorNotFound")]
+    assert (await events_until(world, dpu, "DPUFlavorNotFound"))["DPUFlavorNotFound"].type == "Warning"
+    with pytest.raises(NotFound):
+        await world.host.get(NodeMaintenance, world.host_node, world.namespace)
+    await world.host.create(DPUFlavor(metadata=ObjectMeta(name="late", namespace=world.namespace)))
+    await world.eventually(DPU, name, until=says("Draining"))
+
+
+async def test_why_a_pod_can_not_be_scheduled_is_said_when_the_scheduler_says_it(world: World) -> None:
+    await world.node()
+    await world.bfb()
+    await world.cluster()
+    name = (await world.create_dpu()).name
+    await world.eventually(DPU, name, until=says("DMSPodStarting"))
+    pod = await world.eventually(Pod, f"{name}-dms")
+    said_ = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "claim bfb not found"}
+    await world.host.merge_patch(pod, {"status": {"conditions": [said_]}}, subresource="status")
+    await world.eventually(DPU, name, until=lambda dpu: "can't be scheduled: claim bfb not found" in dpu.status.message)
 
 
 async def test_a_failed_card_is_tried_again_by_annotation_as_a_new_attempt(world: World) -> None:

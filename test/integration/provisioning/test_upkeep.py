@@ -92,6 +92,18 @@ async def test_of_two_dpus_for_one_card_the_older_one_has_it_and_the_other_waits
     await world.eventually(DPU, waiting.name, until=lambda dpu: dpu.status.phase is Phase.DMS_DEPLOYMENT)
 
 
+async def test_a_dpu_goes_on_when_the_one_that_had_its_card_is_given_another(world: World) -> None:
+    await world.node(dpu_1_pci_address=OTHER_CARD)
+    await world.cluster()
+    first = await world.create_dpu("d1")
+    await world.eventually(DPU, first.name, until=lambda dpu: dpu.status.reason == "GetBFBFailed")
+    await world.clock_past(first)
+    second = await world.create_dpu("d2")
+    await world.eventually(DPU, second.name, until=lambda dpu: dpu.status.reason == "CardTaken")
+    await world.host.merge_patch(first, {"metadata": {"labels": {names.LABEL_DPU_PCI_ADDRESS: OTHER_CARD}}})
+    await world.eventually(DPU, second.name, until=lambda dpu: dpu.status.reason == "GetBFBFailed")
+
+
 async def test_of_dpus_made_at_the_same_instant_one_flashes_the_card(world: World) -> None:
     await prepared(world)
     dpus = await asyncio.gather(*(world.create_dpu(f"d{number}") for number in range(5)))

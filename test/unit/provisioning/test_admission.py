@@ -81,7 +81,7 @@ def test_names_paths_and_verbs_are_upstreams(admission: Admission) -> None:
         "mbfb.kb.io": (f"/mutate-{prefix}-bfb", ("CREATE", "UPDATE")),
         "vbfb.kb.io": (f"/validate-{prefix}-bfb", ("CREATE", "DELETE")),
         "vdpu.kb.io": (f"/validate-{prefix}-dpu", ("CREATE", "UPDATE")),
-        "vdpuflavor.kb.io": (f"/validate-{prefix}-dpuflavor", ("DELETE",)),
+        "vdpuflavor.kb.io": (f"/validate-{prefix}-dpuflavor", ("CREATE", "UPDATE", "DELETE")),
         "mdpuset.kb.io": (f"/mutate-{prefix}-dpuset", ("CREATE", "UPDATE")),
         "vdpuset.kb.io": (f"/validate-{prefix}-dpuset", ("CREATE", "UPDATE")),
     }
@@ -232,6 +232,39 @@ def test_the_annotation_for_a_power_cycle_is_a_boolean(
         assert status["code"] == 422
         assert status["details"]["causes"][0]["field"] == f"{path}[{ANNOTATION_HOST_POWER_CYCLE_REQUIRED}]"
         assert status["message"].startswith(f"{kind}.provisioning.dpu.nvidia.com ")
+
+
+def flavor(**spec: Any) -> dict[str, Any]:
+    return body(DPUFlavor, "flavor", spec=spec)
+
+
+TOO_LONG: dict[str, Any] = {"configFiles": [{"path": "/a", "raw": "x" * 140_000}]}
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "words"),
+    [
+        (TOO_LONG, "spec.configFiles", "a card takes 131072"),
+        ({"ovs": {"rawConfigScript": "true\n" * 30_000}}, "spec.ovs.rawConfigScript", "a card takes 131072"),
+        ({"sysctl": {"parameters": ["a=1"] * 20_000}}, "spec.sysctl.parameters", "a card takes 131072"),
+        ({"nvconfig": [{"parameters": ["NUM_OF_VFS=10000000"]}]}, "spec.nvconfig[0].parameters", "NUM_OF_VFS"),
+    ],
+)
+def test_a_flavor_that_no_card_could_be_given_is_refused_with_field_and_limit(
+    admission: Admission, spec: dict[str, Any], field: str, words: str
+) -> None:
+    for old in (None, body(DPUFlavor, "flavor")):
+        answer = admission.ask("vdpuflavor.kb.io", old, flavor(**spec))
+        assert answer["status"]["code"] == 422
+        assert answer["status"]["details"]["causes"][0]["field"] == field
+        assert f"{field}: " in answer["status"]["message"]
+        assert words in answer["status"]["message"]
+
+
+def test_a_flavor_that_was_stored_unchecked_can_still_be_labelled_and_deleted(admission: Admission) -> None:
+    stored = flavor(**TOO_LONG)
+    assert admission.ask("vdpuflavor.kb.io", stored, stored)["allowed"]
+    assert admission.ask("vdpuflavor.kb.io", stored, None)["allowed"]
 
 
 @pytest.mark.parametrize("kind", [DPU, DPUSet, BFB, DPUFlavor])

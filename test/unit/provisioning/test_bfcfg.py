@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dpf.gnxi.dms import CONFIG_LIMIT
+from dpf.provisioning.bfcfg.check import unfit
 from dpf.provisioning.bfcfg.render import BfCfg, ConfigTooLarge, NoCount, render
 from dpf.sandbox.fleet import cloudinit
 from dpf_api.dpuflavor import DPUFlavorSpec
@@ -122,6 +125,29 @@ def test_scalable_functions_and_firmware_parameters_come_from_nvconfig() -> None
 def test_what_no_card_takes_is_refused_early() -> None:
     with pytest.raises(ConfigTooLarge, match="a card takes 131072"):
         render(BfCfg("d", flavor(configFiles=[{"path": "/a", "raw": "x" * 140_000}]), JOIN))
+
+
+def test_a_flavor_that_passes_the_check_renders_for_every_dpu_and_cluster() -> None:
+    """The check takes the longest names there can be: at the limit it refuses, rather than let it fail behind a drained host."""
+
+    def with_file(size: int) -> DPUFlavorSpec:
+        return flavor(configFiles=[{"path": "/a", "raw": "x" * size}])
+
+    token = f"{'0' * 6}.{'0' * 16}"
+    pin = f"--discovery-token-ca-cert-hash sha256:{'0' * 64}"
+    longest = BfCfg(
+        "d" * 63, with_file(1), f"kubeadm join {'h' * 253}:65535 --token {token} {pin} --v=5", extra_reboot=True
+    )
+    fits = 1 + CONFIG_LIMIT - len(render(longest).encode())
+    assert unfit(with_file(fits)) is None
+    assert len(render(replace(longest, flavor=with_file(fits))).encode()) == CONFIG_LIMIT
+    assert unfit(with_file(fits + 1)) is not None, "it is the limit that refuses"
+
+
+def test_a_text_of_megabytes_is_refused_without_being_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpf.provisioning.bfcfg.render.user_data", None)
+    with pytest.raises(ConfigTooLarge, match=r"spec\.configFiles: .*at least 3000042 bytes"):
+        render(BfCfg("d", flavor(configFiles=[{"path": "/a", "raw": "x" * 3_000_000}])))
 
 
 def test_the_token_stays_out_of_what_is_printed() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from dpf.provisioning.dpu import nodehealth, podhealth
-from dpf.provisioning.dpu.phases import dms_deployment, ready
+from dpf.provisioning.dpu import dmsserver, nodehealth, podhealth
+from dpf.provisioning.dpu.phases import ready
 from dpf.provisioning.dpu.steps import Act, Hold
 from dpf.runtime.k8s import Node
 from dpf_api.dpu import ConditionType
@@ -128,7 +128,7 @@ def test_the_cards_node_comes_first() -> None:
 def test_the_state_is_told_even_if_a_missing_pod_can_not_be_made() -> None:
     step = settled(dms_pod=None, dpu_node=card_node(ready=False, a="1"))
     assert isinstance(step, Act)
-    assert (step.do, step.condition) == (dms_deployment.create, DMS)
+    assert (step.do, step.condition) == (dmsserver.create, DMS)
     assert said(step) == {"DMSRunning": ("False", "DMSPodMissing"), "Ready": ("False", "DPUNodeNotReady")}
 
 

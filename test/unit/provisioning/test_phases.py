@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dpf.provisioning.dpu import deleting, effects
+from dpf.provisioning.dpu import deleting, dmsserver, effects, nodelabels
 from dpf.provisioning.dpu.hands import Outcome
 from dpf.provisioning.dpu.install import InstallFailed, RebootFailed, Unreachable
 from dpf.provisioning.dpu.phases import (
@@ -24,6 +24,7 @@ from dpf.provisioning.dpu.phases import (
     rebooting,
 )
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step
+from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.settings import Settings
 from dpf_api.dpu import DPU, ConditionType, Firmware, Phase
 from dpf_api.dpuflavor import DPUFlavor
@@ -90,6 +91,28 @@ def test_nothing_is_begun_for_a_cluster_that_is_not_there_or_is_going(named: Any
 
 
 @pytest.mark.parametrize(
+    ("flavor", "reason"),
+    [
+        (None, "DPUFlavorNotFound"),
+        ({"configFiles": [{"path": "/a", "raw": "x" * 140_000}]}, "FlavorInvalid"),
+        ({"nvconfig": [{"parameters": ["PF_TOTAL_SF=1000000"]}]}, "FlavorInvalid"),
+    ],
+)
+@pytest.mark.parametrize("effect", [{"noEffect": True}, {"drain": {}}])
+def test_no_host_is_touched_for_a_flavor_that_is_not_there_or_fits_no_card(
+    flavor: Any, reason: str, effect: dict[str, Any]
+) -> None:
+    named = DPUFlavor.model_validate({"metadata": {"name": "f"}, "spec": flavor}) if flavor is not None else None
+    subject = assigned(dpuFlavor="f", nodeEffect=effect)
+    assert held(initializing.decide(see(subject, flavor=named))) == ("Initialized", reason)
+    assert reason in ATTENTION
+
+
+def test_a_flavor_that_fits_lets_it_go_on() -> None:
+    assert advanced(initializing.decide(see(assigned(dpuFlavor="f"), flavor=DPUFlavor()))) is Phase.NODE_EFFECT
+
+
+@pytest.mark.parametrize(
     ("url", "version"),
     [
         (
@@ -101,7 +124,7 @@ def test_nothing_is_begun_for_a_cluster_that_is_not_there_or_is_going(named: Any
     ],
 )
 def test_the_version_label_is_the_file_name_made_to_fit(url: str, version: str) -> None:
-    assert initializing.bfb_version(url) == version
+    assert nodelabels.bfb_version(url) == version
 
 
 # Node Effect
@@ -283,7 +306,7 @@ def test_an_installation_begins_once_dms_answers() -> None:
     assert step.also[0].reason == "Installing", "said in the same write that puts it on record"
     missing = os_installing.decide(see(installing(), dms_pod=None))
     assert isinstance(missing, Act)
-    assert missing.do is dms_deployment.create
+    assert missing.do is dmsserver.create
 
 
 def test_a_running_installation_is_shown() -> None:
@@ -298,7 +321,7 @@ def test_a_running_installation_is_shown() -> None:
 def test_a_dms_pod_that_is_lost_meanwhile_is_made_anew() -> None:
     step = os_installing.decide(see(installing(), job=Outcome()))
     assert isinstance(step, Act)
-    assert step.do is dms_deployment.create
+    assert step.do is dmsserver.create
 
 
 def test_a_finished_installation_remembers_the_boot_id() -> None:
@@ -429,6 +452,26 @@ def test_a_card_that_is_being_flashed_keeps_its_host() -> None:
     sibling = assigned("d0", status=status)
     step = rebooting.decide(see(rebooted(), dms_pod=DMS, siblings=(sibling,)))
     assert held(step) == ("Rebooted", "WaitingForOtherDPU")
+
+
+@pytest.mark.parametrize("reason", ["BFBFailed", "GetBFBFailed", "BFBOverdue"])
+def test_a_card_whose_image_is_gone_keeps_its_host_for_as_long_as_it_may_be_flashed(reason: str) -> None:
+    """An earlier manager may have begun: the card goes on by itself, but not longer than an installation may take."""
+
+    def flashed(ago: float, said: str) -> DPU:
+        install = {"startedAt": (NOW - timedelta(seconds=ago)).isoformat()}
+        waits = condition(ConditionType.OS_INSTALLED, False) | {"reason": said}
+        return assigned("d0", status={"phase": "OS Installing", "install": install, "conditions": [waits]})
+
+    def step(ago: float, said: str = reason) -> Step:
+        return rebooting.decide(see(rebooted(), dms_pod=DMS, siblings=(flashed(ago, said),)))
+
+    young = step(1700)
+    assert held(young) == ("Rebooted", "WaitingForOtherDPU")
+    assert isinstance(young, Hold)
+    assert young.after == 100, "nobody tells when that time is over"
+    assert isinstance(step(1801), Act)
+    assert held(step(1801, "Installing")) == ("Rebooted", "WaitingForOtherDPU"), "a manager is at it"
 
 
 def test_of_two_that_wait_the_first_by_name_goes() -> None:

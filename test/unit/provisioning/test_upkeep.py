@@ -12,12 +12,22 @@ import pytest
 from dpf.provisioning.dpu.deciding import deciding
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.steps import Act, Hold, waits
-from dpf.provisioning.dpu.upkeep import kept_up, outdated, renew, renewal_in, replace_network, waiting_for_turn
+from dpf.provisioning.dpu.upkeep import (
+    kept_up,
+    mislabelled,
+    outdated,
+    relabel,
+    renew,
+    renewal_in,
+    replace_network,
+    waiting_for_turn,
+)
 from dpf.provisioning.metrics import Counts
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import Unavailable
 from dpf.runtime.k8s import Node
-from dpf_api.dpu import DPU, ConditionType, DMSCertificate
+from dpf_api.dpu import DPU, ConditionType, DMSCertificate, Phase
+from dpf_api.names import LABEL_DPU_HOST_IP, LABEL_DPUSET_NAME
 from dpf_api.operatorconfig import DPFOperatorConfig
 from test.unit.provisioning.worlds import NOW, assigned, card_node, condition, host, network, pod, see
 
@@ -161,6 +171,51 @@ async def test_a_renewal_that_fails_harms_nothing_and_is_tried_again_later() -> 
     assert told.reasons[1:] == ["CertificateRenewed"]
 
 
+# The label
+
+
+def labelled(labels: dict[str, str]) -> DPU:
+    subject = ready(certificate=shown())
+    return subject.model_copy(update={"metadata": subject.metadata.model_copy(update={"labels": labels})})
+
+
+OF_SET = {LABEL_DPUSET_NAME: "set"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "wrong"),
+    [
+        ({LABEL_DPU_HOST_IP: "10.9.9.9"}, True),
+        ({LABEL_DPU_HOST_IP: "10.0.0.1"}, False),
+        (OF_SET, True),
+        (OF_SET | {LABEL_DPU_HOST_IP: "10.0.0.1"}, False),
+        ({}, False),
+    ],
+    ids=["stale", "right", "a DPUSet's without", "a DPUSet's", "nobody's"],
+)
+def test_the_label_follows_the_host_also_where_the_certificate_did_already(labels: dict[str, str], wrong: bool) -> None:
+    step = resting(labelled(labels))
+    assert isinstance(step, Act) is wrong
+    if isinstance(step, Act):
+        assert step.do is relabel
+    assert isinstance(resting(labelled(labels), node=moved()), Hold), "a host that says no address changes nothing"
+
+
+async def test_a_label_that_is_refused_harms_nothing_and_is_tried_again_later() -> None:
+    told, subject = Told(), labelled({LABEL_DPU_HOST_IP: "10.9.9.9"})
+
+    class Refusing:
+        async def merge_patch(self, *_: object) -> None:
+            raise Unavailable(503, "ServiceUnavailable", "etcd is away")
+
+    mute = cast("Hands", SimpleNamespace(client=Refusing(), events=told))
+    changes = await relabel(mute, see(subject))
+    assert changes is not None
+    assert told.reasons == ["HostAddressNotLabelled"]
+    status = subject.status.model_copy(update=dict(changes))
+    assert not mislabelled(see(subject.model_copy(update={"status": status})))
+
+
 # The MTU
 
 
@@ -176,6 +231,18 @@ def test_a_pod_of_another_mtu_is_made_anew() -> None:
     assert isinstance(resting(subject, config=config(1500)), Hold)
     assert isinstance(resting(subject), Hold), "without a DPFOperatorConfig its default holds"
     assert isinstance(resting(subject, config=config(9000), hostnetwork_pod=network(deleting=True)), Hold)
+
+
+@pytest.mark.parametrize("phase", [Phase.ERROR, Phase.REBOOTING, Phase.DPU_CLUSTER_CONFIG])
+def test_a_pod_stays_where_the_phase_would_not_make_another(phase: Phase) -> None:
+    subject = ready(certificate=shown())
+    subject = subject.model_copy(update={"status": subject.status.model_copy(update={"phase": phase})})
+    wait = Hold(waits(ConditionType.READY, "Because", "waiting"))
+    around: dict[str, Any] = {"hostnetwork_pod": network(), "config": config(9000)}
+    assert kept_up(wait, see(subject, **around)) == wait
+    first = subject.model_copy(update={"metadata": subject.metadata.model_copy(update={"name": "d0", "uid": "uid-d0"})})
+    beside = see(ready(), **around, siblings=(first,), networks={first.uid: network("d0")})
+    assert not waiting_for_turn(beside), "and the others of its host do not wait for it"
 
 
 def test_a_pod_that_says_no_mtu_is_left_alone() -> None:

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from dpf.provisioning.dpu import podhealth
+from dpf.provisioning.dpu import dmsserver, podhealth
 from dpf.provisioning.dpu.hands import Outcome
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import (
-    dms_deployment,
     dpu_cluster_config,
     host_network,
     node_effect,
@@ -24,11 +23,11 @@ from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.settings import Settings
 from dpf.runtime.conditions import new, set_condition
 from dpf.runtime.k8s import Node
-from dpf_api.dpu import DPU, ConditionType, Phase
+from dpf_api.dpu import DPU, ConditionType, Install, Phase
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.nodemaintenance import NodeMaintenance
 from test.spec import spec
-from test.unit.provisioning.worlds import NOW, assigned, card_node, cluster, condition, host, image, pod, see
+from test.unit.provisioning.worlds import BOOT, NOW, assigned, card_node, cluster, condition, host, image, pod, see
 
 LIMITS = Settings(drain_timeout=600, image_timeout=600, join_timeout=600, dms_pod_timeout=300)
 DRAIN = {"drain": {"automaticNodeReboot": True}}
@@ -89,6 +88,15 @@ def networking(ago: float, node: Node | None = None) -> Step:
     return host_network.decide(see(subject, hostnetwork_pod=starting, node=node or host(), settings=LIMITS))
 
 
+def following(ago: float) -> Step:
+    """A DPU that has waited so long for another card of its host, which has told it to reboot."""
+    install, reboot = {"bootID": BOOT}, {"id": f"uid-d0/{BOOT}", "method": "WARM"}
+    other = assigned("d0", status={"phase": "Rebooting", "install": install, "reboot": reboot})
+    subject = waiting(Phase.REBOOTING, ConditionType.REBOOTED, ago)
+    flashed = subject.status.model_copy(update={"install": Install(boot_id=BOOT)})
+    return rebooting.decide(see(subject.model_copy(update={"status": flashed}), siblings=(other,), settings=LIMITS))
+
+
 def answering(ago: float) -> DPUCluster:
     """The DPU cluster, whose API server has answered for so long."""
     found = cluster()
@@ -120,6 +128,8 @@ def joining(ago: float, answers: float = 5000) -> Step:
         (networking(890), "Initializing", 10),
         (networking(901), "HostNetworkOverdue", None),
         (networking(901, standing(ready=True, ago=10)), "Initializing", 890),
+        (following(3590), "WaitingForOtherDPU", 10),
+        (following(3601), "OtherDPUOverdue", None),
         (joining(590), "DPUNodeNotReady", 10),
         (joining(601), "JoinOverdue", None),
         (joining(5000, answers=10), "DPUNodeNotReady", 590),
@@ -168,7 +178,7 @@ def test_a_drain_that_somebody_deletes_is_let_go_so_that_it_can_end() -> None:
 def deployed(at: Phase, *, ago: float = 0.0, node: Node | None = None, **status: Any) -> Step | None:
     subject = waiting(at, ConditionType.DMS_RUNNING, ago)
     found = pod("d1-dms", ready=False, **status)
-    return dms_deployment.server(see(subject, dms_pod=found, node=node or host(), settings=LIMITS))
+    return dmsserver.server(see(subject, dms_pod=found, node=node or host(), settings=LIMITS))
 
 
 @pytest.mark.parametrize("phase", [Phase.DMS_DEPLOYMENT, Phase.OS_INSTALLING, Phase.REBOOTING])

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import hostnetworkpod, podhealth, podparts
+from dpf.provisioning.dpu import hostnetworkpod, needs, podhealth, podparts
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.phases.dms_deployment import create_pod, ending
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Step, done, fail
 from dpf.provisioning.dpu.waiting import for_host, wait
 from dpf.runtime.errors import Waiting
@@ -28,7 +27,7 @@ def decide(seen: Seen) -> Step:
     if (down := for_host(seen, READY)) is not None:
         return down
     if pod.deleting:
-        return ending(seen, pod, READY, "Initializing")
+        return podhealth.ending(seen, pod, READY, "Initializing")
     if podhealth.ended(pod):
         return podhealth.anew(seen, pod, READY)
     trouble = podparts.trouble(pod)
@@ -50,11 +49,10 @@ def decide(seen: Seen) -> Step:
 
 async def create(hands: Hands, seen: Seen) -> Changes | None:
     """Makes the host network pod."""
-    name = seen.dpu.spec.dpu_flavor
-    if name and seen.flavor is None:
-        raise Waiting("DPUFlavorNotFound", f"no DPUFlavor {name!r} in namespace {seen.dpu.namespace}; create it")
+    if seen.dpu.spec.dpu_flavor and seen.flavor is None:
+        raise Waiting("DPUFlavorNotFound", needs.no_flavor(seen.dpu))
     for config in seen.ignored:
         note = f"DPFOperatorConfig {seen.config.name if seen.config else ''} is older and counts; delete one of them"
         hands.events.warning(config, "ConfigIgnored", note)
-    await create_pod(hands, seen.dpu, hostnetworkpod.build(seen.dpu, seen.flavor, seen.config, hands.settings))
+    await podhealth.create(hands, seen.dpu, hostnetworkpod.build(seen.dpu, seen.flavor, seen.config, hands.settings))
     return None

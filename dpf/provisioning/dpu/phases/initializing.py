@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
+from dpf.provisioning.dpu import needs, nodelabels
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
 from dpf.runtime.errors import BadRequest, Forbidden, Invalid
-from dpf_api.bfb import BFB
-from dpf_api.dpu import DPU, ConditionType, Phase
-from dpf_api.names import LABEL_DOCA_BFB_VERSION, LABEL_HOST, LABEL_OOB_BRIDGE_CONFIGURED
+from dpf_api.dpu import ConditionType, Phase
+from dpf_api.names import LABEL_OOB_BRIDGE_CONFIGURED
 
 INITIALIZED = ConditionType.INITIALIZED
 
@@ -19,7 +18,7 @@ INITIALIZED = ConditionType.INITIALIZED
 def decide(seen: Seen) -> Step:
     name = seen.dpu.spec.node_name
     if seen.node is None:
-        message = f"no node {name!r} in the host cluster; waiting for it to register"
+        message = f"no node {name!r} in the host cluster; goes on when its kubelet registers it, else delete the DPU"
         return Hold(waits(INITIALIZED, "NodeNotFound", message))
     if LABEL_OOB_BRIDGE_CONFIGURED not in seen.node.labels:
         message = (
@@ -37,7 +36,7 @@ def decide(seen: Seen) -> Step:
         )
         message = f"DPUCluster {reference.namespace}/{reference.name} {what}, or delete the DPU"
         return Hold(waits(INITIALIZED, "DPUClusterNotFound" if seen.cluster is None else "DPUClusterDeleting", message))
-    return Advance(Phase.NODE_EFFECT, (done(INITIALIZED),))
+    return needs.flavor(seen, INITIALIZED) or Advance(Phase.NODE_EFFECT, (done(INITIALIZED),))
 
 
 async def assign(hands: Hands, seen: Seen) -> Changes | None:
@@ -49,7 +48,7 @@ async def assign(hands: Hands, seen: Seen) -> Changes | None:
     dpu = seen.dpu
     cluster = hands.allocator.choose(dpu)
     patch: dict[str, Any] = {"name": cluster.name, "namespace": cluster.namespace}
-    if labels := missing_node_labels(dpu, seen.bfb):
+    if labels := nodelabels.missing(dpu, seen.bfb):
         patch["nodeLabels"] = labels
     try:
         await hands.client.merge_patch(
@@ -60,17 +59,3 @@ async def assign(hands: Hands, seen: Seen) -> Changes | None:
         raise
     hands.events.normal(dpu, "ClusterAssigned", f"the card joins cluster {cluster.key}", related=cluster)
     return None
-
-
-def missing_node_labels(dpu: DPU, bfb: BFB | None) -> dict[str, str]:
-    """What the DPU's spec does not say yet of its Node's labels: the host, and the version of the image if it is known."""
-    wanted = {LABEL_HOST: dpu.spec.node_name}
-    if bfb is not None:
-        wanted[LABEL_DOCA_BFB_VERSION] = bfb_version(bfb.spec.url)
-    return {key: value for key, value in wanted.items() if dpu.spec.cluster.node_labels.get(key) != value}
-
-
-def bfb_version(url: str) -> str:
-    """The version that an image's URL tells, as a label value: its file name without the extension, made to fit."""
-    stem = url.rpartition("/")[2].rpartition(".")[0]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", stem)[:63].strip("._-")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from dpf.provisioning.dpu import effects, nodeeffect
+from dpf.provisioning.dpu import effects, needs, nodeeffect
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step, done, fail, waits
 from dpf.provisioning.dpu.waiting import wait
@@ -21,8 +21,7 @@ def decide(seen: Seen) -> Step:
     if nodeeffect.none(effect):
         return FINISHED
     if seen.node is None:
-        message = f"node {seen.dpu.spec.node_name} is gone from the host cluster; waiting for it to come back"
-        return Hold(waits(READY, "NodeNotFound", message))
+        return Hold(waits(READY, "NodeNotFound", needs.host_gone(seen.dpu)))
     if nodeeffect.marks(effect):
         return FINISHED if nodeeffect.marked(seen.node, seen.dpu.uid, effect) else Act(effects.mark, READY)
     return _drain(seen)

@@ -9,12 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from dpf.provisioning.bfcfg.join import TokenExpired
-from dpf.provisioning.dpu import podhealth
+from dpf.provisioning.dpu import dmsserver, needs, nodelabels, podhealth
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import InstallFailed
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.phases import dms_deployment, pending
-from dpf.provisioning.dpu.phases.initializing import missing_node_labels
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
 from dpf.runtime.meta import Condition, now
 from dpf_api.bfb import Phase as BFBPhase
@@ -33,15 +31,15 @@ def decide(seen: Seen) -> Step:
         return _ended(seen)
     pod = seen.dms_pod
     if job is not None and pod is None:
-        return Act(dms_deployment.create, RUNNING)
+        return Act(dmsserver.create, RUNNING)
     if job is not None and pod is not None and podhealth.ended(pod) and not pod.deleting:
         return podhealth.anew(seen, pod, RUNNING)
     if job is not None:
         changes = {"install": seen.install.model_copy(update={"percent": job.percent})} if job.percent else {}
         return Hold(_at_it(seen, job.progress), after=LOOK, changes=changes)
     if seen.bfb is None or seen.bfb.status.phase is not BFBPhase.READY:
-        return pending.image(seen, INSTALLED)
-    if (step := dms_deployment.server(seen)) is not None:
+        return needs.image(seen, INSTALLED)
+    if (step := dmsserver.server(seen)) is not None:
         return step
     # Said with what is put on record, so that it is one write.
     return Act(begin, INSTALLED, "InstallationFailed", (_at_it(seen),))
@@ -73,7 +71,7 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
 
     :raises Waiting: if something the configuration needs is missing.
     """
-    if labels := missing_node_labels(seen.dpu, seen.bfb):
+    if labels := nodelabels.missing(seen.dpu, seen.bfb):
         await hands.client.merge_patch(seen.dpu, {"spec": {"cluster": {"nodeLabels": labels}}})
     before = seen.install
     try:

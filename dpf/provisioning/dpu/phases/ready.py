@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from dpf.provisioning.dpu import effects, nodehealth, podhealth
+from dpf.provisioning.dpu import dmsserver, effects, needs, nodehealth, podhealth
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.phases import dms_deployment, dpu_cluster_config, host_network
+from dpf.provisioning.dpu.phases import dpu_cluster_config, host_network
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step, done, waits
 from dpf.runtime.conditions import find, is_true
 from dpf.runtime.k8s import Pod
@@ -59,7 +59,7 @@ def _mended(seen: Seen, state: Hold) -> Act | None:
     if seen.node is None:
         return None
     if seen.dms_pod is None:
-        return Act(dms_deployment.create, DMS, "DMSPodMissing", said)
+        return Act(dmsserver.create, DMS, "DMSPodMissing", said)
     if seen.hostnetwork_pod is None:
         return Act(host_network.create, READY, "HostNetworkPodMissing", said)
     for pod, kind in ((seen.dms_pod, DMS), (seen.hostnetwork_pod, NETWORK)):
@@ -71,8 +71,7 @@ def _mended(seen: Seen, state: Hold) -> Act | None:
 def _cut_off(seen: Seen) -> Condition | None:
     """What keeps the host's traffic from the card; None if nothing does."""
     if seen.node is None:
-        message = f"node {seen.dpu.spec.node_name} is gone from the host cluster; waiting for it to come back"
-        return waits(READY, "NodeNotFound", message)
+        return waits(READY, "NodeNotFound", needs.host_gone(seen.dpu))
     pod = seen.hostnetwork_pod
     if _works(pod):
         return None
@@ -105,17 +104,17 @@ def _dms(seen: Seen) -> tuple[Condition, float | None]:
     """What is said of a DMS that does not run: one that only starts is trouble after the time it has for that."""
     pod = seen.dms_pod
     if seen.node is None:
-        return waits(DMS, "NodeNotFound", f"node {seen.dpu.spec.node_name} is gone from the host cluster"), None
+        return waits(DMS, "NodeNotFound", needs.host_gone(seen.dpu)), None
     if pod is None:
         return waits(DMS, "DMSPodMissing", "there is no DMS pod; one is made"), None
     if seen.host_down:
         return waits(DMS, "HostNotReady", f"node {seen.dpu.spec.node_name} is not ready"), None
-    word, left = dms_deployment.reason(pod), seen.settings.dms_pod_timeout - seen.waited(DMS, seen.host_since)
+    word, left = dmsserver.reason(pod), seen.settings.dms_pod_timeout - seen.waited(DMS, seen.host_since)
     if word != "DMSPodStarting":
-        return waits(DMS, word, dms_deployment.why(pod)), None
+        return waits(DMS, word, dmsserver.why(pod)), None
     if left > 0:
-        return waits(DMS, word, dms_deployment.why(pod)), left
-    return waits(DMS, "DMSPodNotRunning", f"{dms_deployment.why(pod)}; look at its events"), None
+        return waits(DMS, word, dmsserver.why(pod)), left
+    return waits(DMS, "DMSPodNotRunning", f"{dmsserver.why(pod)}; look at its events"), None
 
 
 def _node(seen: Seen) -> Iterator[Condition]:

@@ -12,31 +12,34 @@ the same id, so DMS does again what failed and nothing that did not.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
+from datetime import datetime
 
-from dpf.provisioning.dpu import rebootpolicy
+from dpf.provisioning.dpu import dmsserver, needs, rebootpolicy
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import InstallFailed
+from dpf.provisioning.dpu.install import BUDGET, InstallFailed
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.phases import dms_deployment
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
-from dpf.provisioning.dpu.waiting import HOST_BACK
+from dpf.provisioning.dpu.story import ATTENTION
+from dpf.provisioning.dpu.waiting import HOST_BACK, wait
+from dpf.runtime.conditions import find
 from dpf.runtime.errors import Terminal, Waiting
 from dpf.runtime.meta import now
 from dpf_api.dpu import DPU, ConditionType, Phase, Reboot
 
 REBOOTED = ConditionType.REBOOTED
 FAILED = "RebootFailed"
+OTHER_DONE = BUDGET + HOST_BACK
+"""Seconds after which the wait for another card of the host is called overdue: it may have been flashed in them, and the host
+have come back for it."""
 
 
 def decide(seen: Seen) -> Step:
     if seen.node is None:
-        return Hold(
-            waits(REBOOTED, "NodeNotFound", f"node {seen.dpu.spec.node_name} is gone; waiting for it to be back")
-        )
+        return Hold(waits(REBOOTED, "NodeNotFound", needs.host_gone(seen.dpu)))
     if not seen.boot_id:
-        return Hold(
-            waits(REBOOTED, "BootIDUnknown", f"node {seen.node.name} reports no boot id; waiting for its kubelet")
-        )
+        message = f"node {seen.node.name} reports no boot id; goes on when its kubelet does, so look at that"
+        return Hold(waits(REBOOTED, "BootIDUnknown", message))
     if not seen.install.boot_id:
         return Advance(Phase.REBOOTING, changes={"install": seen.install.model_copy(update={"boot_id": seen.boot_id})})
     try:
@@ -81,9 +84,9 @@ def _order(seen: Seen) -> Step:
     announced = seen.reboot.id == request_id(seen.dpu)
     if announced and seen.reboot.issued_at is not None:
         return _issued(seen, HOST_BACK - (seen.now - seen.reboot.issued_at).total_seconds())
-    if not announced and (other := in_the_way(seen.dpu, seen.siblings)) is not None:
-        return Hold(waits(REBOOTED, "WaitingForOtherDPU", f"DPU {other.name} of the same host goes first"))
-    if (step := dms_deployment.server(seen)) is not None:
+    if not announced and (other := in_the_way(seen.dpu, seen.siblings, seen.now)) is not None:
+        return _after(seen, other)
+    if (step := dmsserver.server(seen)) is not None:
         return step
     return Act(send, REBOOTED, "DMSUnreachable") if announced else Act(announce, REBOOTED)
 
@@ -101,14 +104,49 @@ def _issued(seen: Seen, left: float) -> Step:
     return Hold(waits(REBOOTED, "HostDoesNotComeBack", f"{message}; look at its console"))
 
 
-def in_the_way(dpu: DPU, siblings: Iterable[DPU]) -> DPU | None:
+def _after(seen: Seen, other: DPU) -> Hold:
+    """The wait for another card of the host."""
+    hold = wait(
+        seen,
+        REBOOTED,
+        "WaitingForOtherDPU",
+        f"DPU {other.name} of the same host goes first",
+        limit=OTHER_DONE,
+        overdue="OtherDPUOverdue",
+        then=f"look at what DPU {other.name} waits for",
+    )
+    left = _flashing(other, seen.now)
+    return hold if left <= 0 else replace(hold, after=min(left, hold.after or left))
+
+
+def _flashing(dpu: DPU, at: datetime) -> float:
+    """Seconds for which the DPU's card may still be at an installation; 0 if it is at none.
+
+    A DPU that waits for a person, for its image or flavor is gone, had its card flashed by an earlier manager, if at all; and
+    no installation takes longer than its budget.
+    """
+    install = dpu.status.install
+    if dpu.status.phase is not Phase.OS_INSTALLING or install is None or install.started_at is None:
+        return 0.0
+    if not stuck(dpu):
+        return BUDGET
+    return max(0.0, BUDGET - (at - install.started_at).total_seconds())
+
+
+def stuck(dpu: DPU) -> bool:
+    """Whether the DPU's installation waits for a person."""
+    said = find(dpu.status.conditions, ConditionType.OS_INSTALLED.value)
+    return said is not None and said.status == "False" and said.reason in ATTENTION
+
+
+def in_the_way(dpu: DPU, siblings: Iterable[DPU], at: datetime) -> DPU | None:
     """The DPU of the same host that must be done before the host is rebooted for this one: one that is being flashed, one
     whose reboot is under way, or the first by name of those that wait like this one."""
     for other in siblings:
         if other.deleting or other.uid == dpu.uid:
             continue
-        phase, install, reboot = other.status.phase, other.status.install, other.status.reboot
-        if phase is Phase.OS_INSTALLING and install is not None and install.started_at is not None:
+        phase, reboot = other.status.phase, other.status.reboot
+        if _flashing(other, at) > 0:
             return other
         if phase is Phase.REBOOTING:
             announced = reboot is not None and reboot.id == request_id(other)
@@ -122,7 +160,7 @@ def in_the_way(dpu: DPU, siblings: Iterable[DPU]) -> DPU | None:
 async def announce(hands: Hands, seen: Seen) -> Remember:
     """Puts on record that the host is about to be rebooted."""
     if seen.node is None:
-        raise Waiting("NodeNotFound", f"node {seen.dpu.spec.node_name} is gone")
+        raise Waiting("NodeNotFound", needs.host_gone(seen.dpu))
     method = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor).method
     return Remember({"reboot": Reboot(id=request_id(seen.dpu), method=method), "required_reset": True})
 
@@ -133,7 +171,7 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
     :raises Terminal: if DMS refuses it.
     """
     if seen.node is None:
-        raise Waiting("NodeNotFound", f"node {seen.dpu.spec.node_name} is gone")
+        raise Waiting("NodeNotFound", needs.host_gone(seen.dpu))
     policy = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor)
     if policy.power is not None:
         try:

@@ -1,0 +1,57 @@
+"""Waits for what a DPU names and others make: its host, its image, its flavor. A person is told at once of what does not exist."""
+
+from __future__ import annotations
+
+from dpf.provisioning.bfcfg.check import unfit
+from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.steps import Hold, waits
+from dpf.provisioning.dpu.waiting import wait
+from dpf_api.bfb import Phase as BFBPhase
+from dpf_api.dpu import DPU, ConditionType
+
+
+def host_gone(dpu: DPU) -> str:
+    """What is said of a host that is not in its cluster any more."""
+    name = dpu.spec.node_name
+    return (
+        f"node {name} is gone from the host cluster; goes on when its kubelet registers it again, else delete the DPU"
+    )
+
+
+def image(seen: Seen, kind: ConditionType) -> Hold:
+    """The wait for the image."""
+    bfb, name = seen.bfb, seen.dpu.spec.bfb
+    if bfb is None:
+        return Hold(waits(kind, "GetBFBFailed", f"no BFB {name!r} in namespace {seen.dpu.namespace}; create it"))
+    if bfb.status.phase is BFBPhase.ERROR:
+        why = bfb.status.message or bfb.status.reason or "see its events"
+        message = f"BFB {name} can't be downloaded: {why}. It is tried again by itself; or name another BFB in the DPU"
+        return Hold(waits(kind, "BFBFailed", message))
+    return wait(
+        seen,
+        kind,
+        "BFBNotReady",
+        f"waiting for BFB {name} to be downloaded",
+        limit=seen.settings.image_timeout,
+        overdue="BFBOverdue",
+        then=f"`kubectl describe bfb {name}` shows how far it is",
+        since=(bfb.metadata.creation_timestamp,),
+    )
+
+
+def no_flavor(dpu: DPU) -> str:
+    """What is said of a flavor that does not exist."""
+    return f"no DPUFlavor {dpu.spec.dpu_flavor!r} in namespace {dpu.namespace}; create it"
+
+
+def flavor(seen: Seen, kind: ConditionType) -> Hold | None:
+    """The wait for a flavor that bf.cfg can be made from; None if there is one, or the DPU names none."""
+    name = seen.dpu.spec.dpu_flavor
+    if not name:
+        return None
+    if seen.flavor is None:
+        return Hold(waits(kind, "DPUFlavorNotFound", no_flavor(seen.dpu)))
+    if (found := unfit(seen.flavor.spec)) is not None:
+        message = f"DPUFlavor {name}: {found}; a flavor can't be changed, so make another and name that in the DPU"
+        return Hold(waits(kind, "FlavorInvalid", message))
+    return None
