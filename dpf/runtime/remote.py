@@ -7,6 +7,8 @@ What it guarantees:
 * Every cluster has a circuit. It opens when a probe gets no answer; the probe runs once a minute, and at once when a request
   got none or a watch was refused. While it is open :meth:`RemoteClusters.get` refuses, so that no worker waits for a time-out;
   probing goes on with a back-off of 1 to 30 seconds, and when the cluster answers again the watches have resumed by themselves.
+* Whatever goes wrong with one cluster, and be it what nobody expected, is logged, shown as its health and tried again after a
+  back-off: it ends neither the other clusters nor the process.
 * Whoever registered by :meth:`RemoteClusters.on_health` is told of each opening and closing.
 """
 
@@ -206,9 +208,21 @@ class RemoteClusters:
     async def _keep(self, member: _Member) -> None:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(lambda: member.client.__aexit__(None, None, None))
-            async with asyncio.TaskGroup() as group:
-                group.create_task(member.cluster.cache.run())
-                await self._watch_health(member)
+            wait = PROBE_RETRY[0]
+            while True:
+                started = _time()
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(member.cluster.cache.run())
+                        await self._watch_health(member)
+                except Exception as error:  # noqa: BLE001  (one cluster's trouble is never the end of others)
+                    log.exception("cluster_failed", cluster=str(member.key), exc_info=error)
+                    why = f"an error that nobody expected, {_named(error)}: the manager's log has it; it is tried again"
+                    self._set(member, Health(ok=False, message=why, version=member.health.version))
+                if _time() - started > PROBE_INTERVAL:
+                    wait = PROBE_RETRY[0]
+                pause, wait = wait, min(2 * wait, PROBE_RETRY[1])
+                await _until(member.renewed, pause)
 
     async def _watch_health(self, member: _Member) -> None:
         wait = PROBE_RETRY[0]
@@ -239,7 +253,21 @@ class RemoteClusters:
         if changed or before.message != health.message:
             log.info("cluster_health", cluster=str(member.key), ok=health.ok, message=health.message)
             for listener in self._listeners:
-                listener(member.key, health.ok)
+                try:
+                    listener(member.key, health.ok)
+                except Exception as error:  # noqa: BLE001  (nor is a listener's mistake the end of a cluster)
+                    log.exception("health_listener_failed", cluster=str(member.key), exc_info=error)
+
+
+def _named(error: BaseException) -> str:
+    """The kind of an error, the first of a group: what its text shows nobody knows, so it is for the log only."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:
