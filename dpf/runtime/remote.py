@@ -28,7 +28,7 @@ from dpf.runtime.complaints import complaint
 from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError, Forbidden
 from dpf.runtime.informer import Handler
 from dpf.runtime.kubeconfig import Kubeconfig
-from dpf.runtime.log import get_logger
+from dpf.runtime.log import get_logger, hidden
 from dpf.runtime.meta import Key, Object, now
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.transport import Transport
@@ -248,7 +248,7 @@ class RemoteClusters:
         before = member.health
         changed = before.ok != health.ok
         since = now() if changed else before.since
-        member.health = Health(health.ok, health.message, health.version, since)
+        health = member.health = Health(health.ok, hidden(health.message), health.version, since)
         self._metrics.circuit(str(member.key), is_open=not health.ok)
         if changed or before.message != health.message:
             log.info("cluster_health", cluster=str(member.key), ok=health.ok, message=health.message)
