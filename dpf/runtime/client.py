@@ -176,7 +176,7 @@ class Client:
     async def json_patch(self, obj: T, operations: Sequence[Mapping[str, Any]], *, subresource: str = "") -> T:
         """Sends a JSON patch (RFC 6902); its ``test`` operations are preconditions.
 
-        :raises Invalid: if a ``test`` does not hold.
+        :raises Invalid: if a ``test`` does not hold; without ``details``, which it has if a rule is broken.
         """
         path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
         return self._stored(type(obj), await self._write("PATCH", path, list(operations), JSON_PATCH))
