@@ -240,10 +240,12 @@ class Controller(Generic[O]):
                     yield Key(change.key.namespace if resource.namespaced else "", owner.name)
 
     def _unpark(self, cluster: Key, healthy: bool) -> None:
-        if healthy:
-            self._closed_at[str(cluster)] = asyncio.get_running_loop().time()
-            for key in self._parked.pop(str(cluster), ()):
-                self.enqueue(key)
+        if not healthy:
+            self._closed_at.pop(str(cluster), None)
+            return
+        self._closed_at[str(cluster)] = asyncio.get_running_loop().time()
+        for key in self._parked.pop(str(cluster), ()):
+            self.enqueue(key)
 
     @property
     def _bound(self) -> Cluster:
@@ -281,8 +283,7 @@ class Controller(Generic[O]):
         return False
 
     async def _process(self, queue: WorkQueue[Key], key: Key, priority: int) -> None:
-        for parked in self._parked.values():
-            parked.discard(key)
+        self._no_longer_parked(key)
         obj = self._informer.get(key.name, key.namespace)
         if obj is None:
             queue.forget(key)
@@ -320,6 +321,12 @@ class Controller(Generic[O]):
             ORIGIN.reset(origin)
             metrics.active -= 1
             metrics.observe(asyncio.get_running_loop().time() - started)
+
+    def _no_longer_parked(self, key: Key) -> None:
+        for cluster, parked in list(self._parked.items()):
+            parked.discard(key)
+            if not parked:
+                del self._parked[cluster]
 
     async def _dispatch(self, obj: O) -> Result | None:
         client, name = self._bound.client, self._finalizer

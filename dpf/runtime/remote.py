@@ -70,7 +70,9 @@ class _Member:
         self.task: asyncio.Task[None] | None = None
 
     def observe(self, method: str, status: int, seconds: float) -> None:
-        self.metrics.rest(self.client.transport.host).count(method, status, seconds)
+        if self.task is not None and self.task.done():
+            return  # Whoever still holds the client of a cluster that was disconnected.
+        self.metrics.count_request(self.client.transport.host, method, status, seconds)
         if status == 0 or (method == "WATCH" and status == 403):
             self.suspect.set()
 
@@ -137,7 +139,8 @@ class RemoteClusters:
             member.cluster.cache[kind].add_handler(make(member.key))
 
     def on_health(self, listener: Callable[[Key, bool], None]) -> None:
-        """Tells the listener whenever a cluster's circuit opens (False) or closes (True)."""
+        """Tells the listener whenever a cluster's circuit opens (False) or closes (True). That one with a closed circuit is
+        disconnected is told as an opening."""
         if listener not in self._listeners:
             self._listeners.append(listener)
 
@@ -152,7 +155,9 @@ class RemoteClusters:
         member = self._members.get(key)
         if member is not None and member.uid == uid:
             if member.kubeconfig != kubeconfig:
+                host = member.client.transport.host
                 await member.use(kubeconfig)
+                self._forget_host(host)
                 log.info("cluster_credentials_changed", cluster=str(key))
             return
         if self._group is None:
@@ -177,7 +182,14 @@ class RemoteClusters:
         member.task.cancel()
         await asyncio.wait([member.task])
         self._metrics.forget_cluster(str(key))
+        self._forget_host(member.client.transport.host)
+        if member.health.ok:
+            self._tell(key, ok=False)
         log.info("cluster_disconnected", cluster=str(key))
+
+    def _forget_host(self, host: str) -> None:
+        if all(member.client.transport.host != host for member in self._members.values()):
+            self._metrics.forget_host(host)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._members
@@ -252,11 +264,14 @@ class RemoteClusters:
         self._metrics.circuit(str(member.key), is_open=not health.ok)
         if changed or before.message != health.message:
             log.info("cluster_health", cluster=str(member.key), ok=health.ok, message=health.message)
-            for listener in self._listeners:
-                try:
-                    listener(member.key, health.ok)
-                except Exception as error:  # noqa: BLE001  (nor is a listener's mistake the end of a cluster)
-                    log.exception("health_listener_failed", cluster=str(member.key), exc_info=error)
+            self._tell(member.key, ok=health.ok)
+
+    def _tell(self, key: Key, *, ok: bool) -> None:
+        for listener in self._listeners:
+            try:
+                listener(key, ok)
+            except Exception as error:  # noqa: BLE001  (nor is a listener's mistake the end of a cluster)
+                log.exception("health_listener_failed", cluster=str(key), exc_info=error)
 
 
 def _named(error: BaseException) -> str:

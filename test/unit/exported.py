@@ -66,7 +66,7 @@ async def _scrape() -> str:
     metrics = Metrics()
     controller = metrics.controller("dpu", 1)
     controller.watch(WorkQueue())
-    metrics.rest("host").count("GET", 200, 0.1)
+    metrics.count_request("host", "GET", 200, 0.1)
     metrics.leading["provisioning-manager"] = True
     metrics.circuit("ns/c", is_open=False)
     metrics.webhooks["/v", 200] += 1

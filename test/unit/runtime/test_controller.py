@@ -275,7 +275,7 @@ def test_what_is_parked_is_forgotten_when_it_is_looked_at_or_gone() -> None:
             r.widgets.apply("DELETED", raw("a", 3))
             r.widgets.apply("MODIFIED", raw("b", 4))
             await asyncio.sleep(1)
-            assert r.controller._parked == {"n/c": set()}
+            assert r.controller._parked == {}
 
     run_virtual(body)
 
@@ -294,6 +294,17 @@ def test_a_circuit_that_closes_while_work_is_on_its_way_to_be_parked_is_not_miss
             r.controller._unpark(Key("n", "c"), healthy=True)
             await asyncio.sleep(2)
         assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
+def test_clusters_that_come_and_go_leave_nothing_behind() -> None:
+    async def body() -> None:
+        async with running(Recording()) as r:
+            for number in range(3):
+                r.controller._unpark(Key("n", f"c{number}"), healthy=True)
+                r.controller._unpark(Key("n", f"c{number}"), healthy=False)
+            assert r.controller._closed_at == {}
 
     run_virtual(body)
 

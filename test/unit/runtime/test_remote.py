@@ -365,6 +365,18 @@ async def test_new_credentials_are_used_by_the_running_watches_which_resume_wher
         assert last.headers["Authorization"] == "Bearer rotated"
 
 
+async def test_an_address_that_no_cluster_has_any_more_is_no_longer_counted() -> None:
+    metrics = Metrics()
+    async with watching(metrics) as w, serving(other := RemoteServer()) as client:
+        await w.connect("t")
+        await becomes(w.healthy)
+        old = w.kubeconfig.server.removeprefix("http://")
+        assert f'host="{old}"'.encode() in metrics.render()
+        await w.remotes.connect(ONE, "uid", client.transport.kubeconfig)
+        await other.until(lambda: other.watching == 1)
+        assert f'host="{old}"'.encode() not in metrics.render()
+
+
 async def test_refused_credentials_open_the_circuit_and_better_ones_close_it_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -419,11 +431,17 @@ async def test_disconnecting_stops_its_watches_and_forgets_it() -> None:
         await w.remotes.connect(TWO, "uid", client.transport.kubeconfig)
         await other.until(lambda: other.watching == 1)
         assert w.server.watching == 1
+        held = w.remotes.get(ONE)
         await w.remotes.disconnect(ONE)
         await w.server.until(lambda: w.server.watching == 0)
         with pytest.raises(ClusterUnavailable, match="not connected"):
             w.remotes.get(ONE)
+        await becomes(w.ill)
         assert b"n/one" not in metrics.render()
+        with pytest.raises(Unavailable):
+            await held.client.get(Widget, "a", "n")
+        assert f'host="{held.client.transport.host}"'.encode() not in metrics.render()
+        assert f'host="{client.transport.host}"'.encode() in metrics.render()
         assert ONE not in w.remotes
         assert other.watching == 1, "nobody else is disturbed"
         await w.remotes.disconnect(ONE)
