@@ -71,6 +71,21 @@ def running(reconciler: Recording, *more: Owns | Watch[Node], **options: object)
     return Running(Controller("widget", reconciler, watches=watches, **options), Metrics())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"finalizer": "bench.dpf.dev/undo"},
+        {"finalize": nothing},
+        {"finalizer": "", "puts_finalizer_on": True, "finalize": nothing},
+    ],
+)
+def test_a_reconciler_that_could_not_undo_what_it_says_is_refused(parts: dict[str, object]) -> None:
+    """Its objects could never go."""
+    half = type("Half", (Recording,), parts)
+    with pytest.raises(TypeError, match="Half needs both finalizer and finalize"):
+        Controller("widget", half(), watches=[For(Widget)])
+
+
 def test_nothing_is_reconciled_before_every_watched_kind_is_listed() -> None:
     async def body() -> None:
         recording = Recording()
