@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 import yaml
@@ -134,11 +134,8 @@ def _loaded(text: str | bytes, source: str) -> dict[str, Any]:
 
 
 def _context(config: dict[str, Any], source: str) -> dict[str, Any]:
-    current = _text(config, "current-context", source)
     contexts = _entries(config, "contexts", source)
-    if not current and len(contexts) == 1:
-        current = contexts[0].get("name")
-    if current:
+    if current := _text(config, "current-context", source) or (contexts[0].get("name") if len(contexts) == 1 else ""):
         return _named(config, "contexts", "context", current, source)
     # A kubeconfig made by hand may lack contexts; with one cluster and one user there is nothing to choose.
     clusters, users = _entries(config, "clusters", source), _entries(config, "users", source)
@@ -198,10 +195,10 @@ def _server(cluster: dict[str, Any], name: object, source: str) -> str:
         raise ConfigError(f"{source}: cluster {name!r} has no server, such as https://HOST:6443")
     if "@" in urlsplit(server).netloc:
         raise ConfigError(f"{source}: server must not name a user or password: put credentials under users")
-    return str(server).rstrip("/")
+    return server.rstrip("/")
 
 
-def _is_url(server: object) -> bool:
+def _is_url(server: object) -> TypeGuard[str]:
     if not isinstance(server, str) or not server.isascii() or not server.isprintable() or " " in server:
         return False
     try:

@@ -1,7 +1,7 @@
 """Structured logs: one event name and fields, JSON for machines or aligned text for a person, on standard error.
 
-A field whose name says that it holds a secret is never written, nor is a private key, token or URL's password wherever it stands (in a
-list, in an exception's text or traceback): logs are read by more people than Secrets are.
+A field whose name says that it holds a secret is never written, nor is a private key, token or URL's password wherever it stands
+(in a list, in an exception's text or traceback): logs are read by more people than Secrets are.
 """
 
 from __future__ import annotations

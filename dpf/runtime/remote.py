@@ -227,7 +227,7 @@ class RemoteClusters:
                     async with asyncio.TaskGroup() as group:
                         group.create_task(member.cluster.cache.run())
                         await self._watch_health(member)
-                except Exception as error:  # noqa: BLE001  (one cluster's trouble is never the end of others)
+                except Exception as error:  # one cluster's trouble is never the end of others
                     log.exception("cluster_failed", cluster=str(member.key), exc_info=error)
                     why = f"an error that nobody expected, {_named(error)}: the manager's log has it; it is tried again"
                     self._set(member, Health(ok=False, message=why, version=member.health.version))
@@ -270,7 +270,7 @@ class RemoteClusters:
         for listener in self._listeners:
             try:
                 listener(key, ok)
-            except Exception as error:  # noqa: BLE001  (nor is a listener's mistake the end of a cluster)
+            except Exception as error:  # nor is a listener's mistake the end of a cluster
                 log.exception("health_listener_failed", cluster=str(key), exc_info=error)
 
 

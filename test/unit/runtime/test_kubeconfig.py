@@ -133,7 +133,14 @@ def changed(where: str, name: str, value: object) -> str:
         ),
         *(
             (changed("cluster", "server", server), "has no server")
-            for server in ("https://höst", "https://h/pfäd", "https://h/a b", "https://.h", "https://a..b", "https://h\n")
+            for server in (
+                "https://höst",
+                "https://h/pfäd",
+                "https://h/a b",
+                "https://.h",
+                "https://a..b",
+                "https://h\n",
+            )
         ),
         (changed("cluster", "server", "https://me:sesame@h"), "server must not name a user or password"),
         (changed("cluster", "insecure-skip-tls-verify", "false"), "must be true or false, without quotes"),
@@ -159,17 +166,26 @@ def test_what_is_of_another_type_or_form_is_refused_in_plain_words_without_secre
 @given(
     st.sampled_from(["cluster", "user", "context"]),
     st.sampled_from(
-        ["server", "tls-server-name", "insecure-skip-tls-verify", "certificate-authority-data", "token", "exec"]
-        + ["client-certificate-data", "client-key-data", "username", "cluster", "user", "namespace"]
+        [
+            "server",
+            "tls-server-name",
+            "insecure-skip-tls-verify",
+            "certificate-authority-data",
+            "client-certificate-data",
+            "client-key-data",
+            "token",
+            "exec",
+            "cluster",
+            "user",
+            "namespace",
+        ]
     ),
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
         lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     ),
 )
-def test_whatever_stands_in_it_it_is_refused_or_of_the_types_that_it_says(
-    where: str, name: str, value: object
-) -> None:
+def test_whatever_stands_in_it_it_is_refused_or_of_the_types_that_it_says(where: str, name: str, value: object) -> None:
     try:
         read = Kubeconfig.parse(changed(where, name, value))
     except ConfigError:
