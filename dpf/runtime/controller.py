@@ -10,8 +10,9 @@ What it guarantees to a reconciler:
   The library puts the finalizer on before the first ``reconcile`` and takes it off when ``finalize`` returns None. One that
   others put on (``puts_finalizer_on`` is False) it only takes off.
 * An exception is a retry with back-off, whatever it is; a deadline that passes too. :class:`~dpf.runtime.errors.Terminal` is
-  reported and not retried until the object changes; :class:`~dpf.runtime.errors.Waiting` waits for a watch and counts no
-  failure; :class:`~dpf.runtime.errors.ClusterUnavailable` waits for the circuit of that cluster to close.
+  logged, counted and not retried until the object changes: condition and event are the reconciler's to write, who knows its
+  kind's; :class:`~dpf.runtime.errors.Waiting` waits for a watch and counts no failure;
+  :class:`~dpf.runtime.errors.ClusterUnavailable` waits for the circuit of that cluster to close.
 * It is not woken by its own status writes (see :mod:`dpf.runtime.informer`): what is to be done next is done in the same pass, or
   asked for with ``Result(requeue_after=0)``.
 * A success forgets earlier failures, one with ``requeue_after`` too.
