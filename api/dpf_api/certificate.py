@@ -37,9 +37,6 @@ class CertificateSpec(Model):
     common_name: str = ""
     """Common name of the subject; at most 64 characters."""
 
-    dns_names: list[str] = Field(default_factory=list)
-    """Host names that the certificate is valid for."""
-
     ip_addresses: list[str] = Field(default_factory=list)
     """Addresses that the certificate is valid for."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dpf.clustermanager.common import CREATED, let_go, managed, report
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import new
-from dpf.runtime.controller import Controller, For, Result
+from dpf.runtime.controller import Controller, Finalizing, For, Result
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Condition
 from dpf_api.dpucluster import TYPE_STATIC, DPUCluster
@@ -29,7 +29,7 @@ def created(cluster: DPUCluster) -> Condition:
     return new(CREATED, False, "EmptyKubeconfig", message, generation=generation)
 
 
-class StaticClusterReconciler:
+class StaticClusterReconciler(Finalizing[DPUCluster]):
     """Says of static clusters that they are there, and leaves all others alone."""
 
     finalizer = FINALIZER_CLUSTER_MANAGER

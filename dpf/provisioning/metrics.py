@@ -35,6 +35,7 @@ INSTALL_BUCKETS = (30.0, 60.0, 120.0, 180.0, 300.0, 450.0, 600.0, 900.0, 1200.0,
 
 SLICE = 25
 """Objects shown in one go; a slice takes a millisecond or two, then others get their turn."""
+LEFT_OUT = "dpf_objects_left_out"
 TRUTH = ("True", "False", "Unknown")
 
 
@@ -66,20 +67,20 @@ class Counts:
         yield histogram("dpf_dpu_install_duration_seconds", text, {(): self.install_seconds}, ())
 
 
-# What is read of objects. The API server holds them to their CRD, so types can be relied on.
+# What is read of objects. The API server holds them to their CRD; one that another version of it let through is left out.
 
 
 class _Meta(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     name: str
     namespace: str = ""
     uid: str = ""
-    creation_timestamp: str = ""
+    creation_timestamp: datetime | None = None
 
 
 class _Condition(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     type: str
     status: str = "Unknown"
-    last_transition_time: str = ""
+    last_transition_time: datetime | None = None
 
 
 class _Firmware(msgspec.Struct, frozen=True, gc=False):
@@ -173,20 +174,30 @@ def object_metrics(cluster: Cluster, leads: Callable[[], bool]) -> Callable[[], 
     async def collect() -> AsyncIterator[str]:
         if not leads():
             return
+        left_out = Counter({kind.prefix: 0 for kind, _ in shown})
         for kind, informer in shown:
-            async for text in exposition(kind, informer.raws()):
+            async for text in exposition(kind, informer.raws(), left_out):
                 yield text
+        yield left_out_metric(left_out)
 
     return collect
 
 
-async def exposition(kind: Kind, raws: Iterable[bytes]) -> AsyncIterator[str]:
-    """The metrics of all objects of a kind, from their JSON, in the text format: piece by piece, so that it is never all in
-    memory, and others get their turn in between."""
+async def exposition(kind: Kind, raws: Iterable[bytes], left_out: Counter[str]) -> AsyncIterator[str]:
+    """The metrics of all objects of a kind, from their JSON, in the text format: piece by piece, so that the text is never all in
+    memory (what is shown of the objects is), and others get their turn in between.
+
+    :param left_out: counts, by the kind's prefix, the objects that are not what a scrape can show.
+    """
     objects: list[tuple[str, Shown]] = []
     for number, raw in enumerate(raws):
-        obj = _decoder.decode(raw)
-        objects.append((_labels(obj), obj))
+        try:
+            obj = _decoder.decode(raw)
+        except msgspec.DecodeError:
+            # One object that is not as it should be must not take all others out of sight.
+            left_out[kind.prefix] += 1
+        else:
+            objects.append((_labels(obj), obj))
         if number % SLICE == SLICE - 1:
             await asyncio.sleep(0)
     for name, text, series in _families(kind):
@@ -196,6 +207,13 @@ async def exposition(kind: Kind, raws: Iterable[bytes]) -> AsyncIterator[str]:
             lines = [f"{start}{line}\n" for labels, obj in objects[at : at + SLICE] for line in series(labels, obj)]
             yield "".join(lines)
             await asyncio.sleep(0)
+
+
+def left_out_metric(left_out: Counter[str]) -> str:
+    """How many objects a scrape does not show, by the prefix of their kind."""
+    lines = [f'{LEFT_OUT}{{kind="{prefix}"}} {count}\n' for prefix, count in left_out.items()]
+    help_text = "Objects that this scrape does not show, because they could not be read."
+    return f"# HELP {LEFT_OUT} {help_text}\n# TYPE {LEFT_OUT} gauge\n{''.join(lines)}"
 
 
 Series = Callable[[str, Shown], Iterable[str]]
@@ -253,5 +271,5 @@ def _quoted(value: str) -> str:
     return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _seconds(timestamp: str) -> float:
-    return datetime.fromisoformat(timestamp).timestamp() if timestamp else 0.0
+def _seconds(moment: datetime | None) -> float:
+    return moment.timestamp() if moment is not None else 0.0

@@ -174,15 +174,13 @@ class SmallCA:
         return SmallCA(heir.key, _first_pem(heir.bundle) + _first_pem(self.bundle))
 
 
-async def shared_ca(client: Client, name: str, namespace: str, *, known: Secret | None = None) -> SmallCA:
+async def shared_ca(client: Client, name: str, namespace: str) -> SmallCA:
     """The authority kept in a Secret; made if missing, its successor announced and put in its place when due.
 
-    :param known: the Secret as a cache has it, to spare a read.
     :raises ApiError: if the Secret can be neither read nor written.
     """
     while True:
-        secret = known if known is not None else await _read(client, name, namespace)
-        known = None
+        secret = await _read(client, name, namespace)
         authority = _authority(secret)
         if authority is not None and not authority.due:
             return authority

@@ -176,7 +176,7 @@ class Client:
     async def json_patch(self, obj: T, operations: Sequence[Mapping[str, Any]], *, subresource: str = "") -> T:
         """Sends a JSON patch (RFC 6902); its ``test`` operations are preconditions.
 
-        :raises Invalid: if a ``test`` does not hold.
+        :raises Invalid: if a ``test`` does not hold; without ``details``, which it has if a rule is broken.
         """
         path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
         return self._stored(type(obj), await self._write("PATCH", path, list(operations), JSON_PATCH))
@@ -191,32 +191,16 @@ class Client:
         """The status of an object, to be set: ``await client.status(obj).set(status)``."""
         return StatusWriter(self, obj)
 
-    async def create_subresource(self, obj: Object, subresource: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Posts to a subresource (``binding``, ``eviction``, ``token``) and returns the answer."""
-        path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
-        answer: dict[str, Any] = orjson.loads(await self._write("POST", path, dict(body)))
-        return answer
-
-    async def delete(
-        self,
-        obj: Object,
-        *,
-        propagation: str = "Background",
-        grace_period: int | None = None,
-        resource_version: str = "",
-    ) -> None:
+    async def delete(self, obj: Object, *, resource_version: str = "") -> None:
         """Asks for deletion. That it is gone already is success; with a uid on the model, a namesake is spared.
 
-        :param grace_period: seconds, or None for the kind's default.
         :param resource_version: the version that was decided upon, if it must be no other.
         :raises Conflict: if the object of that name is another one by now, or has another version.
         """
-        options: dict[str, Any] = {"propagationPolicy": propagation}
+        options: dict[str, Any] = {"propagationPolicy": "Background"}
         held = {"uid": obj.uid, "resourceVersion": resource_version}
         if preconditions := {key: value for key, value in held.items() if value}:
             options["preconditions"] = preconditions
-        if grace_period is not None:
-            options["gracePeriodSeconds"] = grace_period
         path = obj.RESOURCE.path(obj.namespace, obj.name)
         try:
             answer = await self.request("DELETE", path, body=options)

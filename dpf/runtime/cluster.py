@@ -66,11 +66,14 @@ class Cache:
 
     async def run(self) -> None:
         """Keeps every informer, those registered later too, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            for kind, reflector in list(self.reflectors.items()):
-                group.create_task(reflector.run(), name=f"reflector {kind.__name__}")
-            await asyncio.Event().wait()
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                for kind, reflector in list(self.reflectors.items()):
+                    group.create_task(reflector.run(), name=f"reflector {kind.__name__}")
+                await asyncio.Event().wait()
+        finally:
+            self._group = None
 
     async def synced(self, *, timeout: float = SYNC_TIMEOUT) -> None:
         """Waits until every registered informer has its first list.

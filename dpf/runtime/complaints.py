@@ -25,10 +25,14 @@ def complaint(error: Exception, kubeconfig: Kubeconfig) -> str:
 
 
 def _ended(pem: bytes) -> datetime | None:
-    """When the certificate ended; None if there is none, or it holds still."""
+    """When the certificate ended; None if there is none, it holds still, or that cannot be read."""
     if not pem:
         return None
     from dpf.runtime.certs import expires
 
-    end = expires(pem)
+    try:
+        end = expires(pem)
+    except ValueError:
+        # TLS takes some that are not read here.
+        return None
     return end if end < now() else None

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dpf.runtime.log import hidden
 from dpf.runtime.meta import Condition, now
 
 
 def new(kind: str, status: bool | str, reason: str, message: str = "", *, generation: int = 0) -> Condition:
-    """A condition of type ``kind``; True and False stand for the words, ``"Unknown"`` may be given as such."""
+    """A condition of type ``kind``; True and False stand for the words, ``"Unknown"`` may be given as such.
+
+    The message is often an error's text: secrets are hidden in it, as in logs.
+    """
     word = status if isinstance(status, str) else str(status)
-    return Condition(type=kind, status=word, reason=reason, message=message, observed_generation=generation)
+    return Condition(type=kind, status=word, reason=reason, message=hidden(message), observed_generation=generation)
 
 
 def find(conditions: Iterable[Condition] | None, kind: str) -> Condition | None:

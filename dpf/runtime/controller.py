@@ -10,8 +10,9 @@ What it guarantees to a reconciler:
   The library puts the finalizer on before the first ``reconcile`` and takes it off when ``finalize`` returns None. One that
   others put on (``puts_finalizer_on`` is False) it only takes off.
 * An exception is a retry with back-off, whatever it is; a deadline that passes too. :class:`~dpf.runtime.errors.Terminal` is
-  reported and not retried until the object changes; :class:`~dpf.runtime.errors.Waiting` waits for a watch and counts no
-  failure; :class:`~dpf.runtime.errors.ClusterUnavailable` waits for the circuit of that cluster to close.
+  logged, counted and not retried until the object changes: condition and event are the reconciler's to write, who knows its
+  kind's; :class:`~dpf.runtime.errors.Waiting` waits for a watch and counts no failure;
+  :class:`~dpf.runtime.errors.ClusterUnavailable` waits for the circuit of that cluster to close.
 * It is not woken by its own status writes (see :mod:`dpf.runtime.informer`): what is to be done next is done in the same pass, or
   asked for with ``Result(requeue_after=0)``.
 * A success forgets earlier failures, one with ``requeue_after`` too.
@@ -21,11 +22,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from dpf.runtime import finalizers, tracing
 from dpf.runtime.cluster import Cluster
@@ -60,17 +62,19 @@ class Result:
 
 
 class Reconciler(Protocol[R_contra]):
-    """Makes the world as one object wants it. May also have ``finalizer`` and ``finalize``, see :class:`Finalizing`."""
+    """Makes the world as one object wants it. One that has something to undo is :class:`Finalizing`."""
 
     async def reconcile(self, obj: R_contra, /) -> Result | None: ...
 
 
-class Finalizing(Protocol[R_contra]):
-    """What a reconciler has besides if something must be undone before its object may go."""
+@runtime_checkable
+class Finalizing(Reconciler[R_contra], Protocol[R_contra]):
+    """A reconciler that must undo something before its object may go."""
 
     finalizer: str
     puts_finalizer_on: bool = True
 
+    @abstractmethod
     async def finalize(self, obj: R_contra, /) -> Result | None:
         """Undoes; None when all is undone, a result while still at it."""
 
@@ -129,6 +133,8 @@ class Controller(Generic[O]):
     :param min_interval: seconds between two reconciles of the same object at least: changes that come faster are taken
         together. For objects that many others wake.
     :param priority: gives the priority a woken object is queued with; higher is sooner.
+    :raises ValueError: unless it is :class:`For` exactly one kind.
+    :raises TypeError: if the reconciler has a finalizer and no ``finalize``, or the other way round.
     """
 
     def __init__(
@@ -149,8 +155,7 @@ class Controller(Generic[O]):
         self.kind: type[O] = kinds[0]
         self.workers = workers
         self.reconciler = reconciler
-        self._finalizer: str = getattr(reconciler, "finalizer", "")
-        self._puts_finalizer_on: bool = getattr(reconciler, "puts_finalizer_on", True)
+        self._finalizing = _finalizing(reconciler)
         self._watches = watches
         self._timeout = timeout
         self._min_interval = min_interval
@@ -240,10 +245,12 @@ class Controller(Generic[O]):
                     yield Key(change.key.namespace if resource.namespaced else "", owner.name)
 
     def _unpark(self, cluster: Key, healthy: bool) -> None:
-        if healthy:
-            self._closed_at[str(cluster)] = asyncio.get_running_loop().time()
-            for key in self._parked.pop(str(cluster), ()):
-                self.enqueue(key)
+        if not healthy:
+            self._closed_at.pop(str(cluster), None)
+            return
+        self._closed_at[str(cluster)] = asyncio.get_running_loop().time()
+        for key in self._parked.pop(str(cluster), ()):
+            self.enqueue(key)
 
     @property
     def _bound(self) -> Cluster:
@@ -281,8 +288,7 @@ class Controller(Generic[O]):
         return False
 
     async def _process(self, queue: WorkQueue[Key], key: Key, priority: int) -> None:
-        for parked in self._parked.values():
-            parked.discard(key)
+        self._no_longer_parked(key)
         obj = self._informer.get(key.name, key.namespace)
         if obj is None:
             queue.forget(key)
@@ -321,18 +327,27 @@ class Controller(Generic[O]):
             metrics.active -= 1
             metrics.observe(asyncio.get_running_loop().time() - started)
 
+    def _no_longer_parked(self, key: Key) -> None:
+        for cluster, parked in list(self._parked.items()):
+            parked.discard(key)
+            if not parked:
+                del self._parked[cluster]
+
     async def _dispatch(self, obj: O) -> Result | None:
-        client, name = self._bound.client, self._finalizer
-        if obj.deleting:
-            if not name or name not in obj.metadata.finalizers:
-                return None
-            result: Result | None = await self.reconciler.finalize(obj)  # type: ignore[attr-defined]
-            if result is None:
-                await finalizers.remove(client, obj, name)
-            return result
-        if name and self._puts_finalizer_on and name not in obj.metadata.finalizers:
-            obj = await finalizers.add(client, obj, name)
-        return await self.reconciler.reconcile(obj)
+        finalizing = self._finalizing
+        if finalizing is None:
+            return None if obj.deleting else await self.reconciler.reconcile(obj)
+        client, name = self._bound.client, finalizing.finalizer
+        if not obj.deleting:
+            if finalizing.puts_finalizer_on:
+                obj = await finalizers.add(client, obj, name)
+            return await finalizing.reconcile(obj)
+        if name not in obj.metadata.finalizers:
+            return None
+        result = await finalizing.finalize(obj)
+        if result is None:
+            await finalizers.remove(client, obj, name)
+        return result
 
     def _succeeded(self, queue: WorkQueue[Key], key: Key, result: Result | None) -> None:
         queue.forget(key)
@@ -382,6 +397,20 @@ class Controller(Generic[O]):
                 metrics.panics += not isinstance(error, OSError | TimeoutError)
                 log.exception("reconcile_failed", exc_info=error)
         queue.add_rate_limited(key, priority)
+
+
+def _finalizing(reconciler: Reconciler[O]) -> Finalizing[O] | None:
+    """The reconciler, if it has something to undo.
+
+    :raises TypeError: if it lacks a part of what that needs: its objects could never go, or nothing would be undone.
+    """
+    if isinstance(reconciler, Finalizing) and reconciler.finalizer:
+        return reconciler
+    if hasattr(reconciler, "finalizer") or hasattr(reconciler, "finalize"):
+        raise TypeError(
+            f"{type(reconciler).__name__} needs both finalizer and finalize: make it a subclass of Finalizing"
+        )
+    return None
 
 
 def _outcome(error: Exception) -> tuple[str, str]:

@@ -10,7 +10,6 @@ import os
 import ssl
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -60,7 +59,6 @@ class TokenSource:
         self._kubeconfig = kubeconfig
         self._token = kubeconfig.token
         self._read_at = float("-inf")
-        self._plugin: Any = None
 
     @property
     def rotates(self) -> bool:

@@ -12,7 +12,7 @@
         Invalid             422: a rule of the schema is broken; ``details`` names the fields
         TooManyRequests     429: after ``retry_after`` seconds the server wants to hear from us again
         Unavailable         5xx, or no answer at all: connection refused, reset, TLS, time-out
-      Terminal              will not get better by itself: reported, not retried until the object changes
+      Terminal              will not get better by itself: not retried until the object changes
       Waiting               somebody else must act first: no back-off is counted
       ClusterUnavailable    the circuit of a remote cluster is open; retried when it closes
       ConfigError           the process was started with something it cannot use; the message says what to do
@@ -121,7 +121,11 @@ def _ahead(details: dict[str, Any] | None) -> bool:
 
 
 class Terminal(DpfError):
-    """Will not get better by itself. ``reason`` is a CamelCase word fit for a condition."""
+    """Will not get better by itself. ``reason`` is a CamelCase word fit for a condition.
+
+    A controller logs and counts it, no more: whoever is to read of it on the object needs a condition, and perhaps an event, which
+    the reconciler writes before it raises this, or instead.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import NotFound
+from dpf.runtime.errors import Conflict, Invalid, NotFound
 from dpf.runtime.meta import T
 
 
@@ -21,7 +21,8 @@ async def add(client: Client, obj: T, finalizer: str) -> T:
 async def remove(client: Client, obj: T, finalizer: str) -> None:
     """Takes the finalizer off this very object; that the object is gone is fine.
 
-    :raises Invalid: if the list has changed since the object was read; read again.
+    :raises Conflict: if the list has changed since the object was read, or it is another object by now; read again.
+    :raises Invalid: if the object without it breaks a rule.
     """
     if finalizer not in obj.metadata.finalizers:
         return
@@ -35,3 +36,8 @@ async def remove(client: Client, obj: T, finalizer: str) -> None:
         await client.json_patch(obj, operations)
     except NotFound:
         return
+    except Invalid as error:
+        # A test that does not hold is 422 too, without details; where a rule is broken the details say which.
+        if error.details:
+            raise
+        raise Conflict(409, "Overtaken", f"{obj.key}: its finalizers have changed since it was read") from error

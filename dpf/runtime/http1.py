@@ -131,11 +131,11 @@ class HttpConnections:
                 ssl=self._tls,
                 server_hostname=self._server_hostname,
             )
-        self._open.add(connection)
         if self._closed or not connection.reusable:
-            # Given up, or lost, while the handshake ran.
+            # Given up, or lost, while the handshake ran; what is lost already would never be taken out of the set again.
             connection.abort()
             raise ConnectionLost("the connection was lost as soon as it was made")
+        self._open.add(connection)
         return connection
 
 

@@ -140,15 +140,6 @@ class Index(Generic[T]):
     of: Callable[[T], Iterable[str]]
 
 
-def _owner_uid(obj: Object) -> Iterable[str]:
-    owner = obj.controller
-    return (owner.uid,) if owner is not None else ()
-
-
-OWNER_UID: Index[Any] = Index("owner-uid", _owner_uid)
-"""Finds what an object manages: ``pods.by(OWNER_UID, dpu.uid)``."""
-
-
 class _IndexTable:
     """Values to keys, and back so that a change takes out what it put in. A value without keys is forgotten."""
 
@@ -184,7 +175,6 @@ class Informer(Generic[T]):
         """Set once the first list is in the store and its handlers have been told."""
         self.on_unreadable: Callable[[Key, str, UnreadableObject], None] | None = None
         """Called once per version of an object that its model can't read, with key, uid and error."""
-        self.unreadable = 0
         self.watched_version = 0
         """The newest version that the watch has shown: every change up to it is in the store."""
         self._records: dict[Key, Record] = {}
@@ -251,10 +241,6 @@ class Informer(Generic[T]):
         """How many objects have that value; costs nothing per object."""
         return len(self._table(index).keys.get(value, ()))
 
-    def values_of(self, index: Index[T]) -> _List[str]:
-        """All values that any object has."""
-        return list(self._table(index).keys)
-
     def view(self, record: Record | None) -> T | None:
         """The model of a record, made once per version."""
         if record is None or record.view is False:
@@ -265,7 +251,6 @@ class Informer(Generic[T]):
             obj = decode(self.kind, record.raw)
         except UnreadableObject as error:
             record.view = False
-            self.unreadable += 1
             log.warning("object_unreadable", kind=self.kind.RESOURCE.kind, object=str(record.key), error=str(error))
             if self.on_unreadable is not None:
                 self.on_unreadable(record.key, record.uid, error)

@@ -168,7 +168,6 @@ class ContainerPort(Model):
 
     container_port: int
     name: str = ""
-    host_port: int | None = None
     protocol: str = "TCP"
 
 
@@ -186,7 +185,6 @@ class Container(Model):
     security_context: dict[str, Any] = Field(default_factory=dict)
     readiness_probe: dict[str, Any] = Field(default_factory=dict)
     resources: dict[str, Any] = Field(default_factory=dict)
-    termination_message_policy: str = ""
 
 
 class PodSpec(Model):
@@ -194,10 +192,7 @@ class PodSpec(Model):
 
     node_name: str = ""
     host_network: bool = False
-    service_account_name: str = ""
     automount_service_account_token: bool | None = None
-    restart_policy: str = ""
-    termination_grace_period_seconds: int | None = None
     image_pull_secrets: list[dict[str, str]] = Field(default_factory=list)
     affinity: dict[str, Any] = Field(default_factory=dict)
     tolerations: list[dict[str, Any]] = Field(default_factory=list)
@@ -250,12 +245,6 @@ class ContainerStatus(Model):
     last_state: ContainerState = Field(default_factory=ContainerState)
 
 
-class PodIP(Model):
-    """One of a pod's addresses."""
-
-    ip: str
-
-
 class PodStatus(Model):
     """What of a Pod's status is read."""
 
@@ -263,9 +252,7 @@ class PodStatus(Model):
     reason: str = ""
     message: str = ""
     pod_ip: str = Field(default="", alias="podIP")
-    pod_ips: list[PodIP] = Field(default_factory=list, alias="podIPs")
     host_ip: str = Field(default="", alias="hostIP")
-    start_time: Timestamp | None = None
     conditions: list[Condition] = Field(default_factory=list)
     container_statuses: list[ContainerStatus] = Field(default_factory=list)
     init_container_statuses: list[ContainerStatus] = Field(default_factory=list)

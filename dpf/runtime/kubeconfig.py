@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 import yaml
@@ -23,6 +25,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _ELSEWHERE = ("certificate-authority", "client-certificate", "client-key", "tokenFile", "exec", "auth-provider")
 """What a kubeconfig may leave to files and commands."""
+_HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 @dataclass(frozen=True)
@@ -75,31 +78,27 @@ class Kubeconfig:
             wrote it need not be who runs this process: it must not name files or commands of this machine.
         :raises ConfigError: naming ``source`` and what is wrong with it.
         """
-        try:
-            config = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{source} is not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
-        if not isinstance(config, dict):
-            raise ConfigError(f"{source} is not a kubeconfig: it must be a mapping with clusters, users and contexts")
+        config = _loaded(text, source)
         context = _context(config, source)
         cluster = _named(config, "clusters", "cluster", context.get("cluster"), source)
         user = _named(config, "users", "user", context.get("user"), source)
-        if not _is_url(cluster.get("server")):
-            raise ConfigError(f"{source}: cluster {context.get('cluster')!r} has no server, such as https://HOST:6443")
         if base is None and (named := [name for name in _ELSEWHERE if cluster.get(name) or user.get(name)]):
             raise ConfigError(f"{source}: {', '.join(named)} would be of this machine; embed what is needed")
-        token_file = user.get("tokenFile")
+        plugins = [name for name in ("exec", "auth-provider") if user.get(name)]
+        if any(not isinstance(user[name], dict) for name in plugins):
+            raise ConfigError(f"{source}: {' and '.join(plugins)} must be a mapping")
+        token_file = _text(user, "tokenFile", source)
         return cls(
-            server=cluster["server"].rstrip("/"),
+            server=_server(cluster, context.get("cluster"), source),
             ca=_data(cluster, "certificate-authority", base, source),
             cert=_data(user, "client-certificate", base, source),
             key=_data(user, "client-key", base, source),
-            token=user.get("token") or "",
+            token=_token(user, source),
             token_file=_resolve(token_file, base) if token_file else None,
-            namespace=context.get("namespace") or "default",
-            tls_server_name=cluster.get("tls-server-name") or "",
-            insecure=bool(cluster.get("insecure-skip-tls-verify")),
-            plugin=config if user.keys() & {"exec", "auth-provider"} else None,
+            namespace=_text(context, "namespace", source) or "default",
+            tls_server_name=_server_name(cluster, source),
+            insecure=_flag(cluster, "insecure-skip-tls-verify", source),
+            plugin=config if plugins else None,
         )
 
     @classmethod
@@ -118,35 +117,113 @@ class Kubeconfig:
         return cls(server=f"https://{address}:{port}", ca=ca, token_file=SERVICE_ACCOUNT / "token", namespace=namespace)
 
 
-def _is_url(server: object) -> bool:
-    if not isinstance(server, str):
-        return False
+# Whoever wrote it may have written anything: whatever is used is looked at here, so that nothing fails on it later.
+
+
+def _loaded(text: str | bytes, source: str) -> dict[str, Any]:
     try:
-        url = urlsplit(server)
-        return url.scheme in {"http", "https"} and bool(url.hostname) and url.port != 0
-    except ValueError:
-        return False
+        config = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        # What PyYAML raises for a scalar that only looks like a date or number, a wrong tag, or brackets without end.
+        raise ConfigError(f"{source} is not YAML: it has a value that cannot be read") from None
+    if not isinstance(config, dict):
+        raise ConfigError(f"{source} is not a kubeconfig: it must be a mapping with clusters, users and contexts")
+    return config
 
 
 def _context(config: dict[str, Any], source: str) -> dict[str, Any]:
-    current = config.get("current-context")
-    contexts = config.get("contexts") or []
-    if not current and len(contexts) == 1:
-        current = contexts[0].get("name")
-    if current:
+    contexts = _entries(config, "contexts", source)
+    if current := _text(config, "current-context", source) or (contexts[0].get("name") if len(contexts) == 1 else ""):
         return _named(config, "contexts", "context", current, source)
     # A kubeconfig made by hand may lack contexts; with one cluster and one user there is nothing to choose.
-    clusters, users = config.get("clusters") or [], config.get("users") or []
+    clusters, users = _entries(config, "clusters", source), _entries(config, "users", source)
     if len(clusters) == 1 and len(users) == 1:
         return {"cluster": clusters[0].get("name"), "user": users[0].get("name")}
     raise ConfigError(f"{source} has no current-context: set one with `kubectl config use-context NAME`")
 
 
+def _entries(config: dict[str, Any], plural: str, source: str) -> list[dict[str, Any]]:
+    entries = config.get(plural) or []
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise ConfigError(f"{source}: {plural} must be a list of mappings, each with a name")
+    return entries
+
+
 def _named(config: dict[str, Any], plural: str, singular: str, name: object, source: str) -> dict[str, Any]:
-    for entry in config.get(plural) or []:
-        if isinstance(entry, dict) and entry.get("name") == name:
-            return entry.get(singular) or {}
+    if not isinstance(name, str):
+        raise ConfigError(f"{source}: the name of its {singular} is missing or no text: put it in quotes")
+    for entry in _entries(config, plural, source):
+        if entry.get("name") == name:
+            found = entry.get(singular) or {}
+            if not isinstance(found, dict):
+                raise ConfigError(f"{source}: {singular} {name!r} must be a mapping")
+            return found
     raise ConfigError(f"{source}: there is no {singular} {name!r} among its {plural}")
+
+
+def _text(entry: dict[str, Any], name: str, source: str) -> str:
+    """A value that must be text of one line; empty if there is none. It may be secret, so no message has it."""
+    value = entry.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise ConfigError(f"{source}: {name} must be text: put it in quotes")
+    if not value.isprintable():
+        raise ConfigError(f"{source}: {name} must be text of one line")
+    return value
+
+
+def _flag(entry: dict[str, Any], name: str, source: str) -> bool:
+    value = entry.get(name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise ConfigError(f"{source}: {name} must be true or false, without quotes")
+
+
+def _token(user: dict[str, Any], source: str) -> str:
+    token = _text(user, "token", source)
+    if token and not (token.isascii() and " " not in token):
+        raise ConfigError(f"{source}: token has characters that no token has")
+    return token
+
+
+def _server(cluster: dict[str, Any], name: object, source: str) -> str:
+    server = cluster.get("server")
+    if not _is_url(server):
+        raise ConfigError(f"{source}: cluster {name!r} has no server, such as https://HOST:6443")
+    if "@" in urlsplit(server).netloc:
+        raise ConfigError(f"{source}: server must not name a user or password: put credentials under users")
+    return server.rstrip("/")
+
+
+def _is_url(server: object) -> TypeGuard[str]:
+    if not isinstance(server, str) or not server.isascii() or not server.isprintable() or " " in server:
+        return False
+    try:
+        url = urlsplit(server)
+        return url.scheme in {"http", "https"} and _is_host(url.hostname or "") and url.port != 0
+    except ValueError:
+        return False
+
+
+def _server_name(cluster: dict[str, Any], source: str) -> str:
+    name = _text(cluster, "tls-server-name", source)
+    if name and not _is_host(name):
+        raise ConfigError(f"{source}: tls-server-name must be a host name or IP address, such as kubernetes.default")
+    return name
+
+
+def _is_host(name: str) -> bool:
+    """Whether the resolver and TLS can take it for a host: labels of 1 to 63 characters, or an address."""
+    if _HOST.fullmatch(name) and len(name) <= 253:
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _resolve(name: str, base: Path | None) -> Path:
@@ -156,13 +233,13 @@ def _resolve(name: str, base: Path | None) -> Path:
 
 def _data(entry: dict[str, Any], name: str, base: Path | None, source: str) -> bytes:
     """A PEM that is either embedded in base64 (``NAME-data``) or in a file (``NAME``)."""
-    if entry.get(f"{name}-data"):
+    if data := entry.get(f"{name}-data"):
         try:
-            return base64.b64decode(entry[f"{name}-data"], validate=True)
+            return base64.b64decode(data, validate=True)
         except (binascii.Error, ValueError, TypeError):
             raise ConfigError(f"{source}: {name}-data is not base64") from None
-    if entry.get(name):
-        path = _resolve(entry[name], base)
+    if file := _text(entry, name, source):
+        path = _resolve(file, base)
         try:
             return path.read_bytes()
         except OSError as error:

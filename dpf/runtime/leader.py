@@ -7,8 +7,8 @@ What it guarantees:
   is shorter than the lease, so it stops before another starts. There is no fencing: a process that was paused may still send
   one write; writes therefore carry resourceVersions.
 * A leader renews from what it wrote last, one request each; only a conflict makes it read.
-* On the way out the lease is given back with a duration of one second, even if a renewal was under way, and whoever waits
-  sees that by its watch at once. A lease that was lost is not given back: that would delay the end.
+* On the way out the lease is given back with a duration of one second, even if it was just being taken or renewed, and whoever
+  waits sees that by its watch at once. A lease that was lost is not given back: that would delay the end.
 * A candidate costs a watch, not a poll.
 """
 
@@ -21,7 +21,7 @@ from contextlib import aclosing, suppress
 from random import uniform
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, ApiError, ConfigError, Conflict, DpfError, Gone, NotFound
+from dpf.runtime.errors import ApiError, ConfigError, Conflict, DpfError, Gone, NotFound
 from dpf.runtime.k8s import Lease, LeaseSpec
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import ObjectMeta, now
@@ -79,6 +79,8 @@ class LeaderElector:
         self._metrics.leading[name] = False
         self._seen: Lease | None = None
         self._seen_at = 0.0
+        self._unsure = False
+        """The answer to a write is not here yet, or was lost: the lease may be ours whatever :attr:`_seen` says."""
 
     @classmethod
     def from_options(cls, client: Client, name: str, options: ManagerOptions, metrics: Metrics) -> LeaderElector:
@@ -232,28 +234,28 @@ class LeaderElector:
             lease_transitions=old.lease_transitions + (taking and lease is not None),
         )
         meta = ObjectMeta(name=name, namespace=namespace)
+        self._unsure = True
         try:
             if lease is None:
                 written = await self._client.create(Lease(metadata=meta, spec=spec))
             else:
                 written = await self._client.replace(Lease(metadata=lease.metadata, spec=spec))
-        except AlreadyExists:
-            return False
         except Conflict:
+            self._unsure = False
             if not taking:
                 raise
             return False
-        self._seen, self._seen_at = written, sent
+        self._seen, self._seen_at, self._unsure = written, sent, False
         return True
 
     async def _release(self) -> None:
-        lease = self._seen
+        lease = await self._client.get(Lease, *self._key) if self._unsure else self._seen
         while lease is not None and lease.spec.holder_identity == self.identity:
             free = {"holder_identity": "", "lease_duration_seconds": 1, "renew_time": now()}
             spec = lease.spec.model_copy(update=free)
             try:
                 await self._client.replace(Lease(metadata=lease.metadata, spec=spec))
-            except Conflict:  # A renewal was under way when the end came.
+            except Conflict:  # Somebody else had his hands in it.
                 lease = await self._client.get(Lease, *self._key)
             else:
                 log.info("lease_released", lease=self._key[0])

@@ -17,6 +17,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol
 
@@ -217,7 +218,7 @@ async def _main(name: str, options: ManagerOptions, setup: Callable[[Manager], A
     metrics = Metrics()
     kubeconfig = Kubeconfig.load(options.kubeconfig)
     client = Client(kubeconfig, field_owner=name)
-    client.transport.observer = metrics.rest(client.transport.host).count
+    client.transport.observer = partial(metrics.count_request, client.transport.host)
     async with client:
         manager = Manager(name, Cluster("host", client, namespace=options.namespace), options, metrics)
         loop = asyncio.get_running_loop()

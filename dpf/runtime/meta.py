@@ -10,8 +10,7 @@ a client.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar
@@ -257,21 +256,3 @@ def owner_reference(owner: Object, *, controller: bool = True, block: bool = Tru
         controller=controller,
         block_owner_deletion=block,
     )
-
-
-_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-
-
-def is_dns_label(text: str) -> bool:
-    """Whether the text may be a label of a host name (RFC 1123): at most 63 of lower-case letters, digits and dashes."""
-    return _DNS_LABEL.fullmatch(text) is not None
-
-
-def merged(*mappings: Mapping[str, str] | None) -> dict[str, str]:
-    """The mappings laid over one another, the last on top; None counts as empty."""
-    return {key: value for mapping in mappings for key, value in (mapping or {}).items()}
-
-
-def keys_of(objects: Iterable[Object]) -> list[Key]:
-    """The key of each object, in order."""
-    return [obj.key for obj in objects]

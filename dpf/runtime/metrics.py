@@ -144,9 +144,12 @@ class Metrics:
         """The counts of a controller, made on first use."""
         return self._controllers.setdefault(name, ControllerMetrics(name, workers))
 
-    def rest(self, host: str) -> RestMetrics:
-        """The counts of an API server, made on first use."""
-        return self._rest.setdefault(host, RestMetrics())
+    def count_request(self, host: str, method: str, code: int, seconds: float) -> None:
+        """A request to an API server was answered; code 0 means it was not."""
+        rest = self._rest.get(host)
+        if rest is None:
+            rest = self._rest[host] = RestMetrics()
+        rest.count(method, code, seconds)
 
     def watch_cache(self, cache: Cache) -> None:
         """The cache whose informers are to be shown."""
@@ -163,6 +166,10 @@ class Metrics:
     def forget_cluster(self, cluster: str) -> None:
         """A remote cluster is no longer connected."""
         self._circuits.pop(cluster, None)
+
+    def forget_host(self, host: str) -> None:
+        """No cluster at this address is connected any more; if another comes, it is counted from 0."""
+        self._rest.pop(host, None)
 
     def decode_failed(self, kind: str) -> None:
         """An object did not fit its model."""

@@ -53,9 +53,3 @@ def labels_changed(change: Change[Any]) -> bool:
     """The labels changed, or the object came or went."""
     old, new = change.old_meta, change.new_meta
     return old is None or new is None or old.labels != new.labels
-
-
-def annotations_changed(change: Change[Any]) -> bool:
-    """The annotations changed, or the object came or went."""
-    old, new = change.old_meta, change.new_meta
-    return old is None or new is None or old.annotations != new.annotations

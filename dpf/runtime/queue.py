@@ -104,10 +104,10 @@ class RateLimiter:
 class WorkQueue(Generic[K]):
     """Keys that need work."""
 
-    def __init__(self, *, metrics: QueueMetrics | None = None, limiter: RateLimiter | None = None) -> None:
+    def __init__(self, *, metrics: QueueMetrics | None = None) -> None:
         self._loop = asyncio.get_running_loop()
         self._metrics = metrics or NoMetrics()
-        self.limiter = limiter or RateLimiter(self._loop.time)
+        self.limiter = RateLimiter(self._loop.time)
         self._sequence = count()
         self._heap: list[tuple[int, int, K]] = []
         self._ready: dict[K, tuple[int, int, float]] = {}
@@ -126,10 +126,6 @@ class WorkQueue(Generic[K]):
     def __len__(self) -> int:
         """Keys that are ready; not those being processed or delayed."""
         return len(self._ready)
-
-    @property
-    def shutting_down(self) -> bool:
-        return self._shut
 
     def depths(self) -> Counter[int]:
         """Ready keys by priority."""

@@ -7,6 +7,8 @@ What it guarantees:
 * Every cluster has a circuit. It opens when a probe gets no answer; the probe runs once a minute, and at once when a request
   got none or a watch was refused. While it is open :meth:`RemoteClusters.get` refuses, so that no worker waits for a time-out;
   probing goes on with a back-off of 1 to 30 seconds, and when the cluster answers again the watches have resumed by themselves.
+* Whatever goes wrong with one cluster, and be it what nobody expected, is logged, shown as its health and tried again after a
+  back-off: it ends neither the other clusters nor the process.
 * Whoever registered by :meth:`RemoteClusters.on_health` is told of each opening and closing.
 """
 
@@ -26,7 +28,7 @@ from dpf.runtime.complaints import complaint
 from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError, Forbidden
 from dpf.runtime.informer import Handler
 from dpf.runtime.kubeconfig import Kubeconfig
-from dpf.runtime.log import get_logger
+from dpf.runtime.log import get_logger, hidden
 from dpf.runtime.meta import Key, Object, now
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.transport import Transport
@@ -68,7 +70,9 @@ class _Member:
         self.task: asyncio.Task[None] | None = None
 
     def observe(self, method: str, status: int, seconds: float) -> None:
-        self.metrics.rest(self.client.transport.host).count(method, status, seconds)
+        if self.task is not None and self.task.done():
+            return  # Whoever still holds the client of a cluster that was disconnected.
+        self.metrics.count_request(self.client.transport.host, method, status, seconds)
         if status == 0 or (method == "WATCH" and status == 403):
             self.suspect.set()
 
@@ -135,7 +139,8 @@ class RemoteClusters:
             member.cluster.cache[kind].add_handler(make(member.key))
 
     def on_health(self, listener: Callable[[Key, bool], None]) -> None:
-        """Tells the listener whenever a cluster's circuit opens (False) or closes (True)."""
+        """Tells the listener whenever a cluster's circuit opens (False) or closes (True). That one with a closed circuit is
+        disconnected is told as an opening."""
         if listener not in self._listeners:
             self._listeners.append(listener)
 
@@ -150,7 +155,9 @@ class RemoteClusters:
         member = self._members.get(key)
         if member is not None and member.uid == uid:
             if member.kubeconfig != kubeconfig:
+                host = member.client.transport.host
                 await member.use(kubeconfig)
+                self._forget_host(host)
                 log.info("cluster_credentials_changed", cluster=str(key))
             return
         if self._group is None:
@@ -175,7 +182,14 @@ class RemoteClusters:
         member.task.cancel()
         await asyncio.wait([member.task])
         self._metrics.forget_cluster(str(key))
+        self._forget_host(member.client.transport.host)
+        if member.health.ok:
+            self._tell(key, ok=False)
         log.info("cluster_disconnected", cluster=str(key))
+
+    def _forget_host(self, host: str) -> None:
+        if all(member.client.transport.host != host for member in self._members.values()):
+            self._metrics.forget_host(host)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._members
@@ -206,9 +220,21 @@ class RemoteClusters:
     async def _keep(self, member: _Member) -> None:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(lambda: member.client.__aexit__(None, None, None))
-            async with asyncio.TaskGroup() as group:
-                group.create_task(member.cluster.cache.run())
-                await self._watch_health(member)
+            wait = PROBE_RETRY[0]
+            while True:
+                started = _time()
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(member.cluster.cache.run())
+                        await self._watch_health(member)
+                except Exception as error:  # one cluster's trouble is never the end of others
+                    log.exception("cluster_failed", cluster=str(member.key), exc_info=error)
+                    why = f"an error that nobody expected, {_named(error)}: the manager's log has it; it is tried again"
+                    self._set(member, Health(ok=False, message=why, version=member.health.version))
+                if _time() - started > PROBE_INTERVAL:
+                    wait = PROBE_RETRY[0]
+                pause, wait = wait, min(2 * wait, PROBE_RETRY[1])
+                await _until(member.renewed, pause)
 
     async def _watch_health(self, member: _Member) -> None:
         wait = PROBE_RETRY[0]
@@ -234,12 +260,29 @@ class RemoteClusters:
         before = member.health
         changed = before.ok != health.ok
         since = now() if changed else before.since
-        member.health = Health(health.ok, health.message, health.version, since)
+        health = member.health = Health(health.ok, hidden(health.message), health.version, since)
         self._metrics.circuit(str(member.key), is_open=not health.ok)
         if changed or before.message != health.message:
             log.info("cluster_health", cluster=str(member.key), ok=health.ok, message=health.message)
-            for listener in self._listeners:
-                listener(member.key, health.ok)
+            self._tell(member.key, ok=health.ok)
+
+    def _tell(self, key: Key, *, ok: bool) -> None:
+        for listener in self._listeners:
+            try:
+                listener(key, ok)
+            except Exception as error:  # nor is a listener's mistake the end of a cluster
+                log.exception("health_listener_failed", cluster=str(key), exc_info=error)
+
+
+def _named(error: BaseException) -> str:
+    """The kind of an error, the first of a group: what its text shows nobody knows, so it is for the log only."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return type(error).__name__
+
+
+def _time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _until(event: asyncio.Event, seconds: float) -> None:

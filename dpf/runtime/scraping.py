@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import DpfError
+from dpf.runtime.errors import DpfError, Unavailable
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
@@ -73,7 +73,17 @@ class ScrapeGuard:
         return 200 if may.get("allowed") else 403
 
     async def _review(self, path: str, spec: dict[str, Any], version: str, kind: str) -> dict[str, Any]:
+        """The status of what the server makes of a review.
+
+        :raises ApiError: if it makes nothing of it; :class:`Unavailable` if what answers is none.
+        """
         body = {"apiVersion": version, "kind": kind, "spec": spec}
-        answer: dict[str, Any] = orjson.loads(await self._client.request("POST", path, body=body))
-        status: dict[str, Any] = answer.get("status") or {}
+        answer = await self._client.request("POST", path, body=body)
+        try:
+            review = orjson.loads(answer)
+        except orjson.JSONDecodeError:
+            review = None
+        status = review.get("status") if isinstance(review, dict) else None
+        if not isinstance(status, dict):
+            raise Unavailable(200, "NotKubernetes", f"what answers as an API server sent no {kind}")
         return status

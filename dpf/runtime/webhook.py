@@ -61,7 +61,7 @@ class Cause:
 
 
 class Denied(DpfError):
-    """A request is refused. ``code``: 403 denied, 422 invalid, 400 bad request."""
+    """A request is refused. ``code``: 403 denied, 422 invalid, 400 bad request, 503 not known yet: ask again."""
 
     def __init__(self, message: str, *, code: int = 403, causes: Sequence[Cause] = ()) -> None:
         super().__init__(message)
@@ -333,7 +333,7 @@ def respond(webhook: Webhook[T], old: dict[str, Any] | None, new: dict[str, Any]
 
 
 def _denial(code: int, message: str, causes: Sequence[Cause]) -> dict[str, Any]:
-    reason = {400: "BadRequest", 403: "Forbidden", 422: "Invalid"}.get(code, "InternalError")
+    reason = {400: "BadRequest", 403: "Forbidden", 422: "Invalid", 503: "ServiceUnavailable"}.get(code, "InternalError")
     status: dict[str, Any] = {"code": code, "message": message, "reason": reason}
     if causes:
         status["details"] = {"causes": [{"field": c.field, "message": c.message, "reason": c.reason} for c in causes]}

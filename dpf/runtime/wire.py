@@ -24,7 +24,6 @@ class OwnerHeader(msgspec.Struct, gc=False, rename="camel"):
     api_version: str = ""
     kind: str = ""
     name: str = ""
-    uid: str = ""
     controller: bool = False
 
 
@@ -45,11 +44,6 @@ class Header(msgspec.Struct, gc=False, rename="camel"):
     @property
     def key(self) -> Key:
         return Key(self.namespace, self.name)
-
-    @property
-    def controller_uid(self) -> str:
-        """The uid of the managing owner, or an empty string."""
-        return next((owner.uid for owner in self.owner_references if owner.controller), "")
 
 
 class Identity(msgspec.Struct, gc=False, rename="camel"):

@@ -7,7 +7,7 @@ knows, and keeps no cache; what it needs of the library is the transport.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -94,7 +94,7 @@ class Api:
             if error.status not in (404, 409):
                 raise
 
-    async def follow(self, path: str, *, labels: str = "") -> AsyncIterator[tuple[str, Json]]:
+    async def follow(self, path: str, *, labels: str = "") -> AsyncGenerator[tuple[str, Json], None]:
         """All objects of a collection and their changes, without end: ``ADDED``, ``MODIFIED`` and ``DELETED``.
 
         Lost streams are resumed; after a relist, what has vanished meanwhile is told as ``DELETED``. Errors are waited out.

@@ -14,6 +14,7 @@ import os
 import signal
 import struct
 import time
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -87,7 +88,7 @@ async def main(stats: mmap.mmap) -> None:
     loop.add_signal_handler(signal.SIGUSR1, trim)
     metrics = Metrics()
     client = Client(Kubeconfig.load(), field_owner="peer")
-    client.transport.observer = metrics.rest("bench").count
+    client.transport.observer = partial(metrics.count_request, "bench")
     async with client:
         cluster = Cluster("bench", client)
         reconciler = Reconciler(client, stats, writes=os.environ.get("CACHE_ONLY") != "1")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -115,7 +116,10 @@ def _shown(obj: Object) -> None:
 
 
 async def _exposition(kind: metrics.Kind, raw: bytes) -> str:
-    return "".join([text async for text in metrics.exposition(kind, [raw])])
+    left_out: Counter[str] = Counter()
+    text = "".join([text async for text in metrics.exposition(kind, [raw], left_out)])
+    assert not left_out, "what a model reads, a scrape shows"
+    return text
 
 
 def _bfb(bfb: Any) -> None:

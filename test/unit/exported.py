@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from dpf.provisioning.metrics import KINDS, Counts, exposition
+from dpf.provisioning.metrics import KINDS, Counts, exposition, left_out_metric
 from dpf.runtime.metrics import Histogram, Metrics
 from dpf.runtime.queue import WorkQueue
 
@@ -66,7 +67,7 @@ async def _scrape() -> str:
     metrics = Metrics()
     controller = metrics.controller("dpu", 1)
     controller.watch(WorkQueue())
-    metrics.rest("host").count("GET", 200, 0.1)
+    metrics.count_request("host", "GET", 200, 0.1)
     metrics.leading["provisioning-manager"] = True
     metrics.circuit("ns/c", is_open=False)
     metrics.webhooks["/v", 200] += 1
@@ -81,8 +82,10 @@ async def _scrape() -> str:
     conditions = [{"type": "Ready", "status": "True", "lastTransitionTime": AT}]
     raw = orjson.dumps({"metadata": meta, "status": {"conditions": conditions}})
     texts = [piece.decode() async for piece in metrics.scrape()]
+    left_out = Counter({kind.prefix: 0 for kind, _ in KINDS})
     for kind, _ in KINDS:
-        texts += [text async for text in exposition(kind, [raw])]
+        texts += [text async for text in exposition(kind, [raw], left_out)]
+    texts.append(left_out_metric(left_out))
     return "".join(texts)
 
 

@@ -20,7 +20,7 @@ from dpf.clustermanager.kamaji.settings import Settings
 from dpf.clustermanager.kamaji.waits import Kept
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
-from dpf.runtime.controller import Controller, For, Result, Watch
+from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch
 from dpf.runtime.errors import BadRequest, Forbidden, Invalid, NotFound, Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import ConfigMap, CustomResourceDefinition, DaemonSet, Pod, Service
@@ -35,7 +35,7 @@ REFUSED_FIRST, REFUSED_AGAIN = 2.0, 60.0
 differently later."""
 
 
-class KamajiClusterReconciler:
+class KamajiClusterReconciler(Finalizing[DPUCluster]):
     """Makes clusters of type kamaji real, and leaves all others alone."""
 
     finalizer = names.FINALIZER_CLUSTER_MANAGER

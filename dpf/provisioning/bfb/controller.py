@@ -21,7 +21,7 @@ from dpf.provisioning.dpu.indexes import BFB_NAME
 from dpf.provisioning.metrics import Counts
 from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.controller import Controller, For, Result, Watch
+from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch
 from dpf.runtime.errors import Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.jobs import Job, Jobs
@@ -52,7 +52,7 @@ class Progress:
     total: int = 0
 
 
-class BFBReconciler:
+class BFBReconciler(Finalizing[BFB]):
     """Makes an image's file as its BFB says."""
 
     finalizer = names.FINALIZER_BFB

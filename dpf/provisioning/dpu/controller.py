@@ -16,7 +16,7 @@ from dpf.provisioning.dpu.observe import Observer
 from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.steps import waits
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.controller import Controller, For, Owns, Result, Watch, WatchRemote
+from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch, WatchRemote
 from dpf.runtime.errors import ApiError, Conflict, NotFound
 from dpf.runtime.informer import Change, Informer
 from dpf.runtime.k8s import Node, Pod
@@ -35,7 +35,7 @@ from dpf_api.operatorconfig import DPFOperatorConfig
 _ORDER = list(Phase)
 
 
-class DPUReconciler:
+class DPUReconciler(Finalizing[DPU]):
     """Takes one DPU as far as it can go now."""
 
     finalizer = FINALIZER_DPU

@@ -24,7 +24,7 @@ from dpf.provisioning.dpu import indexes
 from dpf.provisioning.dpucluster.allocator import Allocator
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import is_true, new, set_condition
-from dpf.runtime.controller import Controller, For, Result, Watch, WatchRemoteHealth
+from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch, WatchRemoteHealth
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import Secret
@@ -50,7 +50,7 @@ SHOWN = 5
 """DPUs that a message names at most."""
 
 
-class DPUClusterReconciler:
+class DPUClusterReconciler(Finalizing[DPUCluster]):
     """Connects a cluster, watches over it, and forgets it when it goes."""
 
     finalizer = FINALIZER_DPUCLUSTER

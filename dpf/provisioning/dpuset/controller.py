@@ -19,7 +19,7 @@ from dpf.provisioning.dpuset.select import Card, Choice, choose
 from dpf.provisioning.dpuset.status import summary
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
-from dpf.runtime.controller import Controller, For, Owns, Result, Watch
+from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch
 from dpf.runtime.errors import AlreadyExists, ApiError, NotFound
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import Node
@@ -69,7 +69,7 @@ class Selection:
     written_at: float = float("-inf")
 
 
-class DPUSetReconciler:
+class DPUSetReconciler(Finalizing[DPUSet]):
     """Makes the DPUs of one set match."""
 
     finalizer = FINALIZER_DPUSET

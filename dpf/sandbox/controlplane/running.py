@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import aiohttp
 
 from dpf.runtime.client import Client
 from dpf.runtime.k8s import ServiceAccount
 from dpf.runtime.kubeconfig import Kubeconfig
-from dpf.runtime.testing import eventually
+from dpf.sandbox.api import Api
 from dpf.sandbox.controlplane import bootstrap
 from dpf.sandbox.controlplane.plane import ClusterPlane, ProcessSpec
 from dpf.sandbox.controlplane.planes import ControlPlanes
-from dpf.sandbox.processes import Supervised
+from dpf.sandbox.processes import NotReady, Supervised
 
 START_TIMEOUT = 60.0
 """Seconds for each stage; about three are usual."""
@@ -40,10 +40,32 @@ def supervised(spec: ProcessSpec) -> Supervised:
 
 
 async def finish(plane: ClusterPlane) -> None:
-    """Installs what joining nodes need, and waits until the controller-manager has begun its work."""
-    async with Client(Kubeconfig.load(plane.admin_kubeconfig), field_owner="sandbox") as client:
+    """Installs what joining nodes need, and waits until the controller-manager has begun its work.
+
+    :raises NotReady: if it has not after :data:`START_TIMEOUT`.
+    """
+    kubeconfig = Kubeconfig.load(plane.admin_kubeconfig)
+    async with Client(kubeconfig, field_owner="sandbox") as client:
         await bootstrap.install(client, plane.url, plane.ca)
-        await eventually(client, ServiceAccount, "default", "default", timeout=START_TIMEOUT)
+    async with Api(kubeconfig, user_agent="dpf-sandbox") as api:
+        await _works(api, plane.url)
+
+
+async def _works(api: Api, url: str) -> None:
+    """Returns when the controller-manager has made the first of what it makes.
+
+    :raises NotReady: if it has not after :data:`START_TIMEOUT`.
+    """
+    path = ServiceAccount.RESOURCE.path("default")
+    try:
+        async with asyncio.timeout(START_TIMEOUT), aclosing(api.follow(path)) as changes:
+            async for _, account in changes:
+                if account["metadata"]["name"] == "default":
+                    return
+    except TimeoutError:
+        raise NotReady(
+            f"the controller-manager of {url} has made no ServiceAccount in {START_TIMEOUT:g} s; look at its log"
+        ) from None
 
 
 @asynccontextmanager

@@ -71,6 +71,18 @@ def no_file(config: Config, _: Planes) -> None:
     config["clusters"][0]["cluster"] = {"server": "https://127.0.0.1:1", "certificate-authority": "/no/such/ca.crt"}
 
 
+def number_token(config: Config, _: Planes) -> None:
+    config["users"][0]["user"] = {"token": 12345}
+
+
+def no_host_name(config: Config, _: Planes) -> None:
+    config["clusters"][0]["cluster"]["tls-server-name"] = ".example"
+
+
+def no_list(config: Config, _: Planes) -> None:
+    config["clusters"] = 5
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
@@ -82,6 +94,9 @@ def no_file(config: Config, _: Planes) -> None:
         (without_rights, "may this account list and watch"),
         (plugin, "exec would be of this machine; embed what is needed"),
         (no_file, "certificate-authority would be of this machine"),
+        (number_token, "token must be text: put it in quotes"),
+        (no_host_name, "tls-server-name must be a host name or IP address"),
+        (no_list, "clusters must be a list of mappings"),
     ],
 )
 async def test_each_fault_of_a_kubeconfig_is_named_and_ends_when_it_is_mended(

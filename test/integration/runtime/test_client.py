@@ -6,7 +6,7 @@ import pytest
 
 from dpf.runtime import finalizers
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, Conflict, Invalid, NotFound
+from dpf.runtime.errors import AlreadyExists, Conflict, NotFound
 from dpf.runtime.k8s import ConfigMap, Pod, Secret, encoded
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually, eventually_gone
@@ -81,7 +81,7 @@ async def test_finalizers_go_on_and_off_without_touching_those_of_others(host_cl
     await finalizers.remove(host_client, obj, "x.example/one")
     left = await host_client.get(ConfigMap, "a", namespace)
     assert left.metadata.finalizers == ["x.example/two"]
-    with pytest.raises(Invalid):
+    with pytest.raises(Conflict, match="finalizers have changed since it was read"):
         await finalizers.remove(host_client, obj, "x.example/one")
     await finalizers.remove(host_client, left, "x.example/two")
 

@@ -62,8 +62,9 @@ class Server:
             "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}],
         }
         await self.client.request("POST", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", body=binding)
-        answer = await self.client.create_subresource(obj, "token", {"spec": {"expirationSeconds": 3600}})
-        token: str = answer["status"]["token"]
+        path = obj.RESOURCE.path(obj.namespace, obj.name, "token")
+        answer = await self.client.request("POST", path, body={"spec": {"expirationSeconds": 3600}})
+        token: str = orjson.loads(answer)["status"]["token"]
         return token
 
     def with_token(self, file: Path) -> Kubeconfig:

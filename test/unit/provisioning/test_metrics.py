@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from time import process_time
 from typing import Any
 
@@ -9,7 +10,10 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from dpf.provisioning.metrics import BFBS, DPUCLUSTERS, DPUS, Counts, Kind, exposition
+from dpf.provisioning.metrics import BFBS, DPUCLUSTERS, DPUS, Counts, Kind, exposition, object_metrics
+from dpf.runtime.client import Client
+from dpf.runtime.cluster import Cluster
+from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.metrics import Metrics
 from dpf_api import bfb, dpu, dpucluster
 
@@ -27,7 +31,7 @@ def card(name: str = "d1", **status: Any) -> bytes:
 
 
 async def shown(kind: Kind, *raws: bytes) -> Samples:
-    text = "".join([part async for part in exposition(kind, raws)])
+    text = "".join([part async for part in exposition(kind, raws, Counter())])
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
         for family in text_string_to_metric_families(text)
@@ -81,12 +85,34 @@ async def test_a_cluster_and_an_image_are_shown_too() -> None:
     assert not [name for name, _ in samples if "condition" in name]
 
 
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        b"{",
+        b"[]",
+        card("bad", conditions=[{"type": "Ready", "status": "True", "lastTransitionTime": "yesterday"}]),
+        card("bad", phase=5),
+    ],
+)
+async def test_an_object_that_cannot_be_read_is_left_out_and_counted_and_all_others_are_shown(
+    monkeypatch: pytest.MonkeyPatch, malformed: bytes
+) -> None:
+    cluster = Cluster("host", Client(Kubeconfig("http://host"), field_owner="test"))
+    collect = object_metrics(cluster, lambda: True)
+    monkeypatch.setattr(cluster.cache[dpu.DPU], "raws", lambda: iter([malformed, card()]))
+    text = "".join([part async for part in collect()])
+    assert 'dpu_info{name="d1"' in text
+    assert 'name="bad"' not in text
+    assert 'dpf_objects_left_out{kind="dpu"} 1\n' in text
+    assert 'dpf_objects_left_out{kind="bfb"} 0\n' in text
+
+
 async def test_a_thousand_dpus_cost_less_than_a_tenth_of_a_second() -> None:
     raws = [card(f"worker{number}-0000-04-00") for number in range(1000)]
 
     async def cost() -> float:
         started = process_time()
-        async for _ in exposition(DPUS, raws):
+        async for _ in exposition(DPUS, raws, Counter()):
             pass
         return process_time() - started
 

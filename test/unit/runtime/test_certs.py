@@ -205,12 +205,12 @@ async def test_the_replica_that_was_slower_takes_the_other_ones_authority() -> N
 
 async def test_an_authority_is_followed_when_due_once_by_all_replicas(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets, old = Secrets(), SmallCA.make("old")
-    known = secrets.put(as_secret(old))
+    secrets.put(as_secret(old))
     later = later_by(timedelta(days=250))
     theirs = SmallCA.make("theirs", lifetime=timedelta(days=900))
     monkeypatch.setattr(certs, "now", later)
     secrets.meanwhile = lambda: (secrets.put(as_secret(theirs)), None)[1]
-    assert await shared_ca(cast("Client", secrets), "ca", "n", known=known) == theirs, "the other one was faster"
+    assert await shared_ca(cast("Client", secrets), "ca", "n") == theirs, "the other one was faster"
 
 
 async def test_a_successor_is_announced_and_takes_over_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -12,6 +13,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpf.runtime import finalizers
 from dpf.runtime.client import Client, UnreadableObject, merge_diff
 from dpf.runtime.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -216,3 +218,14 @@ def test_a_merge_patch_makes_the_old_into_the_new(old: dict[str, object], new: d
     patch = merge_diff(old, new)
     assert apply(old, patch) == new
     assert (patch == {}) == (old == new)
+
+
+@pytest.mark.parametrize(("details", "error"), [({}, Conflict), ({"causes": [{"field": "spec.size"}]}, Invalid)])
+async def test_a_finalizer_that_somebody_else_moved_is_a_conflict_and_a_broken_rule_is_not(
+    details: dict[str, Any], error: type[Exception]
+) -> None:
+    """As API servers answer: 422 for both, and only for the rule with details."""
+    body = {"kind": "Status", "code": 422, "reason": "Invalid", "message": "rejected", "details": details}
+    async with serving(ScriptedServer(answer(lambda: web.json_response(body, status=422)))) as client:
+        with pytest.raises(error):
+            await finalizers.remove(client, Widget.model_validate(widget("a", 1, finalizers=["x/y"])), "x/y")

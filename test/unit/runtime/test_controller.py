@@ -71,6 +71,21 @@ def running(reconciler: Recording, *more: Owns | Watch[Node], **options: object)
     return Running(Controller("widget", reconciler, watches=watches, **options), Metrics())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"finalizer": "bench.dpf.dev/undo"},
+        {"finalize": nothing},
+        {"finalizer": "", "puts_finalizer_on": True, "finalize": nothing},
+    ],
+)
+def test_a_reconciler_that_could_not_undo_what_it_says_is_refused(parts: dict[str, object]) -> None:
+    """Its objects could never go."""
+    half = type("Half", (Recording,), parts)
+    with pytest.raises(TypeError, match="Half needs both finalizer and finalize"):
+        Controller("widget", half(), watches=[For(Widget)])
+
+
 def test_nothing_is_reconciled_before_every_watched_kind_is_listed() -> None:
     async def body() -> None:
         recording = Recording()
@@ -275,7 +290,7 @@ def test_what_is_parked_is_forgotten_when_it_is_looked_at_or_gone() -> None:
             r.widgets.apply("DELETED", raw("a", 3))
             r.widgets.apply("MODIFIED", raw("b", 4))
             await asyncio.sleep(1)
-            assert r.controller._parked == {"n/c": set()}
+            assert r.controller._parked == {}
 
     run_virtual(body)
 
@@ -294,6 +309,17 @@ def test_a_circuit_that_closes_while_work_is_on_its_way_to_be_parked_is_not_miss
             r.controller._unpark(Key("n", "c"), healthy=True)
             await asyncio.sleep(2)
         assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
+def test_clusters_that_come_and_go_leave_nothing_behind() -> None:
+    async def body() -> None:
+        async with running(Recording()) as r:
+            for number in range(3):
+                r.controller._unpark(Key("n", f"c{number}"), healthy=True)
+                r.controller._unpark(Key("n", f"c{number}"), healthy=False)
+            assert r.controller._closed_at == {}
 
     run_virtual(body)
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -178,6 +179,29 @@ async def test_nor_is_one_that_had_only_begun() -> None:
         with pytest.raises(ConnectionLost):
             await connections.request(HEAD, b"", 5)
     assert says.connections == 2
+
+
+async def test_a_connection_that_is_lost_as_soon_as_it_is_made_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    loop = asyncio.get_running_loop()
+    connect = loop.create_connection
+
+    async def slow(*args: Any, **more: Any) -> Any:
+        made = await connect(*args, **more)
+        while made[1].reusable:
+            await asyncio.sleep(0)
+        return made
+
+    monkeypatch.setattr(loop, "create_connection", slow)
+    async with server(hangs_up) as connections:
+        for _ in range(3):
+            with pytest.raises(ConnectionLost, match="as soon as it was made"):
+                await connections.request(HEAD, b"", 5)
+        assert not connections._open
 
 
 async def test_nobody_listening_is_an_os_error() -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpf.runtime.client import UnreadableObject, decode
-from dpf.runtime.informer import ORIGIN, OWNER_UID, Change, Index, Informer
+from dpf.runtime.informer import ORIGIN, Change, Index, Informer
 from dpf.runtime.meta import Key, LabelSelector
 from dpf.runtime.testing import Reads
 from test.unit.runtime.widgets import Widget, raw
@@ -208,7 +208,7 @@ async def test_an_index_function_that_raises_does_not_stop_the_stream() -> None:
     assert informer.keys_by(index, "x") == [A]
     informer.apply("MODIFIED", raw("a", 2, size=2))
     assert A in informer
-    assert informer.values_of(index) == [], "what it was found by before says nothing of what it is now"
+    assert informer.keys_by(index, "x") == [], "what it was found by before says nothing of what it is now"
 
 
 async def test_store_and_indexes_have_changed_before_a_handler_is_told() -> None:
@@ -295,17 +295,6 @@ async def test_selectors_and_namespaces_narrow_what_is_read() -> None:
     assert [w.name for w in informer.matching(None, "m")] == ["c"]
 
 
-async def test_an_owner_finds_what_it_manages() -> None:
-    owner = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "xu", "controller": True}
-    informer = Informer(Widget)
-    informer.add_index(OWNER_UID)
-    informer.replace([raw("a", 1, ownerReferences=[owner]), raw("b", 2)], 2)
-    assert informer.keys_by(OWNER_UID, "xu") == [A]
-    informer.apply("MODIFIED", raw("a", 3))
-    assert informer.count_by(OWNER_UID, "xu") == 0
-    assert informer.values_of(OWNER_UID) == [], "a value without objects is forgotten"
-
-
 SIZE: Index[Widget] = Index("size", lambda w: [str(w.spec.size)] if w.spec.size else [])
 EVENTS = st.lists(
     st.tuples(
@@ -331,6 +320,8 @@ async def test_an_index_always_agrees_with_the_store(events: list[tuple[str, str
     for size in range(3):
         expected = sorted(w.key for w in informer.list() if w.spec.size == size and size)
         assert informer.keys_by(SIZE, str(size)) == expected
+        assert informer.count_by(SIZE, str(size)) == len(expected)
+    assert all(informer._tables[SIZE.name].keys.values()), "a value without objects is forgotten"
 
 
 async def test_a_locked_write_tells_who_made_it_unless_something_else_happened_in_between() -> None:

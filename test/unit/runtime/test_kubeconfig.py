@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dpf.runtime.certs import SmallCA
 from dpf.runtime.credentials import TokenSource
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.kubeconfig import Kubeconfig
+from dpf.runtime.transport import Transport
 
 GOOD = {
     "current-context": "c",
@@ -102,6 +105,93 @@ def test_a_kubeconfig_from_the_api_names_no_file_and_no_command_of_this_machine(
 def test_what_cannot_be_used_is_named(text: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         Kubeconfig.parse(text, base=Path("/"))
+
+
+def changed(where: str, name: str, value: object) -> str:
+    """The good kubeconfig with one value of its cluster, user or context replaced."""
+    config = yaml.safe_load(yaml.safe_dump(GOOD))
+    config[f"{where}s"][0][where][name] = value
+    return yaml.safe_dump(config, allow_unicode=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (changed("user", "token", 12345), "token must be text: put it in quotes"),
+        (changed("user", "token", ["t"]), "token must be text"),
+        (changed("user", "token", "t\r\nHost: other"), "token must be text of one line"),
+        (changed("user", "token", "sécret"), "token has characters that no token has"),
+        (changed("user", "token", "two words"), "token has characters that no token has"),
+        (changed("user", "client-key-data", 7), "client-key-data is not base64"),
+        (changed("user", "tokenFile", 7), "tokenFile must be text"),
+        (changed("user", "client-key", 7), "client-key must be text"),
+        (changed("user", "exec", "get-token"), "exec must be a mapping"),
+        (changed("cluster", "tls-server-name", 5), "tls-server-name must be text"),
+        *(
+            (changed("cluster", "tls-server-name", name), "tls-server-name must be a host name")
+            for name in (".example", "a..b", "höst", "x" * 64, "a b")
+        ),
+        *(
+            (changed("cluster", "server", server), "has no server")
+            for server in (
+                "https://höst",
+                "https://h/pfäd",
+                "https://h/a b",
+                "https://.h",
+                "https://a..b",
+                "https://h\n",
+            )
+        ),
+        (changed("cluster", "server", "https://me:sesame@h"), "server must not name a user or password"),
+        (changed("cluster", "insecure-skip-tls-verify", "false"), "must be true or false, without quotes"),
+        (changed("context", "namespace", 1), "namespace must be text"),
+        (changed("context", "user", 1), "the name of its user is missing or no text"),
+        (yaml.safe_dump({**GOOD, "current-context": 5}), "current-context must be text"),
+        (yaml.safe_dump({**GOOD, "clusters": 5}), "clusters must be a list of mappings"),
+        (yaml.safe_dump({**GOOD, "contexts": [5], "current-context": ""}), "contexts must be a list of mappings"),
+        (yaml.safe_dump({**GOOD, "users": {"u": {}}}), "users must be a list of mappings"),
+        (yaml.safe_dump({**GOOD, "users": [{"name": "u", "user": 5}]}), "user 'u' must be a mapping"),
+        ("since: 2026-13-45", "a value that cannot be read"),
+        ("[" * 5000, "a value that cannot be read"),
+    ],
+)
+def test_what_is_of_another_type_or_form_is_refused_in_plain_words_without_secrets(text: str, says: str) -> None:
+    """A Secret holds whatever its author wrote; later it would fail a request, or TLS, in the midst of others' work."""
+    with pytest.raises(ConfigError, match=says) as refused:
+        Kubeconfig.parse(text, base=Path("/"))
+    assert "sesame" not in str(refused.value)
+    assert "cret" not in str(refused.value)
+
+
+@given(
+    st.sampled_from(["cluster", "user", "context"]),
+    st.sampled_from(
+        [
+            "server",
+            "tls-server-name",
+            "insecure-skip-tls-verify",
+            "certificate-authority-data",
+            "client-certificate-data",
+            "client-key-data",
+            "token",
+            "exec",
+            "cluster",
+            "user",
+            "namespace",
+        ]
+    ),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ),
+)
+def test_whatever_stands_in_it_it_is_refused_or_of_the_types_that_it_says(where: str, name: str, value: object) -> None:
+    try:
+        read = Kubeconfig.parse(changed(where, name, value))
+    except ConfigError:
+        return
+    assert [type(each) for each in (read.server, read.token, read.namespace, read.tls_server_name)] == [str] * 4
+    Transport(read)._head("GET", "/version", None, read.token, None, "")
 
 
 async def test_a_token_that_is_no_text_is_named(tmp_path: Path) -> None:

@@ -240,6 +240,33 @@ def test_the_lease_is_released_though_a_renewal_was_under_way() -> None:
     _leading(during)
 
 
+@pytest.mark.parametrize("held_by", ["", "other"])
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_lease_that_was_just_being_taken_is_released_too(held_by: str, lost: bool) -> None:
+    """Else nobody would lead until it has run out."""
+
+    async def work() -> None:
+        leases = Leases(held_by=held_by)
+
+        async def slow(_: str) -> None:
+            if lost:
+                raise Unavailable(0, "NoAnswer", "the answer was lost")
+            await asyncio.sleep(2)
+
+        leases.after = slow
+        elector = _elector(leases)
+        task = asyncio.create_task(elector.run())
+        while leases.lease is None or leases.lease.spec.holder_identity != "us":
+            await asyncio.sleep(0.1)
+        assert not elector.elected.is_set()
+        leases.after = _nothing
+        await _ended(task)
+        assert leases.lease.spec.holder_identity == ""
+        assert leases.lease.spec.lease_duration_seconds == 1
+
+    run_virtual(work)
+
+
 def test_a_leader_at_rest_makes_twelve_requests_a_minute() -> None:
     async def during(leases: Leases, _: asyncio.Task[None]) -> None:
         before = len(leases.requests)

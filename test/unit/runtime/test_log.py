@@ -12,7 +12,8 @@ import orjson
 import pytest
 import structlog
 
-from dpf.runtime.log import HIDDEN, RECONCILE, Format, configure, get_logger
+from dpf.runtime import conditions
+from dpf.runtime.log import HIDDEN, RECONCILE, Format, configure, get_logger, hidden
 from dpf.runtime.meta import Key
 
 PRIVATE = "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIOsesame\n-----END EC PRIVATE KEY-----"
@@ -78,6 +79,29 @@ def test_a_secret_is_hidden_wherever_it_stands(capsys: pytest.CaptureFixture[str
     assert secret not in text
     assert "before" in text
     assert "after" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("GET https://me:sesame@host:1/a: refused", f"GET https://{HIDDEN}@host:1/a: refused"),
+        ("https://:ses@me:2@host", f"https://{HIDDEN}@host"),
+        ("https://host:1/a@b:2", "https://host:1/a@b:2"),
+        ("docker://nginx@sha256:ab12", "docker://nginx@sha256:ab12"),
+        ("from https://host:1 by me@here", "from https://host:1 by me@here"),
+    ],
+)
+def test_user_and_password_of_a_url_are_hidden_and_nothing_else_of_it(text: str, shown: str) -> None:
+    assert hidden(text) == shown
+
+
+@pytest.mark.parametrize("secret", [PRIVATE, IN_BASE64, BOOTSTRAP, JWT, "https://me:sesame@host"])
+def test_a_condition_shows_no_secret(secret: str) -> None:
+    message = conditions.new("Ready", False, "Refused", f"before {secret} after").message
+    assert secret not in message
+    assert "sesame" not in message
+    assert message.startswith("before ")
+    assert message.endswith(" after")
 
 
 def test_a_certificate_is_not_hidden(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,10 +89,9 @@ async def test_a_stuck_worker_and_what_waits_for_it_are_shown() -> None:
 
 async def test_requests_are_counted_by_code_method_and_host() -> None:
     metrics = Metrics()
-    rest = metrics.rest("host:1")
-    rest.count("GET", 200, 0.01)
-    rest.count("GET", 200, 0.01)
-    rest.count("PATCH", 0, 1.0)
+    metrics.count_request("host:1", "GET", 200, 0.01)
+    metrics.count_request("host:1", "GET", 200, 0.01)
+    metrics.count_request("host:1", "PATCH", 0, 1.0)
     samples = scraped(metrics)
     assert value(samples, "rest_client_requests_total", code="200", method="GET", host="host:1") == 2
     assert value(samples, "rest_client_requests_total", code="0", method="PATCH", host="host:1") == 1

@@ -13,7 +13,9 @@ from aiohttp import web
 
 from dpf.runtime import reflector, remote, transport
 from dpf.runtime.client import Client
-from dpf.runtime.errors import ClusterUnavailable, ConfigError, Unavailable
+from dpf.runtime.cluster import Cache
+from dpf.runtime.complaints import complaint
+from dpf.runtime.errors import ClusterUnavailable, ConfigError, Unauthorized, Unavailable
 from dpf.runtime.k8s import Node
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.log import RECONCILE
@@ -49,11 +51,15 @@ class Servers:
 
     def __init__(self) -> None:
         self.down: set[str] = set()
+        self.broken: set[str] = set()
+        """Asking these raises what nobody expects."""
         self.probes: list[tuple[str, float]] = []
 
     async def version(self, client: Client, *, timeout: float) -> dict[str, str]:
         server = client.transport.kubeconfig.server
         self.probes.append((server, _now()))
+        if server in self.broken:
+            raise TypeError("expected string")
         if server in self.down:
             await asyncio.sleep(timeout)
             raise Unavailable(0, "NoAnswer", f"{server}: no answer in time")
@@ -181,6 +187,12 @@ def test_credentials_that_cannot_be_used_leave_the_old_ones_in_place(servers: Se
         assert {server for server, _ in servers.probes} == {"https://one"}
 
     run_virtual(body)
+
+
+def test_a_certificate_that_cannot_be_read_does_not_keep_it_from_saying_what_is_wrong() -> None:
+    refused = Unauthorized(401, "Unauthorized", "who are you?")
+    why = complaint(refused, Kubeconfig("https://one", cert=b"no certificate"))
+    assert why.startswith("https://one does not let us in")
 
 
 def test_a_cluster_is_connected_by_a_registry_that_runs() -> None:
@@ -353,6 +365,18 @@ async def test_new_credentials_are_used_by_the_running_watches_which_resume_wher
         assert last.headers["Authorization"] == "Bearer rotated"
 
 
+async def test_an_address_that_no_cluster_has_any_more_is_no_longer_counted() -> None:
+    metrics = Metrics()
+    async with watching(metrics) as w, serving(other := RemoteServer()) as client:
+        await w.connect("t")
+        await becomes(w.healthy)
+        old = w.kubeconfig.server.removeprefix("http://")
+        assert f'host="{old}"'.encode() in metrics.render()
+        await w.remotes.connect(ONE, "uid", client.transport.kubeconfig)
+        await other.until(lambda: other.watching == 1)
+        assert f'host="{old}"'.encode() not in metrics.render()
+
+
 async def test_refused_credentials_open_the_circuit_and_better_ones_close_it_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -407,14 +431,60 @@ async def test_disconnecting_stops_its_watches_and_forgets_it() -> None:
         await w.remotes.connect(TWO, "uid", client.transport.kubeconfig)
         await other.until(lambda: other.watching == 1)
         assert w.server.watching == 1
+        held = w.remotes.get(ONE)
         await w.remotes.disconnect(ONE)
         await w.server.until(lambda: w.server.watching == 0)
         with pytest.raises(ClusterUnavailable, match="not connected"):
             w.remotes.get(ONE)
+        await becomes(w.ill)
         assert b"n/one" not in metrics.render()
+        with pytest.raises(Unavailable):
+            await held.client.get(Widget, "a", "n")
+        assert f'host="{held.client.transport.host}"'.encode() not in metrics.render()
+        assert f'host="{client.transport.host}"'.encode() in metrics.render()
         assert ONE not in w.remotes
         assert other.watching == 1, "nobody else is disturbed"
         await w.remotes.disconnect(ONE)
+
+
+@pytest.mark.parametrize("where", ["probe", "watch", "listener"])
+def test_an_error_that_nobody_expected_is_one_clusters_trouble_and_is_tried_again(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    broken = True
+
+    async def fails(*_: object, **__: object) -> None:
+        if broken:
+            raise TypeError("expected string")
+        await asyncio.Event().wait()
+
+    async def body() -> None:
+        nonlocal broken
+        async with keeping() as remotes:
+            if where == "listener":
+                remotes.on_health(lambda key, _: [][0])
+            await remotes.connect(TWO, "uid", Kubeconfig("http://two"))
+            await asyncio.sleep(0.1)
+            if where == "probe":
+                servers.broken.add("http://one")
+            elif where == "watch":
+                monkeypatch.setattr(Cache, "run", fails)
+            await remotes.connect(ONE, "uid", Kubeconfig("http://one"))
+            await asyncio.sleep(100)
+            assert remotes.get(TWO).name == "n/two"
+            if where == "listener":
+                assert remotes.health(ONE).ok
+                return
+            with pytest.raises(ClusterUnavailable, match="nobody expected, TypeError: the manager's log has it"):
+                remotes.get(ONE)
+            tries = len([server for server, _ in servers.probes if server == "http://one"])
+            assert tries < 12, "with growing waits"
+            broken = False
+            servers.broken.clear()
+            await asyncio.sleep(40)
+            assert remotes.get(ONE).name == "n/one"
+
+    run_virtual(body)
 
 
 async def test_a_cluster_is_kept_in_nobodys_name() -> None:

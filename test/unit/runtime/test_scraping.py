@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -57,9 +57,19 @@ async def test_it_is_asked_as_an_api_server_asks_and_the_verdict_holds_a_while()
     assert (access["spec"]["user"], access["spec"]["groups"]) == ("prometheus", ["scrapers"])
 
 
-async def test_while_nobody_can_tell_nobody_is_let_in_and_it_is_asked_again() -> None:
-    refusal = answer(lambda: status(500, "InternalError"))
-    async with serving(ScriptedServer(refusal, *reviews())) as client:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        lambda: status(500, "InternalError"),
+        lambda: web.Response(text="<html>a captive portal</html>"),
+        lambda: web.json_response([]),
+        lambda: web.json_response({"status": "Success"}),
+    ],
+)
+async def test_while_nobody_can_tell_nobody_is_let_in_and_it_is_asked_again(
+    refusal: Callable[[], web.Response],
+) -> None:
+    async with serving(ScriptedServer(answer(refusal), *reviews())) as client:
         guard = ScrapeGuard(client)
         assert await guard.verdict("Bearer t", "/metrics") == 503
         assert await guard.verdict("Bearer t", "/metrics") == 200

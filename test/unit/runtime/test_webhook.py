@@ -152,3 +152,16 @@ def test_a_server_without_an_address_is_a_mistake() -> None:
 
 def test_a_key_is_not_in_the_text_of_its_pair() -> None:
     assert "sesame" not in repr(KeyPair(b"cert", b"sesame", b"ca"))
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"), [(400, "BadRequest"), (403, "Forbidden"), (422, "Invalid"), (503, "ServiceUnavailable")]
+)
+def test_a_refusal_has_the_reason_that_belongs_to_its_code(code: int, reason: str) -> None:
+    """By which client libraries tell whether the request may be made again."""
+
+    def validate(_: Thing | None, __: Thing | None) -> None:
+        raise Denied("no", code=code)
+
+    status = respond(Webhook("v", Thing, "/v", ("CREATE",), validate=validate), None, thing(size=1))["status"]
+    assert (status["code"], status["reason"]) == (code, reason)

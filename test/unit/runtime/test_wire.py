@@ -33,7 +33,8 @@ def test_slim_drops_managed_fields_of_the_metadata_and_nothing_else() -> None:
 
 def test_the_header_tells_what_predicates_need() -> None:
     header = wire.header(wire.slim(orjson.dumps(OBJECT)))
-    assert (header.key, header.uid, header.labels, header.controller_uid) == (("n", "p"), "u", {"a": "b"}, "xu")
+    assert (header.key, header.uid, header.labels) == (("n", "p"), "u", {"a": "b"})
+    assert [(owner.kind, owner.name, owner.controller) for owner in header.owner_references] == [("X", "x", True)]
 
 
 def test_versions_compare_as_numbers_of_any_length() -> None:
