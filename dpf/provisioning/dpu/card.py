@@ -7,11 +7,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-from dpf.provisioning.dpu import dmspod
+from dpf.provisioning.dpu import dmspod, rebootpolicy
 from dpf.provisioning.dpu.certificates import Certificates
-from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Unreachable, follow_reboot, perform
+from dpf.provisioning.dpu.install import BUDGET, Dms, Order, Refused, Unreachable, follow_reboot, perform
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.certs import KeyPair
 from dpf.runtime.cluster import Cluster
@@ -71,7 +70,7 @@ class DmsCard:
         async def work(job: Job[Firmware | None]) -> Firmware | None:
             try:
                 firmware = await perform(job, order, lambda: self._connect(dpu), seconds=left)
-            except InstallFailed:
+            except Refused:
                 self._forget(order)
                 raise
             self._forget(order)
@@ -85,7 +84,7 @@ class DmsCard:
         :raises DpfError: if DMS does not take it.
         """
         async with self._connect(seen.dpu) as dms:
-            await dms.reboot(policy, rebooting.request_id(seen.dpu))
+            await dms.reboot(policy, rebootpolicy.request_id(seen.dpu))
 
     def follow_reboot(self, dpu: DPU, seconds: float) -> None:
         """Begins to ask whether the reboot failed."""

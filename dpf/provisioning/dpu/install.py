@@ -6,7 +6,7 @@ is no Verify: that a card runs what it was given, not what its boot loader fell 
 Every call may be made again: a manager that takes over, or a connection that breaks, begins at the top, and DMS does nothing
 twice for the same image and configuration.
 
-An answer that the card failed is final (:class:`InstallFailed`); no answer is not: DMS restarts, hosts reboot, networks heal.
+An answer that the card failed is final (:class:`Refused`); no answer is not: DMS restarts, hosts reboot, networks heal.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.errors import DpfError
 from dpf.runtime.jobs import Job
 from dpf.runtime.log import get_logger
-from dpf_api.dpu import DPU, Firmware
+from dpf_api import names
+from dpf_api.dpu import Firmware
 
 log = get_logger(__name__)
 
@@ -41,8 +40,8 @@ RETRIES = 3
 MODE = "DPU"
 
 
-class InstallFailed(DpfError):
-    """The card or DMS says that it can't be done."""
+class Refused(DpfError):
+    """The card or its DMS says that what was asked of it can't be done."""
 
 
 class RebootFailed(DpfError):
@@ -80,11 +79,12 @@ class Order:
 
     @property
     def config_name(self) -> str:
-        return f"{self.dpu}.cfg"
+        """Its file name on the shared volume."""
+        return names.bfcfg_file(self.dpu)
 
 
 class Dms(Protocol):
-    """A connection to one card's DMS. Every call raises :class:`Unreachable` or :class:`InstallFailed`."""
+    """A connection to one card's DMS. Every call raises :class:`Unreachable` or :class:`Refused`."""
 
     async def set_mode(self, mode: str) -> None: ...
     async def install(self, version: str, content: Path | bytes) -> None: ...
@@ -93,22 +93,6 @@ class Dms(Protocol):
     async def firmware(self) -> Firmware | None: ...
     async def reboot(self, policy: Policy, request: str) -> None: ...
     async def reboot_failure(self) -> str: ...
-
-
-class Card(Protocol):
-    """The way to a DPU's card."""
-
-    async def prepare(self, seen: Seen, attempt: int) -> Order:
-        """Makes the order: renders the configuration, with a join command for the DPU's cluster."""
-
-    def start(self, dpu: DPU, order: Order, since: datetime) -> None:
-        """Begins the installation as a job; its budget runs since the card was first asked."""
-
-    async def reboot(self, seen: Seen, policy: Policy) -> None:
-        """Asks for the reboot that is on record."""
-
-    def follow_reboot(self, dpu: DPU, seconds: float) -> None:
-        """Begins to ask whether the reboot failed, for so long at most, as a job that ends with :class:`RebootFailed` then."""
 
 
 class Connect(Protocol):
@@ -123,7 +107,7 @@ async def perform(
     """Flashes the card and returns the versions of its firmware, if it tells them.
 
     :param seconds: how long it may take.
-    :raises InstallFailed: if the card can't be flashed, or not in time.
+    :raises Refused: if the card can't be flashed, or not in time.
     :raises OSError: if the image can't be read.
     """
     said, firmware = "", None
@@ -146,7 +130,7 @@ async def perform(
         if not limit.expired():
             raise
         last, _ = job.progress or ("nothing was heard of it", 0)
-        raise InstallFailed(f"the card was not done within {BUDGET / 60:g} min: {last}") from None
+        raise Refused(f"the card was not done within {BUDGET / 60:g} min: {last}") from None
     return firmware
 
 
@@ -155,9 +139,7 @@ async def follow_reboot(connect: Connect, *, seconds: float) -> None:
 
     :raises RebootFailed: once DMS says so, and why.
     """
-    with suppress(
-        TimeoutError, InstallFailed
-    ):  # A DMS that does not know the question refuses it: then nobody knows more.
+    with suppress(TimeoutError, Refused):  # A DMS that does not know the question refuses it: then nobody knows more.
         async with asyncio.timeout(seconds):
             for pause in _pauses(FOLLOW):
                 await asyncio.sleep(pause)
@@ -182,16 +164,16 @@ async def _install(job: Job[Firmware | None], order: Order, dms: Dms) -> None:
         if report.outcome == "success":
             return
         if report.outcome != "retriable":
-            raise InstallFailed(report.text or f"the card reports {report.outcome}")
+            raise Refused(report.text or f"the card reports {report.outcome}")
         _tell(job, f"trying again: {report.text}")
-    raise InstallFailed(f"the card failed {RETRIES} times: {report.text}")
+    raise Refused(f"the card failed {RETRIES} times: {report.text}")
 
 
 async def _firmware(dms: Dms) -> Firmware | None:
     """The versions; None if they can't be had, which is no reason to call a flash failed."""
     try:
         return await dms.firmware()
-    except (Unreachable, InstallFailed) as error:
+    except (Unreachable, Refused) as error:
         log.info("firmware_not_told", error=str(error))
         return None
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from dpf.provisioning.dpu import indexes
-from dpf.provisioning.dpu.hands import Outcome
+from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpuset.select import index_of
 from dpf.provisioning.settings import Settings
 from dpf.runtime import conditions

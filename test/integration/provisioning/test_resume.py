@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dpf.provisioning.dpu.install import InstallFailed, Report
+from dpf.provisioning.dpu.install import Refused, Report
 from dpf.runtime.client import Client
 from dpf.runtime.k8s import Node
 from dpf.runtime.testing import eventually_gone
@@ -94,7 +94,7 @@ async def test_a_deleted_dpu_cancels_its_install(idle: World) -> None:
 
 
 async def test_an_installation_that_fails_is_an_error_that_says_why(idle: World) -> None:
-    idle.dms.error = InstallFailed("the card refuses its mode")
+    idle.dms.error = Refused("the card refuses its mode")
     await idle.node()
     await idle.bfb()
     async with idle.manager():

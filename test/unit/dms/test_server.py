@@ -17,7 +17,7 @@ from dpf.dms.gnmi import firmware_path
 from dpf.dms.server import Server
 from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 from dpf.provisioning.dpu.dms import DmsClient, dial
-from dpf.provisioning.dpu.install import InstallFailed, Report, Unreachable
+from dpf.provisioning.dpu.install import Refused, Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
 from dpf.runtime.certs import SmallCA
 from dpf.runtime.errors import ConfigError
@@ -113,7 +113,7 @@ async def test_the_firmware_is_told_as_far_as_it_is_known(tmp_path: Path) -> Non
         card.versions = {}
         assert await client.firmware() is None
         card.failure = CardError("flint cannot be run")
-        with pytest.raises(InstallFailed, match="flint cannot be run"):
+        with pytest.raises(Refused, match="flint cannot be run"):
             await client.firmware()
 
 
@@ -244,7 +244,7 @@ async def test_a_card_that_hangs_is_given_up_after_the_exec_timeout(tmp_path: Pa
 
 async def test_what_was_never_installed_cannot_be_activated(tmp_path: Path) -> None:
     async with served(config(tmp_path), CountingCard()) as client:
-        with pytest.raises(InstallFailed, match=r"NON_EXISTENT_VERSION: 'x\.bfb' is not installed"):
+        with pytest.raises(Refused, match=r"NON_EXISTENT_VERSION: 'x\.bfb' is not installed"):
             await client.activate("x.bfb;d.cfg")
 
 
@@ -253,7 +253,7 @@ async def test_another_activation_waits_for_the_one_that_runs(tmp_path: Path) ->
         await installed(client)
         await client.activate("x.bfb;d.cfg")
         await client.install("e.cfg", b"# e\n")
-        with pytest.raises(InstallFailed, match=r"the card is being given x\.bfb;d\.cfg"):
+        with pytest.raises(Refused, match=r"the card is being given x\.bfb;d\.cfg"):
             await client.activate("x.bfb;e.cfg")
 
 
@@ -268,7 +268,7 @@ async def test_another_activation_waits_for_the_one_that_runs(tmp_path: Path) ->
 )
 async def test_what_no_card_can_take_is_refused(tmp_path: Path, version: str, content: bytes, says: str) -> None:
     async with served(config(tmp_path), CountingCard()) as client:
-        with pytest.raises(InstallFailed, match=says):
+        with pytest.raises(Refused, match=says):
             await client.install(version, content)
 
 

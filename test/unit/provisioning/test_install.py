@@ -12,9 +12,9 @@ import pytest
 from dpf.provisioning.dpu.install import (
     BUDGET,
     Dms,
-    InstallFailed,
     Order,
     RebootFailed,
+    Refused,
     Report,
     Unreachable,
     follow_reboot,
@@ -109,13 +109,13 @@ def test_what_does_not_answer_is_tried_again() -> None:
 
 
 def test_a_failure_of_the_card_ends_it() -> None:
-    with pytest.raises(InstallFailed, match="write error"):
+    with pytest.raises(Refused, match="write error"):
         flash(Script(IDLE, Report(active=False, outcome="failure", text="write error")))
 
 
 def test_a_passing_failure_is_tried_again_and_then_ends_it() -> None:
     script = Script(IDLE, Report(active=False, outcome="retriable", text="busy"))
-    with pytest.raises(InstallFailed, match="3 times: busy"):
+    with pytest.raises(Refused, match="3 times: busy"):
         flash(script)
     assert script.calls.count("activate image.bfb;d1.cfg") == 3
     assert script.calls.count("install d1.cfg") == 3, "DMS has forgotten it by then"
@@ -125,7 +125,7 @@ def test_the_firmware_is_asked_for_when_the_card_is_done() -> None:
     assert flash(Script(IDLE, DONE)) == Firmware(nic="32.43.1014")
 
 
-@pytest.mark.parametrize("error", [InstallFailed("UNIMPLEMENTED"), Unreachable("INTERNAL")])
+@pytest.mark.parametrize("error", [Refused("UNIMPLEMENTED"), Unreachable("INTERNAL")])
 def test_a_dms_that_does_not_know_the_firmware_is_no_failure(error: Exception) -> None:
     script = Script(IDLE, DONE)
     script.firmware_error = error
@@ -135,7 +135,7 @@ def test_a_dms_that_does_not_know_the_firmware_is_no_failure(error: Exception) -
 
 @pytest.mark.parametrize("script", [lambda: Script(busy(40)), lambda: Script(DONE, failures=10**6)])
 def test_what_takes_too_long_is_given_up_with_what_was_heard_last(script: Callable[[], Script]) -> None:
-    with pytest.raises(InstallFailed, match=r"not done within 30 min: .*(40 %|connection refused)"):
+    with pytest.raises(Refused, match=r"not done within 30 min: .*(40 %|connection refused)"):
         flash(script())
 
 
@@ -176,7 +176,7 @@ def test_a_dms_that_does_not_know_the_question_is_not_asked_again() -> None:
     class Unimplemented(Script):
         async def reboot_failure(self) -> str:
             self.calls.append("reboot failure?")
-            raise InstallFailed("UNIMPLEMENTED")
+            raise Refused("UNIMPLEMENTED")
 
     script = Unimplemented()
     run_virtual(lambda: follow_reboot(script, seconds=BUDGET))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dpf.provisioning.dpu import deleting, effects
-from dpf.provisioning.dpu.hands import Outcome
-from dpf.provisioning.dpu.install import InstallFailed, RebootFailed, Unreachable
+from dpf.provisioning.dpu.install import RebootFailed, Refused, Unreachable
+from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpu.phases import (
     PHASES,
     dms_deployment,
@@ -331,7 +331,7 @@ def test_a_flavor_that_wants_a_power_cycle_gets_one() -> None:
 
 
 def test_what_the_card_refuses_is_an_error_and_what_is_unreachable_is_tried_again() -> None:
-    broken = os_installing.decide(see(installing(), job=Outcome(done=True, error=InstallFailed("bad image"))))
+    broken = os_installing.decide(see(installing(), job=Outcome(done=True, error=Refused("bad image"))))
     assert isinstance(broken, Advance)
     assert (broken.phase, broken.conditions[0].message) == (Phase.ERROR, "bad image")
     away = os_installing.decide(see(installing(), job=Outcome(done=True, error=Unreachable("refused"))))

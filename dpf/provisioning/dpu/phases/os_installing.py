@@ -11,7 +11,7 @@ from typing import Any
 from dpf.provisioning.bfcfg.join import TokenExpired
 from dpf.provisioning.dpu import podhealth
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import InstallFailed
+from dpf.provisioning.dpu.install import Refused
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import dms_deployment, pending
 from dpf.provisioning.dpu.phases.initializing import missing_node_labels
@@ -63,7 +63,7 @@ def _ended(seen: Seen) -> Step:
         changes: dict[str, Any] = {"install": install, "bfb_version": install.version, "required_reset": True}
         changes["firmware"] = seen.job.firmware if seen.job is not None else None
         return Advance(Phase.REBOOTING, (done(INSTALLED, f"{install.version} is installed"),), changes)
-    if isinstance(error, InstallFailed):
+    if isinstance(error, Refused):
         return fail(INSTALLED, "InstallationFailed", str(error))
     return Act(try_again, INSTALLED, "InstallationFailed")
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from dpf.provisioning.dpu import rebootpolicy
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import InstallFailed
+from dpf.provisioning.dpu.install import Refused
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import dms_deployment
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
@@ -53,11 +53,6 @@ def decide(seen: Seen) -> Step:
     return _order(seen)
 
 
-def request_id(dpu: DPU) -> str:
-    """Of the reboot that follows the DPU's installation: another boot id makes it another request."""
-    return f"{dpu.uid}/{dpu.status.install.boot_id if dpu.status.install is not None else ''}"
-
-
 def _on(message: str) -> Advance:
     return Advance(Phase.HOST_NETWORK_CONFIGURATION, (done(REBOOTED, message),), {"required_reset": False})
 
@@ -65,7 +60,7 @@ def _on(message: str) -> Advance:
 def _booted(seen: Seen) -> Step:
     """The host has booted since; but a reset for another card has not reset this one."""
     before = seen.install.boot_id
-    ours = seen.reboot.id == request_id(seen.dpu)
+    ours = seen.reboot.id == rebootpolicy.request_id(seen.dpu)
     for_another = any(
         other.status.reboot is not None
         and other.status.reboot.method == rebootpolicy.WARM
@@ -78,7 +73,7 @@ def _booted(seen: Seen) -> Step:
 
 
 def _order(seen: Seen) -> Step:
-    announced = seen.reboot.id == request_id(seen.dpu)
+    announced = seen.reboot.id == rebootpolicy.request_id(seen.dpu)
     if announced and seen.reboot.issued_at is not None:
         return _issued(seen, HOST_BACK - (seen.now - seen.reboot.issued_at).total_seconds())
     if not announced and (other := in_the_way(seen.dpu, seen.siblings)) is not None:
@@ -111,7 +106,7 @@ def in_the_way(dpu: DPU, siblings: Iterable[DPU]) -> DPU | None:
         if phase is Phase.OS_INSTALLING and install is not None and install.started_at is not None:
             return other
         if phase is Phase.REBOOTING:
-            announced = reboot is not None and reboot.id == request_id(other)
+            announced = reboot is not None and reboot.id == rebootpolicy.request_id(other)
             if announced or (
                 rebootpolicy.authorised(other) and (other.namespace, other.name) < (dpu.namespace, dpu.name)
             ):
@@ -124,7 +119,7 @@ async def announce(hands: Hands, seen: Seen) -> Remember:
     if seen.node is None:
         raise Waiting("NodeNotFound", f"node {seen.dpu.spec.node_name} is gone")
     method = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor).method
-    return Remember({"reboot": Reboot(id=request_id(seen.dpu), method=method), "required_reset": True})
+    return Remember({"reboot": Reboot(id=rebootpolicy.request_id(seen.dpu), method=method), "required_reset": True})
 
 
 async def send(hands: Hands, seen: Seen) -> Changes | None:
@@ -138,7 +133,7 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
     if policy.power is not None:
         try:
             await hands.card.reboot(seen, policy)
-        except InstallFailed as error:
+        except Refused as error:
             raise Terminal(FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
         note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
         hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node)
