@@ -17,8 +17,12 @@ class Card(Protocol):
     async def prepare(self, seen: Seen, attempt: int) -> Order:
         """Makes the order: renders the configuration, with a join command for the DPU's cluster."""
 
-    def start(self, dpu: DPU, order: Order, since: datetime) -> None:
-        """Begins the installation as a job; its budget runs since the card was first asked."""
+    def start(self, dpu: DPU, order: Order, activated: datetime | None) -> None:
+        """Begins the installation as a job.
+
+        :param activated: when the card was asked to activate it, if a job before this one has; while it is still at that its
+            time runs from then.
+        """
 
     async def reboot(self, seen: Seen, policy: Policy) -> None:
         """Asks for the reboot that is on record."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from dpf.runtime.jobs import Job
@@ -10,13 +11,28 @@ from dpf_api.dpu import Firmware
 
 
 @dataclass(frozen=True)
+class Progress:
+    """What an installation tells of itself.
+
+    :param percent: of the installation, as the card reports.
+    :param lost: whether DMS does not answer at the moment; the text says why.
+    :param activated_at: when the card was asked to activate what it was given; None if it was not yet.
+    """
+
+    text: str = ""
+    percent: int = 0
+    lost: bool = False
+    activated_at: datetime | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """Of a job: running, done, or failed with an error."""
+    """Of a job: waiting for its turn, running, done, or failed with an error."""
 
     done: bool = False
     error: Exception | None = None
-    progress: str = ""
-    percent: int = 0
+    queued: bool = False
+    progress: Progress = Progress()
     firmware: Firmware | None = None
     """Versions that the card told when it was done."""
 
@@ -25,11 +41,11 @@ class Outcome:
         """Of a job, if there is one."""
         if job is None:
             return None
-        text, percent = job.progress or ("", 0)
+        progress = job.progress or Progress()
         if not job.done:
-            return cls(progress=text, percent=percent)
+            return cls(queued=job.queued, progress=progress)
         try:
             firmware = job.result()
         except Exception as error:  # noqa: BLE001  (what a job raised is what the phase decides on)
-            return cls(done=True, error=error, progress=text, percent=percent)
-        return cls(done=True, percent=100, firmware=firmware)
+            return cls(done=True, error=error, progress=progress)
+        return cls(done=True, progress=progress, firmware=firmware)

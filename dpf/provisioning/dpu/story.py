@@ -59,6 +59,7 @@ ATTENTION = frozenset(
         "NodeHasNoAddress",
         "NodeNotFound",
         "PodsDoNotEnd",
+        "VolumeFull",
         "WaitingForManualPowerCycleOrReboot",
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
@@ -13,7 +14,7 @@ from dpf.runtime.k8s import Node
 from dpf.runtime.testing import eventually_gone
 from dpf_api.dpu import DPU, Phase
 from test.integration.conftest import Planes
-from test.integration.provisioning.conftest import FakeDms, World
+from test.integration.provisioning.conftest import PCI, FakeDms, World
 
 
 class SlowDms(FakeDms):
@@ -76,6 +77,33 @@ async def test_a_manager_that_takes_over_goes_on_with_the_same_installation(idle
     async with idle.manager():
         await idle.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.READY)
     assert dms.count("reboot") == 1
+
+
+async def test_a_dpu_that_waited_for_its_turn_for_hours_has_all_its_time_under_the_next_manager(idle: World) -> None:
+    dms = idle.dms
+    assert isinstance(dms, SlowDms)
+    idle.settings["installs"] = 1
+    await idle.node()
+    await idle.bfb()
+    names = []
+    async with idle.manager():
+        await idle.cluster()
+        for name, pci in (("d1", PCI), ("d2", "0000-05-00")):
+            names.append((await idle.create_dpu(name, pci=pci)).name)
+            await idle.pod_ready(f"{names[-1]}-dms")
+            await idle.eventually(DPU, names[-1], until=lambda dpu: dpu.status.install is not None)
+        _, second = names
+        waiting = await idle.eventually(DPU, second, until=lambda dpu: dpu.status.reason == "Queued")
+        assert waiting.status.install.activated_at is None
+    long_ago = waiting.status.install.started_at - timedelta(hours=5)
+    status = {"install": {"startedAt": long_ago.isoformat()}}
+    await idle.host.merge_patch(waiting, {"status": status}, subresource="status")
+    async with idle.manager():
+        dms.finished.set()
+        for name in names:
+            dpu = await idle.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.REBOOTING)
+            assert dpu.status.install.finished_at is not None
+        assert dpu.status.install.started_at == long_ago
 
 
 async def test_a_deleted_dpu_cancels_its_install(idle: World) -> None:

@@ -18,7 +18,7 @@ from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 from dpf.gnxi.gen import gnoi_os_pb2_grpc as os_grpc
 from dpf.provisioning.dpu import dms
 from dpf.provisioning.dpu.dms import DmsClient, dial
-from dpf.provisioning.dpu.install import Refused, Unreachable
+from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
 from test.unit.dms.fakes import CA, CLIENT
 
 READY = os_pb2.InstallResponse(transfer_ready=os_pb2.TransferReady())
@@ -167,6 +167,8 @@ async def test_an_activation_that_is_refused_in_the_answer_fails() -> None:
     [
         (grpc.StatusCode.UNAVAILABLE, Unreachable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, Unreachable),
+        (grpc.StatusCode.UNKNOWN, Unreachable),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, NoRoom),
         (grpc.StatusCode.FAILED_PRECONDITION, Refused),
         (grpc.StatusCode.UNIMPLEMENTED, Refused),
         (grpc.StatusCode.PERMISSION_DENIED, Refused),

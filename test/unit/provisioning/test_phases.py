@@ -9,7 +9,7 @@ import pytest
 
 from dpf.provisioning.dpu import deleting, effects
 from dpf.provisioning.dpu.install import RebootFailed, Refused, Unreachable
-from dpf.provisioning.dpu.outcome import Outcome
+from dpf.provisioning.dpu.outcome import Outcome, Progress
 from dpf.provisioning.dpu.phases import (
     PHASES,
     dms_deployment,
@@ -287,7 +287,7 @@ def test_an_installation_begins_once_dms_answers() -> None:
 
 
 def test_a_running_installation_is_shown() -> None:
-    job = Outcome(progress="installing image.bfb: 40 %", percent=40)
+    job = Outcome(progress=Progress("installing image.bfb: 40 %", 40))
     step = os_installing.decide(see(installing(), job=job, dms_pod=pod("d1-dms", ready=False)))
     assert held(step) == ("OSInstalled", "Installing")
     assert isinstance(step, Hold)

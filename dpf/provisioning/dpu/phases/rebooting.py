@@ -15,17 +15,22 @@ from collections.abc import Iterable
 
 from dpf.provisioning.dpu import rebootpolicy
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import Refused
+from dpf.provisioning.dpu.install import RebootFailed, Refused
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import dms_deployment
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
 from dpf.provisioning.dpu.waiting import HOST_BACK
 from dpf.runtime.errors import Terminal, Waiting
+from dpf.runtime.log import get_logger
 from dpf.runtime.meta import now
 from dpf_api.dpu import DPU, ConditionType, Phase, Reboot
 
+log = get_logger(__name__)
+
 REBOOTED = ConditionType.REBOOTED
 FAILED = "RebootFailed"
+FOLLOW_AGAIN = 60.0
+"""Seconds until an eye that could not be kept on a reboot is kept again."""
 
 
 def decide(seen: Seen) -> Step:
@@ -86,14 +91,20 @@ def _order(seen: Seen) -> Step:
 def _issued(seen: Seen, left: float) -> Step:
     """The host was told to reboot: an eye is kept on whether DMS can do it, until the host should be back."""
     node, job = seen.dpu.spec.node_name, seen.reboot_job
-    if job is not None and job.error is not None:
+    if job is not None and isinstance(job.error, RebootFailed):
         return fail(REBOOTED, FAILED, f"node {node} could not be rebooted: {job.error}")
     if job is None and left > 0:
         return Act(keep_an_eye, REBOOTED)
-    message = f"waiting for node {node} to come back from its reboot"
+    message = _coming_back(seen)
     if left > 0:
+        if job is not None and job.error is not None:
+            return Act(look_away, REBOOTED)
         return Hold(waits(REBOOTED, "Rebooting", message), after=left)
     return Hold(waits(REBOOTED, "HostDoesNotComeBack", f"{message}; look at its console"))
+
+
+def _coming_back(seen: Seen) -> str:
+    return f"waiting for node {seen.dpu.spec.node_name} to come back from its reboot"
 
 
 def in_the_way(dpu: DPU, siblings: Iterable[DPU]) -> DPU | None:
@@ -145,3 +156,13 @@ async def keep_an_eye(hands: Hands, seen: Seen) -> Changes | None:
     """Begins to ask DMS whether it could carry the reboot out: it has taken the request, and can't call back."""
     hands.card.follow_reboot(seen.dpu, HOST_BACK)
     return None
+
+
+async def look_away(hands: Hands, seen: Seen) -> Changes | None:
+    """Forgets an eye that something else than the reboot has closed; that says nothing about the reboot.
+
+    :raises Waiting: the wait goes on as it is, and an eye is kept again later.
+    """
+    hands.reboots.cancel(seen.dpu.key)
+    log.warning("reboot_not_followed", error=str(seen.reboot_job.error) if seen.reboot_job is not None else "")
+    raise Waiting("Rebooting", _coming_back(seen), retry_after=FOLLOW_AGAIN)
