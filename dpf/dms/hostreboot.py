@@ -46,7 +46,7 @@ class HostReboots:
         if asked is None or asked.over:
             return
         if asked.boot_id and asked.boot_id != await self._card.boot_id():
-            self._store.save(reboot=replace(asked, done=True))
+            self._store.settle(reboot=replace(asked, done=True))
             return
         log.info("host_reboot_resumed", method=asked.method)
         self._start(asked)

@@ -25,13 +25,24 @@ class SlowDms(FakeDms):
         self.begun = asyncio.Event()
         self.finished = asyncio.Event()
         self.flashed: set[str] = set()
+        self.followed = asyncio.Event()
+        """Set once it was asked how far it is for some seconds."""
+        self._asked = 0
 
     async def activate(self, version: str) -> None:
         await super().activate(version)
         self.flashed.add(version)
         self.begun.set()
 
+    def asked_anew(self) -> None:
+        """Counts from here how often it is asked."""
+        self._asked = 0
+        self.followed.clear()
+
     async def report(self) -> Report:
+        self._asked += 1
+        if self._asked >= 6:
+            self.followed.set()
         if self.begun.is_set() and not self.finished.is_set():
             return Report(active=True, outcome="unknown", text="installing: 40 %", percent=40)
         return Report(active=False, outcome="success" if self.finished.is_set() else "unknown", text="")
@@ -96,9 +107,13 @@ async def test_a_dpu_that_waited_for_its_turn_for_hours_has_all_its_time_under_t
         waiting = await idle.eventually(DPU, second, until=lambda dpu: dpu.status.reason == "Queued")
         assert waiting.status.install.activated_at is None
     long_ago = waiting.status.install.started_at - timedelta(hours=5)
-    status = {"install": {"startedAt": long_ago.isoformat()}}
-    await idle.host.merge_patch(waiting, {"status": status}, subresource="status")
+    for name in names:
+        status = {"install": {"startedAt": long_ago.isoformat()}}
+        begun = await idle.host.get(DPU, name, idle.namespace)
+        await idle.host.merge_patch(begun, {"status": status}, subresource="status")
+    dms.asked_anew()
     async with idle.manager():
+        await asyncio.wait_for(dms.followed.wait(), 20)
         dms.finished.set()
         for name in names:
             dpu = await idle.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.REBOOTING)
