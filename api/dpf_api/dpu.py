@@ -106,7 +106,10 @@ class Install(Model):
     """SHA-256 of the bf.cfg that is or was installed with it."""
 
     started_at: Timestamp | None = None
-    """When the card was first asked for it."""
+    """When it was begun. The card is asked in its turn: activatedAt."""
+
+    activated_at: Timestamp | None = None
+    """When the card was asked to activate it, in its turn. Its time, half an hour, runs from here."""
 
     finished_at: Timestamp | None = None
     """When the card reported that it is done."""
@@ -116,6 +119,9 @@ class Install(Model):
 
     join_token_expires_at: Timestamp | None = None
     """Until when the card may join with the token it was given, if that was renewed; left out, a day from startedAt."""
+
+    join_token_deleted: bool = False
+    """Whether the join token is gone from the DPU cluster: the card has joined."""
 
     percent: Annotated[int, Schema(minimum=0, maximum=100)] = 0
     """How far the installation is, as the card reports."""

@@ -57,7 +57,7 @@ KUBECONFIG_KEY: Final = "admin.conf"
 """Key of a kubeconfig in its Secret."""
 
 DMS_PORT: Final = 9339
-"""Port of the first card's DMS on a host; the card's index is added."""
+"""Port of the first card's DMS on a host, IANA's for gNMI and gNOI; the card's index is added."""
 
 REQUESTOR: Final = GROUP
 """Who we are among the requestors of a NodeMaintenance."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import socket
 import sys
@@ -28,6 +29,7 @@ log = get_logger(__name__)
 
 CERTIFICATES = Path("/etc/ssl/certs/server")
 EXEC_TIMEOUT = Seconds(900)
+PCI = re.compile(r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Options:
         Path | None,
         "folder for what was asked of the card, so that a restarted dms goes on; in the image folder if not given",
     ] = None
-    target_pci: Annotated[str, "PCI address of the card, for example 04:00"] = ""
+    target_pci: Annotated[
+        str, "PCI address of the card, for example 0000:04:00; where there is one domain it may be left out"
+    ] = ""
     card: Annotated[
         Literal["rshim", "simulated"], "a BlueField behind rshim, or one that a sandbox's fleet simulates"
     ] = "rshim"
@@ -101,7 +105,9 @@ async def _card(options: Options) -> AsyncIterator[Card]:
             yield card
     else:
         if not options.target_pci and options.rshim_device is None:
-            raise ConfigError("give --target-pci BUS:DEVICE (see lspci -d 15b3:), or --rshim-device")
+            raise ConfigError("give --target-pci DOMAIN:BUS:DEVICE (see lspci -D -d 15b3:), or --rshim-device")
+        if options.target_pci and not PCI.fullmatch(options.target_pci):
+            raise ConfigError(f"--target-pci {options.target_pci!r} is not DOMAIN:BUS:DEVICE, such as 0000:04:00")
         yield RshimCard(options.target_pci, device=options.rshim_device)
 
 

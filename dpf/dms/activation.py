@@ -101,17 +101,22 @@ class Activator:
 
     async def _run(self) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout) as limit:
                 await self._push()
                 await self._follow()
-        except TimeoutError:
-            self._end("passing", f"the card was not done within {self._timeout:g} s; last: {self.seen.message}")
+        except TimeoutError as error:
+            # A disk that does not answer says the same.
+            late = f"the card was not done within {self._timeout or 0:g} s; last: {self.seen.message}"
+            self._end("passing", late if limit.expired() else f"{error.filename or 'the image'}: {error.strerror}")
         except NoSuchVersion as error:
             self._end("failed", str(error))
         except CardError as error:
             self._end("passing" if error.passing else "failed", str(error))
         except OSError as error:
             self._end("passing", f"{error.filename or 'the image'}: {error.strerror}")
+        except Exception as error:
+            log.exception("activation_broken")
+            self._end("passing", f"{type(error).__name__}: {error}")
 
     async def _push(self) -> None:
         """Gives the card image and bf.cfg, unless it has them."""
@@ -148,7 +153,7 @@ class Activator:
     def _end(self, progress: str, message: str) -> None:
         activation = self.current
         if activation is not None:
-            self._store.save(activation=replace(activation, progress=progress, message=message))  # type: ignore[arg-type]
+            self._store.settle(activation=replace(activation, progress=progress, message=message))  # type: ignore[arg-type]
             self._forget(activation)
         log.info("activation_ended", outcome=progress, message=message)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -80,8 +81,11 @@ def firmware_path(part: str) -> Any:
     return gnmi_pb2.Path(elem=elements)
 
 
-def code_of(error: CardError) -> grpc.StatusCode:
-    """The code that tells a client of a card's error."""
+def code_of(error: CardError | OSError) -> grpc.StatusCode:
+    """The code that tells a client of a card's error, or of a disk's: that may pass."""
+    if isinstance(error, OSError):
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        return grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
     return grpc.StatusCode.UNAVAILABLE if error.passing else grpc.StatusCode.FAILED_PRECONDITION
 
 

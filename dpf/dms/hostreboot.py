@@ -46,7 +46,7 @@ class HostReboots:
         if asked is None or asked.over:
             return
         if asked.boot_id and asked.boot_id != await self._card.boot_id():
-            self._store.save(reboot=replace(asked, done=True))
+            self._store.settle(reboot=replace(asked, done=True))
             return
         log.info("host_reboot_resumed", method=asked.method)
         self._start(asked)
@@ -90,7 +90,13 @@ class HostReboots:
             else:
                 await self._card.power_cycle(power, asked.request)
         except CardError as error:
-            self._store.save(reboot=replace(asked, failure=str(error)))
-            log.error("host_reboot_failed", error=str(error))
+            self._failed(asked, str(error))
+        except Exception as error:
+            log.exception("host_reboot_broken")
+            self._failed(asked, f"{type(error).__name__}: {error}")
         else:
-            self._store.save(reboot=replace(asked, done=True))
+            self._store.settle(reboot=replace(asked, done=True))
+
+    def _failed(self, asked: HostReboot, why: str) -> None:
+        self._store.settle(reboot=replace(asked, failure=why))
+        log.error("host_reboot_failed", error=why)

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from dpf.dms.state import part_of, write_whole
 from dpf.gnxi import dms
+from dpf.host import files
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
@@ -61,14 +61,14 @@ class Images:
 
     def write_config(self, version: str, data: bytes) -> None:
         """Stores a bf.cfg; it holds a join token, so nobody else may read it."""
-        write_whole(self.path(version), data)
+        files.put(self.path(version), data, mode=0o600)
 
     def forget(self, version: str, sha256: str) -> None:
         """Removes the bf.cfg with that digest; one that has come in its place stays."""
         path = self.path(version)
-        for left in (path, part_of(path)):
+        for left in (path, files.part_of(path)):
             with suppress(FileNotFoundError):
-                if left == part_of(path) or hashlib.sha256(left.read_bytes()).hexdigest() == sha256:
+                if left == files.part_of(path) or hashlib.sha256(left.read_bytes()).hexdigest() == sha256:
                     left.unlink()
 
     def begin(self, version: str) -> tuple[BinaryIO, Path]:
@@ -83,3 +83,4 @@ class Images:
         os.fsync(file.fileno())
         file.close()
         part.replace(self.path(version))
+        files.sync_folder(self._folder)

@@ -74,7 +74,7 @@ NIC_VERSION = re.compile(r"^FW Version:\s*(\S+)", re.MULTILINE)
 class RshimCard:
     """One BlueField.
 
-    :param pci: bus and device, ``04:00``.
+    :param pci: domain, bus and device, ``0000:04:00``; without its domain, ``04:00``, on a host that has only one.
     :param device: its rshim folder; found by the address if not given.
     """
 
@@ -97,7 +97,7 @@ class RshimCard:
         """
         if self._device is None:
             for candidate in sorted(self._devices.glob("rshim*")):
-                if f"{self._pci}." in await self._misc(candidate, ADVANCED):
+                if shows(await self._misc(candidate, ADVANCED), self._pci):
                     self._device = candidate
                     break
             else:
@@ -242,6 +242,16 @@ class RshimCard:
 
     async def power_cycle(self, power: Power, request: str) -> None:
         await tools.run("ipmitool", "chassis", "power", power)
+
+
+def shows(misc: str, pci: str) -> bool:
+    """Whether an rshim tells that it is the card at an address. Where one of the two leaves the domain out, it does not count.
+
+    :param misc: has the address of the rshim's own function in it: ``DEV_NAME pcie-0000:04:00.2``.
+    """
+    *domain, bus, device = pci.split(":")
+    found = re.search(rf"(?<![0-9a-f:])(?:([0-9a-f]+):)?{bus}:{device}\.", misc, re.IGNORECASE)
+    return found is not None and (not domain or found[1] is None or int(found[1], 16) == int(domain[0], 16))
 
 
 def _open(path: Path) -> FileIO:

@@ -66,6 +66,9 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
         except InstallFailure as failure:
             log.warning("install_refused", kind=Error.Type.Name(failure.kind), detail=failure.detail)
             yield _failed(failure.kind, failure.detail)
+        except OSError as error:
+            log.warning("install_failed", error=str(error))
+            await context.abort(code_of(error), _disk(error, "the image folder"))
 
     async def _install(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         first = await anext(aiter(requests), None)
@@ -85,10 +88,6 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
             take = self._take_config if is_config else self._take_image
             async for response in take(version, size, requests):
                 yield response
-        except OSError as error:
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            kind = Error.TOO_LARGE if full else Error.UNSPECIFIED
-            raise InstallFailure(kind, f"{version}: {error.strerror}") from error
         finally:
             self._installing.discard(version)
         log.info("installed", version=version)
@@ -104,7 +103,7 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
 
     def _check_room(self, version: str, size: int) -> None:
         if (room := self._images.room()) < size:
-            raise InstallFailure(Error.TOO_LARGE, f"{version} has {size} bytes, the image folder room for {room}")
+            raise OSError(errno.ENOSPC, f"{version} has {size} bytes, there is room for {room}")
 
     async def _take_config(self, version: str, size: int, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         data = bytearray()
@@ -134,8 +133,10 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
             self._activator.activate(request.version)
         except NoSuchVersion as error:
             return _not_activated(gnoi_os_pb2.ActivateError.NON_EXISTENT_VERSION, str(error))
-        except (Busy, OSError) as error:
+        except Busy as error:
             return _not_activated(gnoi_os_pb2.ActivateError.UNSPECIFIED, str(error))
+        except OSError as error:
+            await context.abort(code_of(error), _disk(error, "the image or state folder"))
         return gnoi_os_pb2.ActivateResponse(activate_ok=gnoi_os_pb2.ActivateOK())
 
     async def Verify(self, request: Any, context: Context) -> Any:
@@ -169,6 +170,8 @@ class System(gnoi_system_pb2_grpc.SystemServicer):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except CardError as error:
             await context.abort(code_of(error), str(error))
+        except OSError as error:
+            await context.abort(code_of(error), _disk(error, "the state folder"))
         return gnoi_system_pb2.RebootResponse()
 
     async def RebootStatus(self, request: Any, context: Context) -> Any:
@@ -235,6 +238,13 @@ async def _written(file: BinaryIO, requests: AsyncIterator[Any], version: str, s
 def _check_size(version: str, got: int, size: int) -> None:
     if size and got != size:
         raise InstallFailure(Error.INTEGRITY_FAIL, f"{version}: got {got} of {size} bytes")
+
+
+def _disk(error: OSError, where: str) -> str:
+    """What a disk that does not take something says to whoever has to mend it."""
+    full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+    what = f"{error.filename or where}: {error.strerror}"
+    return f"{what}; free space on the volume of {where}" if full else what
 
 
 def _validated(version: str) -> Any:

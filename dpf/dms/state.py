@@ -6,13 +6,13 @@ only the digest.
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 
+from dpf.host import files
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
@@ -95,24 +95,19 @@ class Store:
             return Record()
 
     def save(self, **changes: Activation | HostReboot) -> None:
-        """Changes the record, on disk first."""
+        """Changes the record, on disk first.
+
+        :raises OSError: if the disk does not take it; the record is as before then.
+        """
         record = replace(self.record, **changes)  # type: ignore[arg-type]
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(self._path, orjson.dumps(asdict(record)))
+        files.put(self._path, orjson.dumps(asdict(record)), mode=0o600)
         self.record = record
 
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file that only its owner can read, so that it is there whole or not at all even if the machine goes down."""
-    fresh = part_of(path)
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
-
-
-def part_of(path: Path) -> Path:
-    """Where a file is written before it is under its name."""
-    return path.with_name(f".{path.name}.new")
+    def settle(self, **changes: Activation | HostReboot) -> None:
+        """Changes the record to how something has ended: that is so even if the disk does not take it."""
+        try:
+            self.save(**changes)
+        except OSError as error:
+            log.error("state_not_saved", path=str(self._path), error=error.strerror)
+            self.record = replace(self.record, **changes)  # type: ignore[arg-type]

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-PORT = 9339
-"""The port of the first card of a host; IANA's for gNMI and gNOI."""
-
 MODE_PATH = ("nvidia", "mode", "config", "mode")
 """gNMI path of the card's mode of operation."""
-MODE_DPU = "DPU"
 
 BOOT_TIME_PATH = ("system", "state", "boot-time")
 """gNMI path of the host's boot time, nanoseconds since 1970 (openconfig-system)."""

@@ -20,11 +20,13 @@ R = TypeVar("R")
 
 
 class Job(Generic[R]):
-    """One piece of work. ``progress`` is whatever the work puts there for the reconciler to read."""
+    """One piece of work. ``progress`` is whatever the work puts there for the reconciler to read; ``queued`` says that it waits
+    for others to end, and has not begun."""
 
     def __init__(self, uid: str) -> None:
         self.uid = uid
         self.progress: Any = None
+        self.queued = False
         self.done = False
         self._task: asyncio.Task[None] | None = None
         self._value: R | None = None
@@ -44,7 +46,9 @@ class Job(Generic[R]):
 
     async def perform(self, slots: asyncio.Semaphore, work: Callable[[Job[R]], Awaitable[R]]) -> None:
         """Does the work in its turn and keeps the outcome, error or value."""
+        self.queued = slots.locked()
         async with slots:
+            self.queued = False
             try:
                 self._value = await work(self)
             except asyncio.CancelledError as error:
@@ -70,6 +74,11 @@ class Jobs(Generic[R]):
     def bind(self, controller: Controller[Any]) -> None:
         """The controller to wake when a job ends."""
         self._controller = controller
+
+    @property
+    def full(self) -> bool:
+        """Whether a job that is started now has to wait for another to end."""
+        return self._slots.locked()
 
     async def run(self) -> None:
         """Holds the jobs; cancelling it cancels them."""
@@ -97,6 +106,7 @@ class Jobs(Generic[R]):
             raise RuntimeError("jobs were started before their manager ran them")
         self.cancel(key)
         job = self._jobs[key] = Job(uid)
+        job.queued = self.full
         perform = self._perform(key, job, work, set(self._tasks[key]))
         task = job._task = self._group.create_task(perform, name=f"job {key}")  # noqa: SLF001
         self._tasks[key].add(task)

@@ -24,7 +24,7 @@ from dpf.provisioning.admission.register import webhooks
 from dpf.provisioning.bfb.file import file_of
 from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, indexes, nodeeffect, nodelabels, rebootpolicy, story
-from dpf.provisioning.dpu.hands import Outcome
+from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpu.phases import PHASES
 from dpf.provisioning.dpucluster import allocator
 from dpf.provisioning.dpucluster.controller import judge

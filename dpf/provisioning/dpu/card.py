@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-from dpf.provisioning.dpu import dmspod
+from dpf.provisioning.dpu import dmspod, rebootpolicy
 from dpf.provisioning.dpu.certificates import Certificates
-from dpf.provisioning.dpu.install import BUDGET, Dms, InstallFailed, Order, Unreachable, follow_reboot, perform
+from dpf.provisioning.dpu.install import Dms, Order, Refused, Unreachable, follow_reboot, perform
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.certs import KeyPair
 from dpf.runtime.cluster import Cluster
@@ -19,7 +19,6 @@ from dpf.runtime.errors import Waiting
 from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.k8s import Node, Pod
 from dpf.runtime.log import get_logger
-from dpf.runtime.meta import now
 from dpf_api import names
 from dpf_api.dpu import DPU, Firmware
 
@@ -64,17 +63,16 @@ class DmsCard:
         version = seen.bfb.spec.file_name or names.bfb_file(seen.bfb.namespace, seen.bfb.name)
         return Order(seen.dpu.name, version, self._bfb_dir / version, await self._configure(seen, attempt))
 
-    def start(self, dpu: DPU, order: Order, since: datetime) -> None:
-        """Begins to flash the card."""
-        left = max(1.0, BUDGET - (now() - since).total_seconds())
+    def start(self, dpu: DPU, order: Order, activated: datetime | None) -> None:
+        """Begins to flash the card, or goes on with it."""
 
         async def work(job: Job[Firmware | None]) -> Firmware | None:
             try:
-                firmware = await perform(job, order, lambda: self._connect(dpu), seconds=left)
-            except InstallFailed:
-                self._forget(order)
+                firmware = await perform(job, order, lambda: self._connect(dpu), activated)
+            except Refused:
+                await self._forget(order)
                 raise
-            self._forget(order)
+            await self._forget(order)
             return firmware
 
         self._jobs.start(dpu.key, dpu.uid, work)
@@ -85,17 +83,17 @@ class DmsCard:
         :raises DpfError: if DMS does not take it.
         """
         async with self._connect(seen.dpu) as dms:
-            await dms.reboot(policy, rebooting.request_id(seen.dpu))
+            await dms.reboot(policy, rebootpolicy.request_id(seen.dpu))
 
     def follow_reboot(self, dpu: DPU, seconds: float) -> None:
         """Begins to ask whether the reboot failed."""
         self._reboots.start(dpu.key, dpu.uid, lambda _: follow_reboot(lambda: self._connect(dpu), seconds=seconds))
 
-    def _forget(self, order: Order) -> None:
+    async def _forget(self, order: Order) -> None:
         """Removes the configuration from the volume, where a DMS may have left it: it holds a join token."""
         path = self._bfb_dir / order.config_name
         try:
-            path.unlink(missing_ok=True)
+            await asyncio.to_thread(path.unlink, missing_ok=True)
         except OSError as error:
             log.warning("bfcfg_not_removed", path=str(path), error=error.strerror)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import defaultdict
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -44,7 +45,8 @@ class Certificates:
         self._source = source
         self._authorities: dict[str, SmallCA] = {}
         self._clients: dict[str, KeyPair] = {}
-        self._lock = asyncio.Lock()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """By namespace: what is missing is made once, and nobody waits who has what he needs."""
 
     async def ensure_server(self, dpu: DPU, node: Node) -> DMSCertificate:
         """Gives the DPU's server a fresh certificate for the host's address, and tells what the status should keep of it.
@@ -87,11 +89,18 @@ class Certificates:
 
         :raises Waiting: if it comes from cert-manager and is not there yet.
         """
-        async with self._lock:
-            pair = self._clients.get(namespace)
-            if pair is None or now() >= renew_at(pair.cert):
+        if (pair := self._present(namespace)) is not None:
+            return pair
+        async with self._locks[namespace]:
+            pair = self._present(namespace)
+            if pair is None:
                 pair = self._clients[namespace] = await self._read_client(namespace)
             return pair
+
+    def _present(self, namespace: str) -> KeyPair | None:
+        """The client's pair, if it is at hand and need not be made anew yet."""
+        pair = self._clients.get(namespace)
+        return pair if pair is not None and now() < renew_at(pair.cert) else None
 
     async def _read_client(self, namespace: str) -> KeyPair:
         secret: Secret | None
@@ -125,7 +134,10 @@ class Certificates:
             return
 
     async def _authority(self, namespace: str) -> SmallCA:
-        async with self._lock:
+        authority = self._authorities.get(namespace)
+        if authority is not None and not authority.due:
+            return authority
+        async with self._locks[namespace]:
             return await self._unlocked_authority(namespace)
 
     async def _unlocked_authority(self, namespace: str) -> SmallCA:

@@ -9,11 +9,11 @@ the same name keeps its Nodes.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import suppress
 
 from dpf.provisioning import leftnodes
-from dpf.provisioning.bfcfg import join
-from dpf.provisioning.dpu import effects
+from dpf.provisioning.dpu import effects, jointoken
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Hold, waits
@@ -77,8 +77,10 @@ async def take_back(hands: Hands, seen: Seen) -> str:
     hands.reboots.cancel(dpu.key)
     if effects.to_undo(seen):
         await effects.undo(hands, seen)
-    with suppress(FileNotFoundError):
-        (hands.settings.bfb_dir / names.bfcfg_file(dpu.name)).unlink()
+    if seen.install.started_at is not None:
+        # Only then: before, a file of that name is a namesake's in another namespace.
+        path = hands.settings.bfb_dir / names.bfcfg_file(dpu.name)
+        await asyncio.to_thread(path.unlink, missing_ok=True)
     for pod in (seen.dms_pod, seen.hostnetwork_pod):
         if pod is not None and not pod.deleting:
             await hands.client.delete(pod)
@@ -146,8 +148,7 @@ async def _remove_token(hands: Hands, dpu: DPU) -> None:
         return
     # One that can't be removed now goes with the Node that is left, or ends by itself.
     with suppress(ClusterUnavailable, ApiError):
-        remote = hands.remotes.get(Key(reference.namespace, reference.name))
-        await join.delete_token(remote.client, join.token_id(dpu.uid, install.attempt))
+        await jointoken.take_away(hands, dpu, install.attempt)
 
 
 async def _remove_node(hands: Hands, seen: Seen) -> None:

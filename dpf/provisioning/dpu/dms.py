@@ -1,8 +1,8 @@
 """The manager's side of DMS: gNMI and gNOI over mutual TLS, one connection per piece of work.
 
-Every call has a deadline, a transfer one on silence. What gRPC or gNOI answers becomes one of two errors: after
-:class:`Unreachable` another try may do better, after :class:`InstallFailed` it won't. gRPC is imported when the first
-connection is opened: an idle manager need not carry it.
+Every call has a deadline, a transfer one on silence. What gRPC or gNOI answers becomes one of three errors: after
+:class:`Unreachable` another try may do better, after :class:`NoRoom` once somebody has made some, after :class:`Refused` it
+won't. gRPC is imported when the first connection is opened: an idle manager need not carry it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpf.gnxi import dms as wire
-from dpf.provisioning.dpu.install import InstallFailed, Report, Unreachable
+from dpf.provisioning.dpu.install import NoRoom, Refused, Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.runtime.certs import KeyPair
 from dpf_api.dpu import Firmware
@@ -29,8 +29,11 @@ SILENCE = 60.0
 """Seconds without a message, either way, that end a transfer."""
 TOOL_TIMEOUT = 60.0
 """Seconds for a call that makes DMS run the firmware's tools."""
-PASSING = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "RESOURCE_EXHAUSTED", "CANCELLED", "INTERNAL"}
-"""gRPC codes after which the same call may succeed; INTERNAL is what gRPC makes of a stream that breaks under it."""
+PASSING = {"UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED", "CANCELLED", "INTERNAL", "UNKNOWN"}
+"""gRPC codes after which the same call may succeed; INTERNAL is what gRPC makes of a stream that breaks under it, UNKNOWN of a
+server's exception that it does not handle."""
+NO_ROOM = "RESOURCE_EXHAUSTED"
+"""gRPC code of a DMS whose volume is full."""
 PASSING_INSTALL = {"INSTALL_IN_PROGRESS"}
 _PERCENT = re.compile(r"(\d+) ?%")
 
@@ -48,7 +51,7 @@ async def dial(address: str, pair: KeyPair) -> AsyncIterator[DmsClient]:
 
 
 class DmsClient:
-    """The calls that provisioning makes. Each raises :class:`Unreachable` or :class:`InstallFailed`."""
+    """The calls that provisioning makes. Each raises :class:`Unreachable`, :class:`NoRoom` or :class:`Refused`."""
 
     def __init__(self, channel: grpc.aio.Channel, address: str) -> None:
         from gnmi_pb import gnmi_pb2_grpc
@@ -100,7 +103,7 @@ class DmsClient:
         answer = await self._call(self._os.Activate, os_pb2.ActivateRequest(version=version))
         if answer.WhichOneof("response") == "activate_error":
             error = answer.activate_error
-            raise InstallFailed(f"{os_pb2.ActivateError.Type.Name(error.type)}: {error.detail}")
+            raise Refused(f"{os_pb2.ActivateError.Type.Name(error.type)}: {error.detail}")
 
     async def report(self) -> Report:
         """How the card stands."""
@@ -170,7 +173,7 @@ class DmsClient:
     async def _answer(self, stream: Any, version: str) -> str:
         """What kind of answer the next one is.
 
-        :raises InstallFailed: if it is an error, or another version than was sent is there.
+        :raises Refused: if it is an error, or another version than was sent is there.
         :raises Unreachable: if the stream ends before, or the error passes.
         """
         from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
@@ -182,10 +185,10 @@ class DmsClient:
         kind: str = answer.WhichOneof("response") or ""
         if kind == "install_error":
             name = os_pb2.InstallError.Type.Name(answer.install_error.type)
-            error = Unreachable if name in PASSING_INSTALL else InstallFailed
+            error = Unreachable if name in PASSING_INSTALL else Refused
             raise error(f"{name}: {answer.install_error.detail}")
         if kind == "validated" and answer.validated.version != version:
-            raise InstallFailed(f"DMS validated {answer.validated.version!r} where {version!r} was sent")
+            raise Refused(f"DMS validated {answer.validated.version!r} where {version!r} was sent")
         return kind
 
     async def _transfer(self, stream: Any, version: str, content: Path | bytes, heard: Callable[[], None]) -> None:
@@ -221,10 +224,12 @@ class DmsClient:
                 await stream.write(os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
                 await stream.done_writing()
 
-    def _error(self, error: grpc.aio.AioRpcError) -> Unreachable | InstallFailed:
+    def _error(self, error: grpc.aio.AioRpcError) -> Unreachable | NoRoom | Refused:
         code = error.code().name
         text = f"DMS at {self._address}: {code}: {error.details()}"
-        return Unreachable(text) if code in PASSING else InstallFailed(text)
+        if code == NO_ROOM:
+            return NoRoom(text)
+        return Unreachable(text) if code in PASSING else Refused(text)
 
 
 async def _chunks(content: Path | bytes) -> AsyncGenerator[bytes, None]:

@@ -22,8 +22,9 @@ PREFLIGHT = """
 for dev in /dev/rshim*; do
   [ -e "$dev/misc" ] || continue
   echo "DISPLAY_LEVEL 1" > "$dev/misc"
-  if grep -q "$PCI_ADDRESS" "$dev/misc"; then
-    echo "rshim of the host holds card $PCI_ADDRESS: remove the rshim package from the host" > /dev/termination-log
+  # It says pcie-0000:04:00.2; a driver may leave the domain out.
+  if grep -Eqi "(^|[^0-9a-f:])($PCI_DOMAIN:)?$PCI_ADDRESS\\." "$dev/misc"; then
+    echo "rshim of the host holds card $PCI_DOMAIN:$PCI_ADDRESS: remove the rshim package from the host" > /dev/termination-log
     exit 1
   fi
 done
@@ -48,8 +49,8 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
     :param port: of the server on the host; cards of one host have one each.
     :raises Waiting: if the DPU does not say where its card is.
     """
-    address = pci_address(dpu)
-    pci = [{"name": "PCI_ADDRESS", "value": address}, {"name": "PCI_DOMAIN", "value": pci_domain(dpu)}]
+    address, domain = pci_address(dpu), pci_domain(dpu)
+    pci = [{"name": "PCI_ADDRESS", "value": address}, {"name": "PCI_DOMAIN", "value": domain}]
     return podparts.on_host(
         dpu,
         names.dms_pod(dpu.name),
@@ -64,7 +65,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
                 image=settings.dms_image,
                 image_pull_policy="IfNotPresent",
                 command=["dms"],
-                args=arguments(address, settings, port),
+                args=arguments(f"{domain}:{address}", settings, port),
                 ports=[ContainerPort(container_port=port)],
                 readiness_probe={"tcpSocket": {"host": LOCAL, "port": port}, "periodSeconds": 5},
                 security_context=podparts.PRIVILEGED,

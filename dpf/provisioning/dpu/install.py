@@ -6,7 +6,8 @@ is no Verify: that a card runs what it was given, not what its boot loader fell 
 Every call may be made again: a manager that takes over, or a connection that breaks, begins at the top, and DMS does nothing
 twice for the same image and configuration.
 
-An answer that the card failed is final (:class:`InstallFailed`); no answer is not: DMS restarts, hosts reboot, networks heal.
+An answer that the card failed is final (:class:`Refused`); no answer is not: DMS restarts, hosts reboot, networks heal. But who
+does not answer for a while lets others go first: the job ends (:class:`Unreachable`), and is begun anew in its turn.
 """
 
 from __future__ import annotations
@@ -15,22 +16,30 @@ import asyncio
 import hashlib
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.outcome import Progress
 from dpf.provisioning.dpu.rebootpolicy import Policy
-from dpf.runtime.errors import DpfError
+from dpf.runtime.errors import ApiError, DpfError, Waiting
 from dpf.runtime.jobs import Job
 from dpf.runtime.log import get_logger
-from dpf_api.dpu import DPU, Firmware
+from dpf.runtime.meta import now
+from dpf_api import names
+from dpf_api.dpu import Firmware
 
 log = get_logger(__name__)
 
 BUDGET = 1800.0
-"""Seconds from the first request until a card must be done."""
+"""Seconds in which a card must be done: handing over and activation together, or if another job asked for the activation, from
+then."""
+AT_LEAST = 60.0
+"""Seconds that a card which is found at work has at least to say how it ended."""
+PATIENCE = 60.0
+"""Seconds of nothing but silence and passing errors after which a card's turn ends: others wait for it. Twice what DMS takes to
+start anew, so a restart of it ends no turn."""
 POLL = (0.1, 3.0)
 """Seconds between questions how far a card is: at first, and at most. A card can't call back."""
 RECONNECT = (0.2, 10.0)
@@ -41,8 +50,8 @@ RETRIES = 3
 MODE = "DPU"
 
 
-class InstallFailed(DpfError):
-    """The card or DMS says that it can't be done."""
+class Refused(DpfError):
+    """The card or its DMS says that what was asked of it can't be done."""
 
 
 class RebootFailed(DpfError):
@@ -51,6 +60,10 @@ class RebootFailed(DpfError):
 
 class Unreachable(DpfError):
     """DMS does not answer; it may in a moment."""
+
+
+class NoRoom(DpfError):
+    """DMS has no room for what it was given; it takes somebody to make some."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +93,12 @@ class Order:
 
     @property
     def config_name(self) -> str:
-        return f"{self.dpu}.cfg"
+        """Its file name on the shared volume."""
+        return names.bfcfg_file(self.dpu)
 
 
 class Dms(Protocol):
-    """A connection to one card's DMS. Every call raises :class:`Unreachable` or :class:`InstallFailed`."""
+    """A connection to one card's DMS. Every call raises :class:`Unreachable`, :class:`NoRoom` or :class:`Refused`."""
 
     async def set_mode(self, mode: str) -> None: ...
     async def install(self, version: str, content: Path | bytes) -> None: ...
@@ -95,22 +109,6 @@ class Dms(Protocol):
     async def reboot_failure(self) -> str: ...
 
 
-class Card(Protocol):
-    """The way to a DPU's card."""
-
-    async def prepare(self, seen: Seen, attempt: int) -> Order:
-        """Makes the order: renders the configuration, with a join command for the DPU's cluster."""
-
-    def start(self, dpu: DPU, order: Order, since: datetime) -> None:
-        """Begins the installation as a job; its budget runs since the card was first asked."""
-
-    async def reboot(self, seen: Seen, policy: Policy) -> None:
-        """Asks for the reboot that is on record."""
-
-    def follow_reboot(self, dpu: DPU, seconds: float) -> None:
-        """Begins to ask whether the reboot failed, for so long at most, as a job that ends with :class:`RebootFailed` then."""
-
-
 class Connect(Protocol):
     """Opens a connection to the DPU's DMS, wherever that is now."""
 
@@ -118,36 +116,26 @@ class Connect(Protocol):
 
 
 async def perform(
-    job: Job[Firmware | None], order: Order, connect: Connect, *, seconds: float = BUDGET
+    job: Job[Firmware | None], order: Order, connect: Connect, activated: datetime | None = None
 ) -> Firmware | None:
     """Flashes the card and returns the versions of its firmware, if it tells them.
 
-    :param seconds: how long it may take.
-    :raises InstallFailed: if the card can't be flashed, or not in time.
+    :param activated: when the card was asked to activate the order, if it was before.
+    :raises Refused: if the card can't be flashed, or not in time.
+    :raises Unreachable: if nothing but errors was heard for :data:`PATIENCE`; it may go on where it is, and be asked again.
+    :raises NoRoom: if the volume can't take what the card needs.
     :raises OSError: if the image can't be read.
     """
-    said, firmware = "", None
     try:
-        async with asyncio.timeout(seconds) as limit:
-            for pause in _pauses(RECONNECT):
-                try:
-                    async with connect() as dms:
-                        await _install(job, order, dms)
-                        limit.reschedule(None)
-                        firmware = await _firmware(dms)
-                    break
-                except Unreachable as error:
-                    if str(error) != said:
-                        said = str(error)
-                        log.warning("dms_unreachable", error=said)
-                    _tell(job, f"DMS does not answer, trying again: {error}")
-                await asyncio.sleep(pause)
+        async with asyncio.timeout(BUDGET) as limit:
+            return await _Flash(job, order, limit, activated).through(connect)
     except TimeoutError:
         if not limit.expired():
             raise
-        last, _ = job.progress or ("nothing was heard of it", 0)
-        raise InstallFailed(f"the card was not done within {BUDGET / 60:g} min: {last}") from None
-    return firmware
+        last = job.progress.text if job.progress is not None else ""
+        raise Refused(
+            f"the card was not done within {BUDGET / 60:g} min: {last or 'nothing was heard of it'}"
+        ) from None
 
 
 async def follow_reboot(connect: Connect, *, seconds: float) -> None:
@@ -155,61 +143,121 @@ async def follow_reboot(connect: Connect, *, seconds: float) -> None:
 
     :raises RebootFailed: once DMS says so, and why.
     """
-    with suppress(
-        TimeoutError, InstallFailed
-    ):  # A DMS that does not know the question refuses it: then nobody knows more.
+    # A DMS that does not know the question refuses it: then nobody knows more.
+    with suppress(TimeoutError, Refused):
         async with asyncio.timeout(seconds):
             for pause in _pauses(FOLLOW):
                 await asyncio.sleep(pause)
-                with suppress(Unreachable):
+                # A host that goes down, or an API server that has a hiccup, says nothing about the reboot.
+                with suppress(Unreachable, NoRoom, Waiting, ApiError):
                     async with connect() as dms:
                         if failure := await dms.reboot_failure():
                             raise RebootFailed(failure)
 
 
-async def _install(job: Job[Firmware | None], order: Order, dms: Dms) -> None:
-    if (before := await dms.report()).active:
-        await _settled(job, dms, before)
-    await dms.set_mode(MODE)
-    _tell(job, f"handing over {order.version}")
-    await dms.install(order.version, order.image)
-    for _ in range(RETRIES):
-        # Each time: DMS keeps it no longer than the card needs it.
-        await dms.install(order.config_name, order.config)
-        log.info("card_activate", version=order.version, config_sha256=order.sha256)
-        await dms.activate(f"{order.version};{order.config_name}")
-        report = await _settled(job, dms, await dms.report())
-        if report.outcome == "success":
-            return
-        if report.outcome != "retriable":
-            raise InstallFailed(report.text or f"the card reports {report.outcome}")
-        _tell(job, f"trying again: {report.text}")
-    raise InstallFailed(f"the card failed {RETRIES} times: {report.text}")
+class _Flash:
+    """One flash, over as many connections as it takes.
+
+    :param limit: ends it; begins with all of :data:`BUDGET`.
+    """
+
+    def __init__(
+        self, job: Job[Firmware | None], order: Order, limit: asyncio.Timeout, activated: datetime | None
+    ) -> None:
+        self._job = job
+        self._order = order
+        self._limit = limit
+        self._lost_since: float | None = None
+        self._job.progress = Progress(activated_at=activated)
+
+    async def through(self, connect: Connect) -> Firmware | None:
+        """Connects until it is done; see :func:`perform`."""
+        for pause in _pauses(RECONNECT):
+            try:
+                async with connect() as dms:
+                    await self._install(dms)
+                    self._limit.reschedule(None)
+                    return await _firmware(dms)
+            except Unreachable as error:
+                self._lost(error)
+            await asyncio.sleep(pause)
+        raise AssertionError("pauses do not end")
+
+    async def _install(self, dms: Dms) -> None:
+        order = self._order
+        if (before := await dms.report()).active:
+            self._ends_in_time()
+            await self._settled(dms, before)
+        else:
+            # Whatever was asked of it has ended: what is asked now has time of its own.
+            self._tell(activated_at=None)
+        await dms.set_mode(MODE)
+        self._tell(text=f"handing over {order.version}")
+        await dms.install(order.version, order.image)
+        self._lost_since = None
+        for _ in range(RETRIES):
+            # Each time: DMS keeps it no longer than the card needs it.
+            await dms.install(order.config_name, order.config)
+            log.info("card_activate", version=order.version, config_sha256=order.sha256)
+            await dms.activate(f"{order.version};{order.config_name}")
+            self._tell(activated_at=self._progress.activated_at or now().replace(microsecond=0))
+            report = await self._settled(dms, await dms.report())
+            if report.outcome == "success":
+                return
+            if report.outcome != "retriable":
+                raise Refused(report.text or f"the card reports {report.outcome}")
+            self._tell(text=f"trying again: {report.text}")
+        raise Refused(f"the card failed {RETRIES} times: {report.text}")
+
+    async def _settled(self, dms: Dms, report: Report) -> Report:
+        """The first report in which the card is not at work."""
+        for pause in _pauses(POLL):
+            self._lost_since = None
+            if not report.active:
+                break
+            self._tell(text=report.text, percent=report.percent)
+            await asyncio.sleep(pause)
+            report = await dms.report()
+        return report
+
+    def _ends_in_time(self) -> None:
+        """Lets the time run from when the card was asked for what it is at: neither a restart nor a lost connection adds to it."""
+        activated = self._progress.activated_at
+        if activated is not None:
+            left = max(AT_LEAST, BUDGET - (now() - activated).total_seconds())
+            ends = asyncio.get_running_loop().time() + left
+            self._limit.reschedule(min(ends, self._limit.when() or ends))
+
+    def _lost(self, error: Unreachable) -> None:
+        """Notes that DMS did not answer, or only with errors that pass.
+
+        :raises Unreachable: if that has been so for too long: another card may have the turn.
+        """
+        text = f"DMS does not answer, it is tried again: {error}"
+        if not self._progress.lost or text != self._progress.text:
+            log.warning("dms_unreachable", error=str(error))
+        self._tell(text=text, lost=True)
+        time = asyncio.get_running_loop().time()
+        self._lost_since = time if self._lost_since is None else self._lost_since
+        if time - self._lost_since >= PATIENCE:
+            raise Unreachable(text) from error
+
+    @property
+    def _progress(self) -> Progress:
+        progress: Progress = self._job.progress
+        return progress
+
+    def _tell(self, *, lost: bool = False, **changes: Any) -> None:
+        self._job.progress = replace(self._progress, lost=lost, **changes)
 
 
 async def _firmware(dms: Dms) -> Firmware | None:
     """The versions; None if they can't be had, which is no reason to call a flash failed."""
     try:
         return await dms.firmware()
-    except (Unreachable, InstallFailed) as error:
+    except (Unreachable, NoRoom, Refused) as error:
         log.info("firmware_not_told", error=str(error))
         return None
-
-
-async def _settled(job: Job[Firmware | None], dms: Dms, report: Report) -> Report:
-    """The first report in which the card is not at work."""
-    for pause in _pauses(POLL):
-        if not report.active:
-            break
-        _tell(job, report.text, report.percent)
-        await asyncio.sleep(pause)
-        report = await dms.report()
-    return report
-
-
-def _tell(job: Job[Firmware | None], text: str, percent: int | None = None) -> None:
-    _, before = job.progress or ("", 0)
-    job.progress = (text, before if percent is None else percent)
 
 
 def _pauses(bounds: tuple[float, float]) -> Iterator[float]:

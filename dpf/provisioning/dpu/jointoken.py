@@ -17,7 +17,7 @@ from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Changes, Hold, Step, fail
 from dpf.runtime.errors import Terminal
 from dpf.runtime.meta import Key
-from dpf_api.dpu import ConditionType
+from dpf_api.dpu import DPU, ConditionType
 
 EXPIRED = "JoinTokenExpired"
 MARGIN = timedelta(hours=8)
@@ -69,8 +69,20 @@ async def renew(hands: Hands, seen: Seen) -> Changes | None:
     return {"install": seen.install.model_copy(update={"join_token_expires_at": until})}
 
 
+async def take_away(hands: Hands, dpu: DPU, attempt: int) -> None:
+    """Removes the token of an attempt: who has it could join the cluster; that it is gone already is fine.
+
+    :raises ClusterUnavailable: if the cluster can't be reached.
+    """
+    reference = dpu.spec.cluster
+    remote = hands.remotes.get(Key(reference.namespace, reference.name))
+    await join.delete_token(remote.client, join.token_id(dpu.uid, attempt))
+
+
 def _joined(seen: Seen) -> bool:
     """Whether the card needs its token no more; a Node that is left of an earlier life of the card does not count."""
+    if seen.install.join_token_deleted:
+        return True
     node, started = seen.dpu_node, seen.install.started_at
     made = node.metadata.creation_timestamp if node is not None else None
     return node is not None and (node.ready or started is None or (made is not None and made >= started))

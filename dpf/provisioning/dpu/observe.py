@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from dpf.provisioning.dpu import indexes
-from dpf.provisioning.dpu.hands import Outcome
+from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpuset.select import index_of
 from dpf.provisioning.settings import Settings
 from dpf.runtime import conditions
@@ -39,6 +39,7 @@ class Seen:
     :param networks: the host network pods of those that have one, by the DPU's uid.
     :param config: the settings of the whole system: of several the oldest.
     :param ignored: the other ones.
+    :param full: whether an installation that is begun now has to wait for its turn.
     :param job: the installation of the card, if one was begun by this process.
     :param reboot_job: the eye kept on the host's reboot, likewise.
     """
@@ -59,6 +60,7 @@ class Seen:
     networks: Mapping[str, Pod] = field(default_factory=dict)
     config: DPFOperatorConfig | None = None
     ignored: tuple[DPFOperatorConfig, ...] = ()
+    full: bool = False
     job: Outcome | None = None
     reboot_job: Outcome | None = None
 
@@ -168,6 +170,7 @@ class Observer:
             networks={uid: pod for uid, pod in networks.items() if pod is not None},
             config=configs[0] if configs else None,
             ignored=tuple(configs[1:]),
+            full=self._jobs.full,
             job=Outcome.of(self._jobs.get(dpu.key, dpu.uid)),
             reboot_job=Outcome.of(self._reboots.get(dpu.key, dpu.uid)),
         )

@@ -77,6 +77,11 @@ def power_cycle_required(dpu: DPU, flavor: DPUFlavor | None) -> bool:
         return False
 
 
+def request_id(dpu: DPU) -> str:
+    """Of the reboot that follows the DPU's installation: another boot id makes it another request."""
+    return f"{dpu.uid}/{dpu.status.install.boot_id if dpu.status.install is not None else ''}"
+
+
 def authorised(dpu: DPU) -> bool:
     """Whether the host may be rebooted without asking: either the drain or the DPU itself allows it. To forbid it, both must."""
     drain = dpu.spec.node_effect.drain

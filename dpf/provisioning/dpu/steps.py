@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.observe import Seen
 from dpf.runtime import conditions
 from dpf.runtime.meta import Condition
 from dpf_api.dpu import ConditionType, Phase
-
-if TYPE_CHECKING:
-    from dpf.provisioning.dpu.hands import Hands
-    from dpf.provisioning.dpu.observe import Seen
 
 Changes = Mapping[str, Any]
 """Fields of a DPU's status to their new values."""
@@ -33,7 +31,7 @@ class Remember:
     then: Callable[[], None] = _nothing
 
 
-Action = Callable[["Hands", "Seen"], Awaitable[Changes | Remember | None]]
+Action = Callable[[Hands, Seen], Awaitable[Changes | Remember | None]]
 """Does one thing to the world; returns what the status should keep of it."""
 
 

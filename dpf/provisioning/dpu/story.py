@@ -64,6 +64,7 @@ ATTENTION = frozenset(
         "OtherDPUOverdue",
         "PCIAddressMissing",
         "PodsDoNotEnd",
+        "VolumeFull",
         "WaitingForManualPowerCycleOrReboot",
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dpf.provisioning.dpu.install import InstallFailed
+from dpf.provisioning.dpu.install import Refused
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import NotFound
 from dpf.runtime.k8s import Node, Pod, Secret
@@ -193,7 +193,7 @@ async def test_a_failed_card_is_tried_again_by_annotation_as_a_new_attempt(world
     node = await world.node()
     await world.bfb()
     await world.cluster()
-    world.dms.error = InstallFailed("write error")
+    world.dms.error = Refused("write error")
     name = (await world.create_dpu(nodeEffect={"taint": {"key": "k", "value": "v", "effect": "NoSchedule"}})).name
     await world.pod_ready(f"{name}-dms")
     dpu = await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.ERROR)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import pytest
 
-from dpf.provisioning.dpu.install import InstallFailed, Report
+from dpf.provisioning.dpu.install import Refused, Report
 from dpf.runtime.client import Client
 from dpf.runtime.k8s import Node
 from dpf.runtime.testing import eventually_gone
 from dpf_api.dpu import DPU, Phase
 from test.integration.conftest import Planes
-from test.integration.provisioning.conftest import FakeDms, World
+from test.integration.provisioning.conftest import PCI, FakeDms, World
 
 
 class SlowDms(FakeDms):
@@ -24,13 +25,24 @@ class SlowDms(FakeDms):
         self.begun = asyncio.Event()
         self.finished = asyncio.Event()
         self.flashed: set[str] = set()
+        self.followed = asyncio.Event()
+        """Set once it was asked how far it is for some seconds."""
+        self._asked = 0
 
     async def activate(self, version: str) -> None:
         await super().activate(version)
         self.flashed.add(version)
         self.begun.set()
 
+    def asked_anew(self) -> None:
+        """Counts from here how often it is asked."""
+        self._asked = 0
+        self.followed.clear()
+
     async def report(self) -> Report:
+        self._asked += 1
+        if self._asked >= 6:
+            self.followed.set()
         if self.begun.is_set() and not self.finished.is_set():
             return Report(active=True, outcome="unknown", text="installing: 40 %", percent=40)
         return Report(active=False, outcome="success" if self.finished.is_set() else "unknown", text="")
@@ -78,6 +90,37 @@ async def test_a_manager_that_takes_over_goes_on_with_the_same_installation(idle
     assert dms.count("reboot") == 1
 
 
+async def test_a_dpu_that_waited_for_its_turn_for_hours_has_all_its_time_under_the_next_manager(idle: World) -> None:
+    dms = idle.dms
+    assert isinstance(dms, SlowDms)
+    idle.settings["installs"] = 1
+    await idle.node()
+    await idle.bfb()
+    names = []
+    async with idle.manager():
+        await idle.cluster()
+        for name, pci in (("d1", PCI), ("d2", "0000-05-00")):
+            names.append((await idle.create_dpu(name, pci=pci)).name)
+            await idle.pod_ready(f"{names[-1]}-dms")
+            await idle.eventually(DPU, names[-1], until=lambda dpu: dpu.status.install is not None)
+        _, second = names
+        waiting = await idle.eventually(DPU, second, until=lambda dpu: dpu.status.reason == "Queued")
+        assert waiting.status.install.activated_at is None
+    long_ago = waiting.status.install.started_at - timedelta(hours=5)
+    for name in names:
+        status = {"install": {"startedAt": long_ago.isoformat()}}
+        begun = await idle.host.get(DPU, name, idle.namespace)
+        await idle.host.merge_patch(begun, {"status": status}, subresource="status")
+    dms.asked_anew()
+    async with idle.manager():
+        await asyncio.wait_for(dms.followed.wait(), 20)
+        dms.finished.set()
+        for name in names:
+            dpu = await idle.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.REBOOTING)
+            assert dpu.status.install.finished_at is not None
+        assert dpu.status.install.started_at == long_ago
+
+
 async def test_a_deleted_dpu_cancels_its_install(idle: World) -> None:
     dms = idle.dms
     assert isinstance(dms, SlowDms)
@@ -94,7 +137,7 @@ async def test_a_deleted_dpu_cancels_its_install(idle: World) -> None:
 
 
 async def test_an_installation_that_fails_is_an_error_that_says_why(idle: World) -> None:
-    idle.dms.error = InstallFailed("the card refuses its mode")
+    idle.dms.error = Refused("the card refuses its mode")
     await idle.node()
     await idle.bfb()
     async with idle.manager():

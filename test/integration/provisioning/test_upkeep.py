@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dpf.provisioning.dpu.install import InstallFailed
+from dpf.provisioning.dpu.install import Refused
 from dpf.runtime.conditions import is_true
 from dpf.runtime.k8s import Event, Node, Pod
 from dpf.runtime.testing import eventually_gone
@@ -142,7 +142,7 @@ class LeavingDms(FakeDms):
         self.calls.append(("set_mode", mode))
 
 
-@pytest.mark.parametrize("error", [None, InstallFailed("write error")], ids=["done", "failed"])
+@pytest.mark.parametrize("error", [None, Refused("write error")], ids=["done", "failed"])
 async def test_no_bfcfg_is_left_on_the_volume_when_an_installation_has_ended(
     world: World, error: Exception | None
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from dpf.provisioning.bfcfg import join
 from dpf.provisioning.dpu import podhealth
-from dpf.provisioning.dpu.install import InstallFailed
+from dpf.provisioning.dpu.install import Refused
 from dpf.runtime.client import Client
 from dpf.runtime.conditions import find, is_true
 from dpf.runtime.errors import NotFound
@@ -120,7 +120,7 @@ async def test_a_reboot_that_dms_refuses_is_an_error_of_the_reboot_and_is_sent_a
     node = await world.node()
     await world.bfb()
     await world.cluster()
-    world.dms.reboot_error = InstallFailed("INVALID_ARGUMENT: no such method")
+    world.dms.reboot_error = Refused("INVALID_ARGUMENT: no such method")
     name = (await world.create_dpu()).name
     await world.pod_ready(f"{name}-dms")
     dpu = await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.ERROR)
@@ -143,7 +143,7 @@ async def test_a_host_that_is_rebooted_by_hand_after_all_takes_its_dpu_out_of_er
     node = await world.node()
     await world.bfb()
     await world.cluster()
-    world.dms.reboot_error = InstallFailed("no")
+    world.dms.reboot_error = Refused("no")
     name = (await world.create_dpu()).name
     await world.pod_ready(f"{name}-dms")
     await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.ERROR)

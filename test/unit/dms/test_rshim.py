@@ -42,7 +42,7 @@ class Device:
             if self._stop:
                 return
             level, self.emptying = int(told["DISPLAY_LEVEL"]), told["CLEAR_ON_READ"] == "1"
-            text = [f"DISPLAY_LEVEL {level}", f"DEV_NAME pcie-0000:{self.pci}.2"]
+            text = [f"DISPLAY_LEVEL {level}", f"DEV_NAME pcie-{self.pci}.2"]
             shown = [f" {line}" for line in self.log] if level == rshim.LOG else []
             if self.emptying:
                 self.log = self.log[len(shown) :]
@@ -60,14 +60,14 @@ class Device:
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[Device]:
-    device = Device(tmp_path / "dev" / "rshim0", "04:00")
+    device = Device(tmp_path / "dev" / "rshim0", "0000:04:00")
     yield device
     device.close()
 
 
 @pytest.fixture
 def card(device: Device) -> RshimCard:
-    return RshimCard("04:00", devices=device.folder.parent)
+    return RshimCard("0000:04:00", devices=device.folder.parent)
 
 
 @pytest.fixture
@@ -95,11 +95,29 @@ async def test_image_and_configuration_are_written_to_the_boot_device_in_one_go(
 
 
 async def test_the_card_is_found_by_its_address(device: Device, tmp_path: Path) -> None:
-    other = Device(tmp_path / "dev" / "rshim1", "85:00")
+    other = Device(tmp_path / "dev" / "rshim1", "0000:85:00")
     assert await RshimCard("85:00", devices=device.folder.parent).folder() == other.folder
     with pytest.raises(CardError, match=r"no rshim of rshim0, rshim1 shows a card at 99:00"):
         await RshimCard("99:00", devices=device.folder.parent).folder()
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "shown", "same"),
+    [
+        ("0000:04:00", "pcie-0000:04:00.2", True),
+        ("0001:04:00", "pcie-0000:04:00.2", False),
+        ("0000:04:00", "pcie-0001:04:00.2", False),
+        ("0000:04:00", "pcie-04:00.2", True),
+        ("04:00", "pcie-0001:04:00.2", True),
+        ("0000:a4:00", "pcie-0000:A4:00.2", True),
+        ("10000:04:00", "pcie-10000:04:00.2", True),
+        ("0000:04:00", "pcie-0000:04:00", False),
+        ("0000:04:00", "pcie-0004:00:04.2", False),
+    ],
+)
+def test_cards_of_two_pci_domains_are_told_apart(wanted: str, shown: str, same: bool) -> None:
+    assert rshim.shows(f"DISPLAY_LEVEL 1\nDEV_NAME        {shown} (ro)\n", wanted) == same
 
 
 @pytest.mark.parametrize(
@@ -222,7 +240,7 @@ async def test_the_mode_is_changed_only_if_it_is_another(card: RshimCard, tools:
     await card.set_mode("NIC")
     await card.set_mode("DPU")
     sets = [line for line in (tools / "calls").read_text().splitlines() if " s " in line]
-    assert sets == ["mlxconfig -d 04:00.0 -y s INTERNAL_CPU_OFFLOAD_ENGINE=0"]
+    assert sets == ["mlxconfig -d 0000:04:00.0 -y s INTERNAL_CPU_OFFLOAD_ENGINE=0"]
 
 
 FLINT = """\
@@ -238,7 +256,7 @@ PSID:                  MT_0000000884
 async def test_the_firmware_is_what_counts_after_the_next_reset(card: RshimCard, tools: Path) -> None:
     (tools / "flint.out").write_text(FLINT)
     assert await card.firmware() == {"nic": "32.43.1014"}
-    assert (tools / "calls").read_text() == "flint -d 04:00.0 q\n"
+    assert (tools / "calls").read_text() == "flint -d 0000:04:00.0 q\n"
     (tools / "flint.out").write_text("-E- Cannot open Device\n")
     assert await card.firmware() == {}
 
@@ -247,8 +265,8 @@ async def test_a_reset_shuts_the_arm_side_down_before_the_host(card: RshimCard, 
     device.log = ["INFO[BL31]: System Off"]
     await card.reset("cycle", "id")
     assert (tools / "calls").read_text().splitlines() == [
-        "mlxfwreset -d 04:00.0 -l 1 -t 4 reset -y --sync 0",
-        "mlxfwreset -d 04:00.0 -l 4 r -y",
+        "mlxfwreset -d 0000:04:00.0 -l 1 -t 4 reset -y --sync 0",
+        "mlxfwreset -d 0000:04:00.0 -l 4 r -y",
         "ipmitool chassis power cycle",
     ]
 

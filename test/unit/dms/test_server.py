@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,9 @@ from dpf.dms.card import CardError, CardStatus, State
 from dpf.dms.gnmi import firmware_path
 from dpf.dms.server import Server
 from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
+from dpf.host import files
 from dpf.provisioning.dpu.dms import DmsClient, dial
-from dpf.provisioning.dpu.install import InstallFailed, Report, Unreachable
+from dpf.provisioning.dpu.install import NoRoom, Refused, Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
 from dpf.runtime.certs import SmallCA
 from dpf.runtime.errors import ConfigError
@@ -113,7 +117,7 @@ async def test_the_firmware_is_told_as_far_as_it_is_known(tmp_path: Path) -> Non
         card.versions = {}
         assert await client.firmware() is None
         card.failure = CardError("flint cannot be run")
-        with pytest.raises(InstallFailed, match="flint cannot be run"):
+        with pytest.raises(Refused, match="flint cannot be run"):
             await client.firmware()
 
 
@@ -244,7 +248,7 @@ async def test_a_card_that_hangs_is_given_up_after_the_exec_timeout(tmp_path: Pa
 
 async def test_what_was_never_installed_cannot_be_activated(tmp_path: Path) -> None:
     async with served(config(tmp_path), CountingCard()) as client:
-        with pytest.raises(InstallFailed, match=r"NON_EXISTENT_VERSION: 'x\.bfb' is not installed"):
+        with pytest.raises(Refused, match=r"NON_EXISTENT_VERSION: 'x\.bfb' is not installed"):
             await client.activate("x.bfb;d.cfg")
 
 
@@ -253,7 +257,7 @@ async def test_another_activation_waits_for_the_one_that_runs(tmp_path: Path) ->
         await installed(client)
         await client.activate("x.bfb;d.cfg")
         await client.install("e.cfg", b"# e\n")
-        with pytest.raises(InstallFailed, match=r"the card is being given x\.bfb;d\.cfg"):
+        with pytest.raises(Refused, match=r"the card is being given x\.bfb;d\.cfg"):
             await client.activate("x.bfb;e.cfg")
 
 
@@ -268,7 +272,7 @@ async def test_another_activation_waits_for_the_one_that_runs(tmp_path: Path) ->
 )
 async def test_what_no_card_can_take_is_refused(tmp_path: Path, version: str, content: bytes, says: str) -> None:
     async with served(config(tmp_path), CountingCard()) as client:
-        with pytest.raises(InstallFailed, match=says):
+        with pytest.raises(Refused, match=says):
             await client.install(version, content)
 
 
@@ -320,8 +324,9 @@ async def test_an_image_longer_than_was_said_is_refused_before_its_end(tmp_path:
 async def test_an_image_for_which_there_is_no_room_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     async with served(config(tmp_path), CountingCard()) as client:
         stream = await begun(client, size=1 << 60)
-        answer = await stream.read()
-        assert answer.install_error.type == os_pb2.InstallError.TOO_LARGE
+        with pytest.raises(grpc.aio.AioRpcError, match="there is room for") as info:
+            await stream.read()
+        assert info.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_servers_that_share_a_folder_may_be_given_one_image_at_once(tmp_path: Path) -> None:
@@ -346,6 +351,90 @@ async def test_two_transfers_of_one_image_at_once_are_refused(tmp_path: Path) ->
         with pytest.raises(Unreachable, match="INSTALL_IN_PROGRESS"):
             await client.install("x.bfb", IMAGE)
         first.cancel()
+
+
+def failing(code: int, *, only: str = "") -> Callable[..., None]:
+    """A disk that does not take files, or those of one name."""
+    put = files.put
+
+    def fails(path: Path, content: str | bytes, **options: Any) -> None:
+        if only in path.name:
+            raise OSError(code, os.strerror(code))
+        put(path, content, **options)
+
+    return fails
+
+
+async def test_a_full_volume_is_waited_for_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(config(tmp_path), CountingCard()) as client:
+        monkeypatch.setattr(files, "put", failing(errno.ENOSPC))
+        with pytest.raises(NoRoom, match="No space left on device; free space on the volume of the image folder"):
+            await client.install("d.cfg", CONFIG)
+        monkeypatch.undo()
+        await client.install("d.cfg", CONFIG)
+
+
+async def test_a_disk_that_fails_for_a_moment_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(config(tmp_path), CountingCard()) as client:
+        await installed(client)
+        monkeypatch.setattr(files, "put", failing(errno.ESTALE))
+        with pytest.raises(Unreachable, match="Stale"):
+            await client.install("d.cfg", CONFIG)
+        with pytest.raises(Unreachable, match="Stale"):
+            await client.activate("x.bfb;d.cfg")
+        with pytest.raises(Unreachable, match="Stale"):
+            await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
+
+
+async def test_an_activation_that_ends_while_the_state_can_not_be_saved_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = CountingCard()
+    async with served(config(tmp_path), card) as client:
+        await installed(client)
+        await client.activate("x.bfb;d.cfg")
+        async with asyncio.timeout(20):
+            while not card.pushes:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0)
+        monkeypatch.setattr(files, "put", failing(errno.ENOSPC, only="card.json"))
+        card.go.set()
+        assert (await settled(client)).outcome == "success"
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (ValueError("a misspelt percentage"), "ValueError: a misspelt percentage"),
+        (TimeoutError(110, "timed out"), "timed out"),
+    ],
+)
+async def test_an_activation_that_breaks_in_a_way_nobody_thought_of_ends(
+    tmp_path: Path, error: Exception, says: str
+) -> None:
+    class Broken(CountingCard):
+        async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
+            raise error
+
+    async with served(config(tmp_path, timeout=0), Broken()) as client:
+        await installed(client)
+        await client.activate("x.bfb;d.cfg")
+        report = await settled(client)
+        assert report.outcome == "retriable"
+        assert says in report.text
+
+
+async def test_a_reboot_that_breaks_in_a_way_nobody_thought_of_has_failed(tmp_path: Path) -> None:
+    class Broken(CountingCard):
+        async def reset(self, power: Any, request: str) -> None:
+            raise ValueError("no such register")
+
+    async with served(config(tmp_path), Broken()) as client:
+        await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
+        async with asyncio.timeout(20):
+            while not (failure := await client.reboot_failure()):
+                await asyncio.sleep(0.01)
+        assert failure == "ValueError: no such register"
 
 
 async def test_a_client_of_another_authority_is_not_let_in(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any, cast
 
@@ -113,3 +114,31 @@ async def test_a_long_name_is_cut_for_the_common_name() -> None:
     assert len(certificate.spec.common_name) == 64
     assert certificate.spec.secret_name == f"{name}-server-secret"
     assert told == DMSCertificate(address="10.0.0.1"), "cert-manager renews it"
+
+
+class Stuck(Store):
+    """A server that does not answer for one namespace."""
+
+    async def get(self, kind: type[Object], name: str, namespace: str) -> Any:
+        if namespace == "stuck":
+            await asyncio.Event().wait()
+        return await super().get(kind, name, namespace)
+
+
+async def test_a_namespace_that_waits_keeps_no_other_waiting() -> None:
+    certificates = issuing(Stuck())
+    waiting = asyncio.create_task(certificates.client_pair("stuck"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        pair = await certificates.client_pair("ns")
+        assert await certificates.client_pair("ns") is pair
+        await certificates.ensure_server(dpu(), host())
+    waiting.cancel()
+
+
+async def test_a_clients_pair_is_made_once_however_many_ask_for_it_at_once() -> None:
+    store = Store()
+    certificates = issuing(store)
+    pairs = await asyncio.gather(*(certificates.client_pair("ns") for _ in range(10)))
+    assert len({id(pair) for pair in pairs}) == 1
+    assert len([each for each in store.requests if each.startswith("create")]) == 2, "the authority, the pair"

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from dpf.provisioning.dpu import deleting
+from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.settings import Settings
-from test.unit.provisioning.worlds import NOW, assigned, card_node, pod, see
+from dpf_api import names
+from test.unit.provisioning.worlds import NOW, assigned, card_node, dpu, pod, see
 
 AWAY: dict[str, Any] = {"away": "connection refused"}
 
@@ -76,3 +80,15 @@ def test_without_a_deadline_it_is_waited_for_ever() -> None:
 def test_a_cluster_that_does_not_exist_any_more_is_not_waited_for() -> None:
     assert deleting.unfinished(leaving(0, cluster=None, **AWAY)) is None
     assert deleting.left_behind(leaving(9999, cluster=None, **AWAY)) == ""
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_a_configuration_is_removed_only_if_this_dpu_had_one(tmp_path: Path, begun: bool) -> None:
+    file = tmp_path / names.bfcfg_file("d1")
+    file.write_text("a namesake in another namespace may be flashed with this")
+    install = {"startedAt": NOW.isoformat()} if begun else {}
+    subject = dpu(status={"phase": "Deleting", "install": install})
+    jobs = SimpleNamespace(cancel=lambda _: None)
+    hands = cast("Hands", SimpleNamespace(settings=Settings(bfb_dir=tmp_path), jobs=jobs, reboots=jobs))
+    assert await deleting.take_back(hands, see(subject)) == ""
+    assert file.exists() != begun

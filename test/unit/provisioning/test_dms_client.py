@@ -18,7 +18,7 @@ from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 from dpf.gnxi.gen import gnoi_os_pb2_grpc as os_grpc
 from dpf.provisioning.dpu import dms
 from dpf.provisioning.dpu.dms import DmsClient, dial
-from dpf.provisioning.dpu.install import InstallFailed, Unreachable
+from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
 from test.unit.dms.fakes import CA, CLIENT
 
 READY = os_pb2.InstallResponse(transfer_ready=os_pb2.TransferReady())
@@ -74,7 +74,7 @@ async def test_another_version_than_was_sent_fails(tmp_path: Path) -> None:
         yield validated("y.bfb")
 
     async with against(install) as client:
-        with pytest.raises(InstallFailed, match=r"validated 'y\.bfb' where 'x\.bfb' was sent"):
+        with pytest.raises(Refused, match=r"validated 'y\.bfb' where 'x\.bfb' was sent"):
             await client.install("x.bfb", b"x")
 
 
@@ -100,7 +100,7 @@ async def test_a_refusal_in_the_middle_of_a_transfer_is_told_as_it_was_said() ->
                 return
 
     async with against(install) as client:
-        with pytest.raises(InstallFailed, match="TOO_LARGE: the disk is full"):
+        with pytest.raises(Refused, match="TOO_LARGE: the disk is full"):
             await client.install("x.bfb", BIG)
 
 
@@ -158,7 +158,7 @@ async def test_an_image_that_cannot_be_read_is_no_fault_of_the_server(tmp_path: 
 
 async def test_an_activation_that_is_refused_in_the_answer_fails() -> None:
     async with against() as client:
-        with pytest.raises(InstallFailed, match=r"NON_EXISTENT_VERSION: x\.bfb is not there"):
+        with pytest.raises(Refused, match=r"NON_EXISTENT_VERSION: x\.bfb is not there"):
             await client.activate("x.bfb;d.cfg")
 
 
@@ -167,9 +167,11 @@ async def test_an_activation_that_is_refused_in_the_answer_fails() -> None:
     [
         (grpc.StatusCode.UNAVAILABLE, Unreachable),
         (grpc.StatusCode.DEADLINE_EXCEEDED, Unreachable),
-        (grpc.StatusCode.FAILED_PRECONDITION, InstallFailed),
-        (grpc.StatusCode.UNIMPLEMENTED, InstallFailed),
-        (grpc.StatusCode.PERMISSION_DENIED, InstallFailed),
+        (grpc.StatusCode.UNKNOWN, Unreachable),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, NoRoom),
+        (grpc.StatusCode.FAILED_PRECONDITION, Refused),
+        (grpc.StatusCode.UNIMPLEMENTED, Refused),
+        (grpc.StatusCode.PERMISSION_DENIED, Refused),
     ],
 )
 async def test_codes_tell_whether_another_try_may_do_better(code: grpc.StatusCode, kind: type[Exception]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,20 @@ import pytest
 from dpf.provisioning.dpu.install import (
     BUDGET,
     Dms,
-    InstallFailed,
+    NoRoom,
     Order,
     RebootFailed,
+    Refused,
     Report,
     Unreachable,
     follow_reboot,
     perform,
 )
+from dpf.provisioning.dpu.outcome import Progress
 from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.runtime.errors import Unavailable, Waiting
 from dpf.runtime.jobs import Job
+from dpf.runtime.meta import now
 from dpf.runtime.testing import run_virtual
 from dpf_api.dpu import Firmware
 
@@ -79,12 +84,16 @@ class Script:
         return self.refused if len(self.calls) > 2 else ""
 
 
-def flash(script: Script, *, seconds: float = BUDGET) -> Firmware | None:
+def ago(**span: float) -> datetime:
+    return now() - timedelta(**span)
+
+
+def flash(script: Script, *, activated: datetime | None = None) -> Firmware | None:
     job: Job[Firmware | None] = Job("uid")
     told: list[Firmware | None] = []
 
     async def work() -> None:
-        told.append(await perform(job, ORDER, script, seconds=seconds))
+        told.append(await perform(job, ORDER, script, activated))
 
     run_virtual(work)
     return told[0]
@@ -109,13 +118,13 @@ def test_what_does_not_answer_is_tried_again() -> None:
 
 
 def test_a_failure_of_the_card_ends_it() -> None:
-    with pytest.raises(InstallFailed, match="write error"):
+    with pytest.raises(Refused, match="write error"):
         flash(Script(IDLE, Report(active=False, outcome="failure", text="write error")))
 
 
 def test_a_passing_failure_is_tried_again_and_then_ends_it() -> None:
     script = Script(IDLE, Report(active=False, outcome="retriable", text="busy"))
-    with pytest.raises(InstallFailed, match="3 times: busy"):
+    with pytest.raises(Refused, match="3 times: busy"):
         flash(script)
     assert script.calls.count("activate image.bfb;d1.cfg") == 3
     assert script.calls.count("install d1.cfg") == 3, "DMS has forgotten it by then"
@@ -125,7 +134,7 @@ def test_the_firmware_is_asked_for_when_the_card_is_done() -> None:
     assert flash(Script(IDLE, DONE)) == Firmware(nic="32.43.1014")
 
 
-@pytest.mark.parametrize("error", [InstallFailed("UNIMPLEMENTED"), Unreachable("INTERNAL")])
+@pytest.mark.parametrize("error", [Refused("UNIMPLEMENTED"), Unreachable("INTERNAL")])
 def test_a_dms_that_does_not_know_the_firmware_is_no_failure(error: Exception) -> None:
     script = Script(IDLE, DONE)
     script.firmware_error = error
@@ -133,10 +142,119 @@ def test_a_dms_that_does_not_know_the_firmware_is_no_failure(error: Exception) -
     assert script.calls.count("activate image.bfb;d1.cfg") == 1
 
 
-@pytest.mark.parametrize("script", [lambda: Script(busy(40)), lambda: Script(DONE, failures=10**6)])
-def test_what_takes_too_long_is_given_up_with_what_was_heard_last(script: Callable[[], Script]) -> None:
-    with pytest.raises(InstallFailed, match=r"not done within 30 min: .*(40 %|connection refused)"):
-        flash(script())
+def test_what_takes_too_long_is_given_up_with_what_was_heard_last() -> None:
+    with pytest.raises(Refused, match=r"not done within 30 min: .*40 %"):
+        flash(Script(busy(40)))
+
+
+class Slow(Script):
+    """A DMS whose card is at work for so long, from the first activation on or, if it is found at it, from the first look."""
+
+    def __init__(self, seconds: float, *, at_it: bool = False) -> None:
+        super().__init__(IDLE)
+        self._seconds = seconds
+        self._at_it = at_it
+        self._ends: float | None = None
+
+    async def activate(self, version: str) -> None:
+        await super().activate(version)
+        self._begins()
+
+    async def report(self) -> Report:
+        if self._at_it:
+            self._begins()
+        if self._ends is None:
+            return IDLE
+        return busy(40) if asyncio.get_running_loop().time() < self._ends else DONE
+
+    def _begins(self) -> None:
+        self._ends = self._ends or asyncio.get_running_loop().time() + self._seconds
+
+
+def test_a_card_that_only_now_gets_its_turn_has_all_its_time_however_long_ago_it_was_asked() -> None:
+    assert flash(Slow(1500), activated=ago(hours=5)) is not None
+
+
+def test_a_card_that_is_still_at_it_has_what_is_left_of_its_time() -> None:
+    flash(Slow(600, at_it=True), activated=ago(minutes=15))
+    with pytest.raises(Refused, match="not done within 30 min"):
+        flash(Slow(1500, at_it=True), activated=ago(minutes=15))
+
+
+def test_when_the_card_was_asked_is_told_for_whoever_goes_on() -> None:
+    job: Job[Firmware | None] = Job("uid")
+    script = Slow(60)
+
+    async def work() -> None:
+        task = asyncio.create_task(perform(job, ORDER, script))
+        await asyncio.sleep(1)
+        task.cancel()
+        await asyncio.wait([task])
+
+    run_virtual(work)
+    assert abs((job.progress.activated_at - now()).total_seconds()) < 60
+
+
+class Ailing(Script):
+    """A DMS that answers, and whose card fails in a way that may pass."""
+
+    async def set_mode(self, mode: str) -> None:
+        raise Unreachable("rshim does not answer")
+
+
+@pytest.mark.parametrize("script", [lambda: Script(DONE, failures=10**6), lambda: Ailing(DONE)])
+def test_who_does_not_answer_lets_others_go_first_after_a_minute(script: Callable[[], Script]) -> None:
+    took = 0.0
+
+    async def work() -> None:
+        nonlocal took
+        try:
+            await perform(Job("uid"), ORDER, script())
+        finally:
+            took = asyncio.get_running_loop().time()
+
+    with pytest.raises(Unreachable, match="it is tried again"):
+        run_virtual(work)
+    assert 60 <= took <= 80
+
+
+def test_a_connection_that_breaks_now_and_then_ends_no_turn() -> None:
+    class Flaky(Slow):
+        async def report(self) -> Report:
+            if asyncio.get_running_loop().time() % 100 < 30:
+                raise Unreachable("connection reset")
+            return await super().report()
+
+    assert flash(Flaky(1200)) is not None
+
+
+def test_a_full_volume_ends_the_turn_at_once() -> None:
+    class Full(Script):
+        async def install(self, version: str, content: Path | bytes) -> None:
+            raise NoRoom("no space left on device")
+
+    with pytest.raises(NoRoom):
+        flash(Full(IDLE))
+
+
+def test_a_hiccup_while_the_host_reboots_is_no_failed_reboot() -> None:
+    errors: list[Exception] = [
+        Unavailable(503, "ServiceUnavailable", "the API server is away"),
+        Waiting("ClientCertificateMissing", "not there yet"),
+        Unreachable("connection refused"),
+    ]
+
+    class Troubled(Script):
+        @asynccontextmanager
+        async def _connected(self) -> AsyncIterator[Dms]:
+            if errors:
+                raise errors.pop(0)
+            yield self
+
+    script = Troubled()
+    script.refused = "ipmitool: no such device"
+    with pytest.raises(RebootFailed, match="ipmitool: no such device"):
+        run_virtual(lambda: follow_reboot(script, seconds=BUDGET))
 
 
 def test_progress_is_told() -> None:
@@ -150,7 +268,7 @@ def test_progress_is_told() -> None:
         await asyncio.wait([task])
 
     run_virtual(work)
-    assert job.progress == ("installing: 40 %", 40)
+    assert job.progress == Progress("installing: 40 %", 40)
 
 
 def test_the_configuration_does_not_show() -> None:
@@ -176,7 +294,7 @@ def test_a_dms_that_does_not_know_the_question_is_not_asked_again() -> None:
     class Unimplemented(Script):
         async def reboot_failure(self) -> str:
             self.calls.append("reboot failure?")
-            raise InstallFailed("UNIMPLEMENTED")
+            raise Refused("UNIMPLEMENTED")
 
     script = Unimplemented()
     run_virtual(lambda: follow_reboot(script, seconds=BUDGET))

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from dpf.provisioning.bfcfg import join
 from dpf.provisioning.dpu import jointoken
-from dpf.provisioning.dpu.phases import PHASES, error
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.install import Order
+from dpf.provisioning.dpu.phases import PHASES, dpu_cluster_config, error, os_installing
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step
+from dpf.runtime.meta import Object
 from dpf_api.dpu import DPU, ConditionType, Phase
 from test.unit.provisioning.worlds import NOW, assigned, card_node, condition, pod, see
 
@@ -56,7 +62,9 @@ def test_an_earlier_deadline_of_the_phase_comes_first() -> None:
 
 
 def test_what_there_is_to_do_goes_before_it() -> None:
-    assert isinstance(decided(flashed(20), dpu_node=card_node(a="1")), Advance)
+    joined = decided(flashed(20), dpu_node=card_node(a="1"))
+    assert isinstance(joined, Act)
+    assert joined.do is dpu_cluster_config.label
     assert decided(flashed(20), dpu_node=card_node()) != decided(flashed(20))
 
 
@@ -104,3 +112,61 @@ def test_a_retry_then_is_a_new_flash_with_a_new_token(kind: ConditionType) -> No
     assert step.phase is Phase.INITIALIZING
     assert step.changes["install"].attempt == 3
     assert step.changes["install"].join_token_expires_at is None
+
+
+class Cluster:
+    """A DPU cluster that remembers what was asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def delete(self, obj: Object) -> None:
+        self.asked.append(f"delete {obj.name}")
+
+    async def merge_patch(self, obj: Object, patch: dict[str, Any]) -> None:
+        self.asked.append(f"patch {obj.name} {patch.get('metadata', {}).get('labels')}")
+
+
+def at_hand(cluster: Cluster, **more: Any) -> Hands:
+    remotes = SimpleNamespace(get=lambda _: SimpleNamespace(client=cluster))
+    return cast("Hands", SimpleNamespace(remotes=remotes, **more))
+
+
+def token(attempt: int) -> str:
+    return f"bootstrap-token-{join.token_id('uid-d1', attempt)}"
+
+
+@pytest.mark.parametrize("labels", [{}, {"a": "1"}], ids=["new node", "node of an earlier life"])
+async def test_a_card_that_has_joined_is_ready_only_when_its_token_is_gone(labels: dict[str, Any]) -> None:
+    cluster, subject = Cluster(), flashed(1.0)
+    seen = see(subject, dpu_node=card_node(**labels))
+    step = dpu_cluster_config.decide(seen)
+    assert isinstance(step, Act)
+    changes = await step.do(at_hand(cluster), seen)
+    assert cluster.asked[0] == f"delete {token(0)}", "before the labels, which tell that all is done"
+    assert len(cluster.asked) == (1 if labels else 2)
+    assert isinstance(changes, dict)
+    status = subject.status.model_copy(update=changes)
+    after = see(subject.model_copy(update={"status": status}), dpu_node=card_node(a="1"))
+    assert isinstance(dpu_cluster_config.decide(after), Advance)
+
+
+async def test_labels_that_drift_later_leave_the_token_alone() -> None:
+    cluster = Cluster()
+    subject = assigned(
+        status={"phase": "DPU Cluster Config", "install": {"joinTokenDeleted": True, "startedAt": NOW.isoformat()}}
+    )
+    assert await dpu_cluster_config.label(at_hand(cluster), see(subject, dpu_node=card_node())) is None
+    assert cluster.asked == ["patch d1 {'a': '1'}"]
+
+
+async def test_another_attempt_takes_the_token_of_the_one_before_away() -> None:
+    async def prepare(seen: Any, attempt: int) -> Order:
+        return Order("d1", "image.bfb", Path("image.bfb"), b"")
+
+    cluster = Cluster()
+    hands = at_hand(cluster, card=SimpleNamespace(prepare=prepare), client=Cluster())
+    for install in ({}, {"attempt": 2}, {"attempt": 2, "startedAt": NOW.isoformat()}):
+        subject = assigned(status={"phase": "OS Installing", "install": install})
+        await os_installing.begin(hands, see(subject, dms_pod=pod("d1-dms")))
+    assert cluster.asked == [f"delete {token(1)}"], "once, and the first attempt has none before it"

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dpf.provisioning.dpu import deleting, dmsserver, effects, nodelabels
-from dpf.provisioning.dpu.hands import Outcome
-from dpf.provisioning.dpu.install import InstallFailed, RebootFailed, Unreachable
+from dpf.provisioning.dpu.install import RebootFailed, Refused, Unreachable
+from dpf.provisioning.dpu.outcome import Outcome, Progress
 from dpf.provisioning.dpu.phases import (
     PHASES,
     dms_deployment,
@@ -310,7 +310,7 @@ def test_an_installation_begins_once_dms_answers() -> None:
 
 
 def test_a_running_installation_is_shown() -> None:
-    job = Outcome(progress="installing image.bfb: 40 %", percent=40)
+    job = Outcome(progress=Progress("installing image.bfb: 40 %", 40))
     step = os_installing.decide(see(installing(), job=job, dms_pod=pod("d1-dms", ready=False)))
     assert held(step) == ("OSInstalled", "Installing")
     assert isinstance(step, Hold)
@@ -354,7 +354,7 @@ def test_a_flavor_that_wants_a_power_cycle_gets_one() -> None:
 
 
 def test_what_the_card_refuses_is_an_error_and_what_is_unreachable_is_tried_again() -> None:
-    broken = os_installing.decide(see(installing(), job=Outcome(done=True, error=InstallFailed("bad image"))))
+    broken = os_installing.decide(see(installing(), job=Outcome(done=True, error=Refused("bad image"))))
     assert isinstance(broken, Advance)
     assert (broken.phase, broken.conditions[0].message) == (Phase.ERROR, "bad image")
     away = os_installing.decide(see(installing(), job=Outcome(done=True, error=Unreachable("refused"))))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
 from dpf.hostnetwork.decide import Wanted
@@ -54,7 +58,7 @@ def test_the_dms_pod_belongs_to_its_dpu_and_to_its_host() -> None:
     assert [volume["name"] for volume in pod["volumes"]] == ["server-volume", "bfb", "state", "dev"]
     assert pod["containers"][0]["ports"] == [{"containerPort": 9340}]
     assert "0.0.0.0:9340" in pod["containers"][0]["args"]
-    assert "04:00" in pod["containers"][0]["args"]
+    assert "0000:04:00" in pod["containers"][0]["args"]
     assert [c["name"] for c in pod["initContainers"]] == ["rshim-preflight", "devlink-grace-period"]
 
 
@@ -109,6 +113,25 @@ def test_containers_on_the_host_are_root_whatever_user_their_image_names() -> No
         each["securityContext"] for body in bodies for each in (*body.get("initContainers", ()), *body["containers"])
     ]
     assert contexts == [{"privileged": True, "runAsUser": 0, "runAsGroup": 0}] * 4
+
+
+@pytest.mark.parametrize(
+    ("shown", "held"),
+    [
+        ("pcie-0001:90:00.2", True),
+        ("pcie-90:00.2", True),
+        ("pcie-0000:90:00.2", False),
+        ("pcie-0001:90:01.2", False),
+        ("usb-1.4", False),
+    ],
+)
+def test_the_preflight_stops_for_this_very_card_alone(tmp_path: Path, shown: str, held: bool) -> None:
+    (tmp_path / "rshim0").mkdir()
+    init = to_wire(dmspod.build(with_pci("0001-90-00"), SETTINGS))["spec"]["initContainers"][0]
+    script = init["command"][2].replace("/dev/", f"{tmp_path}/").replace('echo "DISPLAY_LEVEL 1" >', ": #")
+    (tmp_path / "rshim0" / "misc").write_text(f"DISPLAY_LEVEL 1\nDEV_NAME {shown} (ro)\n")
+    env = {each["name"]: each["value"] for each in init["env"]} | {"PATH": os.environ["PATH"]}
+    assert subprocess.run(["/bin/bash", "-c", script], env=env, check=False).returncode == int(held)
 
 
 def test_virtual_functions_come_from_the_flavor() -> None:

@@ -33,6 +33,7 @@ PASSES = {
     "PodEnded": "another is made within half a minute",
     "PodsEnding": "PodsDoNotEnd after 5 minutes",
     "ProvisioningFailed": "phase Error, which is always told",
+    "Queued": "its turn comes: no installation holds its slot for longer than its budget",
     "Rebooting": "HostDoesNotComeBack after 30 minutes",
     "WaitingForOtherDPU": "OtherDPUOverdue after an hour",
 }

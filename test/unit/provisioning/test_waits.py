@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dpf.provisioning.dpu import dmsserver, podhealth
-from dpf.provisioning.dpu.hands import Outcome
 from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpu.phases import (
     dpu_cluster_config,
     host_network,

@@ -204,6 +204,22 @@ def test_no_more_run_at_once_than_the_limit_and_each_gets_its_turn() -> None:
     running(body, limit=2)
 
 
+def test_a_job_says_whether_it_waits_for_its_turn() -> None:
+    async def body(jobs: Jobs[str], _: Woken) -> None:
+        assert not jobs.full
+        first = jobs.start(A, "uid", _ten_seconds)
+        await asyncio.sleep(1)
+        assert (first.queued, jobs.full) == (False, True)
+        second = jobs.start(B, "uid", _ten_seconds)
+        assert second.queued, "known at once"
+        await asyncio.sleep(5)
+        assert second.queued
+        await asyncio.sleep(5)
+        assert (second.queued, second.done) == (False, False)
+
+    running(body, limit=1)
+
+
 def test_progress_is_there_to_read_while_it_runs() -> None:
     async def body(jobs: Jobs[str], _: Woken) -> None:
         async def work(job: Job[str]) -> str:

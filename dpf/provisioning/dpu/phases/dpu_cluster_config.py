@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpf.provisioning.bfcfg import join
+from dpf.provisioning.dpu import jointoken
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
@@ -22,7 +22,7 @@ def decide(seen: Seen) -> Step:
     name, node = seen.dpu.name, seen.dpu_node
     if node is None or not node.ready:
         return _joining(seen)
-    if drift(seen):
+    if drift(seen) or _token_left(seen):
         return Act(label, READY)
     return Advance(Phase.READY, (done(READY, f"node {name} has joined and is configured"),), joined(seen))
 
@@ -84,15 +84,22 @@ def drift(seen: Seen) -> dict[str, str]:
     return {key: value for key, value in seen.dpu.spec.cluster.node_labels.items() if have.get(key) != value}
 
 
+def _token_left(seen: Seen) -> bool:
+    """Whether the card's join token may still hold: a Node that is left of the card's earlier life bears its labels already."""
+    return seen.install.started_at is not None and not seen.install.join_token_deleted
+
+
 async def label(hands: Hands, seen: Seen) -> Changes | None:
     """Puts the missing labels on the card's Node; none is ever taken away.
 
     The join token goes first: the card needs it no more, and who had it could join too.
     """
-    reference, install = seen.dpu.spec.cluster, seen.dpu.status.install
-    if seen.dpu_node is not None:
+    if seen.dpu_node is None:
+        return None
+    reference, left = seen.dpu.spec.cluster, _token_left(seen)
+    if left:
+        await jointoken.take_away(hands, seen.dpu, seen.install.attempt)
+    if labels := drift(seen):
         remote = hands.remotes.get(Key(reference.namespace, reference.name))
-        if install is not None:
-            await join.delete_token(remote.client, join.token_id(seen.dpu.uid, install.attempt))
-        await remote.client.merge_patch(seen.dpu_node, {"metadata": {"labels": drift(seen)}})
-    return None
+        await remote.client.merge_patch(seen.dpu_node, {"metadata": {"labels": labels}})
+    return {"install": seen.install.model_copy(update={"join_token_deleted": True})} if left else None

@@ -9,16 +9,25 @@ from __future__ import annotations
 from typing import Any
 
 from dpf.provisioning.bfcfg.join import TokenExpired
-from dpf.provisioning.dpu import dmsserver, needs, nodelabels, podhealth
+from dpf.provisioning.dpu import dmsserver, jointoken, needs, nodelabels, podhealth
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import InstallFailed
+from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
 from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.dpu.outcome import Outcome, Progress
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
+from dpf.runtime.conditions import find
+from dpf.runtime.errors import DpfError, Waiting
 from dpf.runtime.meta import Condition, now
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import ConditionType, Install, Phase
 
 INSTALLED, RUNNING = ConditionType.OS_INSTALLED, ConditionType.DMS_RUNNING
+UNREACHABLE = "DMSUnreachable"
+VOLUME_FULL = "VolumeFull"
+TROUBLE = (UNREACHABLE, VOLUME_FULL)
+"""Reasons of waits that may last; said until it is known that they are over, though it is tried again meanwhile."""
+AGAIN = (10.0, 300.0)
+"""Seconds until such a DPU has another turn: at least and at most. In between the longer, the longer the trouble lasts."""
 LOOK = 10.0
 """Seconds between looks at how far a running installation is."""
 
@@ -35,8 +44,7 @@ def decide(seen: Seen) -> Step:
     if job is not None and pod is not None and podhealth.ended(pod) and not pod.deleting:
         return podhealth.anew(seen, pod, RUNNING)
     if job is not None:
-        changes = {"install": seen.install.model_copy(update={"percent": job.percent})} if job.percent else {}
-        return Hold(_at_it(seen, job.progress), after=LOOK, changes=changes)
+        return Hold(_at_it(seen), after=LOOK, changes=_heard(seen))
     if seen.bfb is None or seen.bfb.status.phase is not BFBPhase.READY:
         return needs.image(seen, INSTALLED)
     if (step := dmsserver.server(seen)) is not None:
@@ -45,8 +53,32 @@ def decide(seen: Seen) -> Step:
     return Act(begin, INSTALLED, "InstallationFailed", (_at_it(seen),))
 
 
-def _at_it(seen: Seen, progress: str = "") -> Condition:
-    return waits(INSTALLED, "Installing", progress or f"BFB {seen.dpu.spec.bfb} is being installed on the card")
+def _at_it(seen: Seen) -> Condition:
+    """How a job stands that is not done, or is about to be started."""
+    job = seen.job or Outcome(queued=seen.full)
+    if job.progress.lost:
+        return waits(INSTALLED, UNREACHABLE, job.progress.text)
+    if job.progress.text:
+        return waits(INSTALLED, "Installing", job.progress.text)
+    before = find(seen.dpu.status.conditions, INSTALLED.value)
+    if before is not None and before.reason in TROUBLE:
+        return before  # until something else is heard
+    if job.queued:
+        limit = f"{seen.settings.installs} cards are flashed at a time (--installs)"
+        return waits(INSTALLED, "Queued", f"BFB {seen.dpu.spec.bfb} will be installed in its turn: {limit}")
+    return waits(INSTALLED, "Installing", f"BFB {seen.dpu.spec.bfb} is being installed on the card")
+
+
+def _heard(seen: Seen) -> Changes:
+    """What the status keeps of a running job, so that the next one goes on from there."""
+    progress = seen.job.progress if seen.job is not None else Progress()
+    install = seen.install.model_copy(
+        update={
+            "percent": progress.percent or seen.install.percent,
+            "activated_at": progress.activated_at or seen.install.activated_at,
+        }
+    )
+    return {"install": install} if install != seen.install else {}
 
 
 def _ended(seen: Seen) -> Step:
@@ -61,7 +93,7 @@ def _ended(seen: Seen) -> Step:
         changes: dict[str, Any] = {"install": install, "bfb_version": install.version, "required_reset": True}
         changes["firmware"] = seen.job.firmware if seen.job is not None else None
         return Advance(Phase.REBOOTING, (done(INSTALLED, f"{install.version} is installed"),), changes)
-    if isinstance(error, InstallFailed):
+    if isinstance(error, Refused):
         return fail(INSTALLED, "InstallationFailed", str(error))
     return Act(try_again, INSTALLED, "InstallationFailed")
 
@@ -74,6 +106,8 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
     if labels := nodelabels.missing(seen.dpu, seen.bfb):
         await hands.client.merge_patch(seen.dpu, {"spec": {"cluster": {"nodeLabels": labels}}})
     before = seen.install
+    if before.attempt and before.started_at is None:
+        await jointoken.take_away(hands, seen.dpu, before.attempt - 1)
     try:
         order = await hands.card.prepare(seen, before.attempt)
     except TokenExpired:
@@ -91,9 +125,8 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
     )
     if (before.version, before.config_sha256) == (install.version, install.config_sha256):
         install = before.model_copy(update={"started_at": started})
-    # What was installed already and is only found so has all the time anew to say it.
-    since = started if install.finished_at is None else now()
-    return Remember({"install": install, "pci_device": seen.pci}, lambda: hands.card.start(seen.dpu, order, since))
+    changes = {"install": install, "pci_device": seen.pci}
+    return Remember(changes, lambda: hands.card.start(seen.dpu, order, install.activated_at))
 
 
 async def begin_anew(hands: Hands, seen: Seen) -> Changes | None:
@@ -103,8 +136,17 @@ async def begin_anew(hands: Hands, seen: Seen) -> Changes | None:
 
 
 async def try_again(hands: Hands, seen: Seen) -> Changes | None:
-    """Forgets a job that something outside the card has ended, and reports its error; with back-off it is begun anew."""
+    """Forgets a job that something outside the card has ended, and reports its error; with back-off it is begun anew.
+
+    :raises Waiting: if DMS did not answer or has no room. Its pod, when it is ready again, wakes the DPU before the pause is over.
+    """
     hands.jobs.cancel(seen.dpu.key)
-    if seen.job is not None and seen.job.error is not None:
-        raise seen.job.error
-    return None
+    error = seen.job.error if seen.job is not None else None
+    if error is None:
+        return None
+    pause = min(max(AGAIN[0], seen.waited(INSTALLED) / 4), AGAIN[1])
+    if isinstance(error, NoRoom):
+        raise Waiting(VOLUME_FULL, f"{error}; it is tried again", retry_after=pause)
+    if isinstance(error, DpfError | OSError) and not isinstance(error, Unreachable):
+        raise error
+    raise Waiting(UNREACHABLE, str(error), retry_after=pause)

@@ -17,21 +17,26 @@ from datetime import datetime
 
 from dpf.provisioning.dpu import dmsserver, needs, rebootpolicy
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import BUDGET, InstallFailed
+from dpf.provisioning.dpu.install import BUDGET, RebootFailed, Refused
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
 from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.dpu.waiting import HOST_BACK, wait
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import Terminal, Waiting
+from dpf.runtime.log import get_logger
 from dpf.runtime.meta import now
 from dpf_api.dpu import DPU, ConditionType, Phase, Reboot
+
+log = get_logger(__name__)
 
 REBOOTED = ConditionType.REBOOTED
 FAILED = "RebootFailed"
 OTHER_DONE = BUDGET + HOST_BACK
 """Seconds after which the wait for another card of the host is called overdue: it may have been flashed in them, and the host
 have come back for it."""
+FOLLOW_AGAIN = 60.0
+"""Seconds until an eye that could not be kept on a reboot is kept again."""
 
 
 def decide(seen: Seen) -> Step:
@@ -56,11 +61,6 @@ def decide(seen: Seen) -> Step:
     return _order(seen)
 
 
-def request_id(dpu: DPU) -> str:
-    """Of the reboot that follows the DPU's installation: another boot id makes it another request."""
-    return f"{dpu.uid}/{dpu.status.install.boot_id if dpu.status.install is not None else ''}"
-
-
 def _on(message: str) -> Advance:
     return Advance(Phase.HOST_NETWORK_CONFIGURATION, (done(REBOOTED, message),), {"required_reset": False})
 
@@ -68,7 +68,7 @@ def _on(message: str) -> Advance:
 def _booted(seen: Seen) -> Step:
     """The host has booted since; but a reset for another card has not reset this one."""
     before = seen.install.boot_id
-    ours = seen.reboot.id == request_id(seen.dpu)
+    ours = seen.reboot.id == rebootpolicy.request_id(seen.dpu)
     for_another = any(
         other.status.reboot is not None
         and other.status.reboot.method == rebootpolicy.WARM
@@ -81,7 +81,7 @@ def _booted(seen: Seen) -> Step:
 
 
 def _order(seen: Seen) -> Step:
-    announced = seen.reboot.id == request_id(seen.dpu)
+    announced = seen.reboot.id == rebootpolicy.request_id(seen.dpu)
     if announced and seen.reboot.issued_at is not None:
         return _issued(seen, HOST_BACK - (seen.now - seen.reboot.issued_at).total_seconds())
     if not announced and (other := in_the_way(seen.dpu, seen.siblings, seen.now)) is not None:
@@ -94,14 +94,20 @@ def _order(seen: Seen) -> Step:
 def _issued(seen: Seen, left: float) -> Step:
     """The host was told to reboot: an eye is kept on whether DMS can do it, until the host should be back."""
     node, job = seen.dpu.spec.node_name, seen.reboot_job
-    if job is not None and job.error is not None:
+    if job is not None and isinstance(job.error, RebootFailed):
         return fail(REBOOTED, FAILED, f"node {node} could not be rebooted: {job.error}")
     if job is None and left > 0:
         return Act(keep_an_eye, REBOOTED)
-    message = f"waiting for node {node} to come back from its reboot"
+    message = _coming_back(seen)
     if left > 0:
+        if job is not None and job.error is not None:
+            return Act(look_away, REBOOTED)
         return Hold(waits(REBOOTED, "Rebooting", message), after=left)
     return Hold(waits(REBOOTED, "HostDoesNotComeBack", f"{message}; look at its console"))
+
+
+def _coming_back(seen: Seen) -> str:
+    return f"waiting for node {seen.dpu.spec.node_name} to come back from its reboot"
 
 
 def _after(seen: Seen, other: DPU) -> Hold:
@@ -149,7 +155,7 @@ def in_the_way(dpu: DPU, siblings: Iterable[DPU], at: datetime) -> DPU | None:
         if _flashing(other, at) > 0:
             return other
         if phase is Phase.REBOOTING:
-            announced = reboot is not None and reboot.id == request_id(other)
+            announced = reboot is not None and reboot.id == rebootpolicy.request_id(other)
             if announced or (
                 rebootpolicy.authorised(other) and (other.namespace, other.name) < (dpu.namespace, dpu.name)
             ):
@@ -162,7 +168,7 @@ async def announce(hands: Hands, seen: Seen) -> Remember:
     if seen.node is None:
         raise Waiting("NodeNotFound", needs.host_gone(seen.dpu))
     method = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor).method
-    return Remember({"reboot": Reboot(id=request_id(seen.dpu), method=method), "required_reset": True})
+    return Remember({"reboot": Reboot(id=rebootpolicy.request_id(seen.dpu), method=method), "required_reset": True})
 
 
 async def send(hands: Hands, seen: Seen) -> Changes | None:
@@ -176,7 +182,7 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
     if policy.power is not None:
         try:
             await hands.card.reboot(seen, policy)
-        except InstallFailed as error:
+        except Refused as error:
             raise Terminal(FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
         note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
         hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node)
@@ -188,3 +194,13 @@ async def keep_an_eye(hands: Hands, seen: Seen) -> Changes | None:
     """Begins to ask DMS whether it could carry the reboot out: it has taken the request, and can't call back."""
     hands.card.follow_reboot(seen.dpu, HOST_BACK)
     return None
+
+
+async def look_away(hands: Hands, seen: Seen) -> Changes | None:
+    """Forgets an eye that something else than the reboot has closed; that says nothing about the reboot.
+
+    :raises Waiting: the wait goes on as it is, and an eye is kept again later.
+    """
+    hands.reboots.cancel(seen.dpu.key)
+    log.warning("reboot_not_followed", error=str(seen.reboot_job.error) if seen.reboot_job is not None else "")
+    raise Waiting("Rebooting", _coming_back(seen), retry_after=FOLLOW_AGAIN)
