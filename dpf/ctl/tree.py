@@ -126,7 +126,9 @@ def _stated(obj: BFB | DPU | DPUCluster | DPUSet, children: tuple[Item, ...] = (
     if word == "True" and not obj.deleting:
         reason, message, since = "", "", ready.last_transition_time if ready is not None else None
     if isinstance(obj, DPUSet) and not message:
-        message = f"{obj.status.ready_replicas} of {obj.status.replicas} DPUs are ready"
+        # A set that is Ready may be told something all the same: that another one wants its cards too.
+        told = f"; {ready.message}" if ready is not None and ready.message else ""
+        message = f"{obj.status.ready_replicas} of {obj.status.replicas} DPUs are ready{told}"
     if isinstance(obj, DPUCluster) and not message:
         message = f"{obj.status.assigned_dpus} of at most {obj.spec.max_nodes} DPUs"
     kind = obj.RESOURCE.kind
