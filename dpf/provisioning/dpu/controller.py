@@ -14,6 +14,7 @@ from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.machine import Pass
 from dpf.provisioning.dpu.observe import Observer
 from dpf.provisioning.dpu.steps import waits
+from dpf.runtime import podtrouble
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch, WatchRemote
 from dpf.runtime.errors import ApiError, Conflict, NotFound
@@ -84,7 +85,7 @@ def priority(dpu: DPU) -> int:
 
 def pod_matters(change: Change[Pod]) -> bool:
     """Whether a pod came, went, or changed in what a phase looks at."""
-    return differs(lambda pod: (pod.ready, pod.status.phase, pod.status.pod_ip, pod.deleting, podparts.trouble(pod)))(
+    return differs(lambda pod: (pod.ready, pod.status.phase, pod.status.pod_ip, pod.deleting, podtrouble.trouble(pod)))(
         change
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import dmspod, podhealth, podparts
+from dpf.provisioning.dpu import dmspod, podhealth
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, fail, waits
 from dpf.provisioning.dpu.waiting import PODS_END, for_host, wait
+from dpf.runtime import podtrouble
 from dpf.runtime.conditions import is_true
 from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
 from dpf.runtime.k8s import Pod
@@ -52,7 +53,7 @@ def server(seen: Seen) -> Step | None:
 
 def reason(pod: Pod) -> str:
     """The word for a DMS pod that is not ready."""
-    trouble = podparts.trouble(pod)
+    trouble = podtrouble.trouble(pod)
     if trouble is None:
         return "DMSPodStarting"
     return "ExistingRshimInstallDetected" if trouble.container == PREFLIGHT else "DMSPodNotRunning"
