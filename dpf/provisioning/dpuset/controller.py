@@ -16,7 +16,7 @@ from dpf.provisioning.dpu import indexes
 from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.claims import Claims
 from dpf.provisioning.dpuset.select import Card, Choice, choose
-from dpf.provisioning.dpuset.status import Tally, allowed, summary, tally
+from dpf.provisioning.dpuset.status import Tally, allowed, outdated, summary, tally
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
 from dpf.runtime.controller import Controller, For, Owns, Result, Watch
@@ -230,10 +230,11 @@ class DPUSetReconciler:
 
     async def _roll(self, dpuset: DPUSet, selection: Selection) -> list[DpfError]:
         """One round of a rolling update. The DPUs are only looked at if one may go."""
-        if (room := allowed(dpuset, len(selection.wanted))) is None:
+        room = allowed(dpuset, len(selection.wanted))
+        if room is None or not outdated(dpuset, self._dpus):
             return []
         stand = self._tally(dpuset, selection)
-        if not stand.outdated or stand.in_flight >= room:
+        if stand.in_flight >= room:
             return []
         dpus = {
             dpu.name: dpu

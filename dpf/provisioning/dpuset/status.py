@@ -73,6 +73,12 @@ def tally(dpuset: DPUSet, wanted: Collection[str], dpus: Informer[DPU], taken: C
     )
 
 
+def outdated(dpuset: DPUSet, dpus: Informer[DPU]) -> int:
+    """How many of a set's DPUs stay and are not as the template says."""
+    staying = dpus.count_by(OF_SET, dpuset.uid) - dpus.count_by(LEAVING, dpuset.uid)
+    return staying - dpus.count_by(LIKE, template_of(dpuset))
+
+
 def allowed(dpuset: DPUSet, wanted: int) -> int | None:
     """How many DPUs of the set a rolling update may have in flight; None if there is no rolling update."""
     strategy = dpuset.spec.strategy
