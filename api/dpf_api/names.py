@@ -27,8 +27,6 @@ LABEL_OOB_BRIDGE_CONFIGURED: Final = f"{FEATURE_PREFIX}dpu-oob-bridge-configured
 LABEL_CLUSTER: Final = "dpu.nvidia.com/cluster"
 LABEL_TENANT: Final = "tenant.clastix.io"
 
-LABEL_COMPONENT: Final = "dpu.nvidia.com/component"
-
 # Annotations.
 ANNOTATION_HOST_POWER_CYCLE_REQUIRED: Final = f"{GROUP}/host-power-cycle-required"  # of a DPU: a boolean
 ANNOTATION_POWERCYCLE_COMMAND: Final = f"{GROUP}/powercycle-command"  # of a host Node: cycle (default), reset, skip
@@ -82,19 +80,10 @@ def parse_bool(text: str) -> bool:
     raise ValueError(f"{text!r} is not a boolean; write one of {', '.join(BOOLEANS)}")
 
 
-def label_pci_address(index: int) -> str:
-    """Label of a host Node with the PCI address of its card ``index``, such as ``0000-04-00``."""
-    return f"{FEATURE_PREFIX}dpu-{index}-pci-address"
-
-
-def label_pf0_name(index: int) -> str:
-    """Label of a host Node with the network device of the card's first physical function."""
-    return f"{FEATURE_PREFIX}dpu-{index}-pf0-name"
-
-
-def label_psid(index: int) -> str:
-    """Label of a host Node with the card's PSID, such as ``MT_0000000375``."""
-    return f"{FEATURE_PREFIX}dpu-{index}-ps-id"
+def label_card(index: int, what: str) -> str:
+    """Label of a host Node that tells something of its card ``index``: ``pci-address``, such as ``0000-04-00``, ``pf0-name`` or
+    ``ps-id``."""
+    return f"{FEATURE_PREFIX}dpu-{index}-{what}"
 
 
 def dms_pod(dpu: str) -> str:
@@ -115,11 +104,6 @@ def dms_certificate(dpu: str) -> str:
 def dms_secret(dpu: str) -> str:
     """Secret with the key pair that a DPU's DMS serves with."""
     return f"{dpu}-server-secret"
-
-
-def kamaji_kubeconfig_secret(cluster: str) -> str:
-    """Secret into which kamaji puts the kubeconfig of a control plane."""
-    return f"{cluster}-admin-kubeconfig"
 
 
 def keepalived(cluster: str) -> str:

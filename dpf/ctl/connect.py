@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
 from dpf.ctl.output import complain
 from dpf.runtime.client import Client
-from dpf.runtime.errors import ApiError, ConfigError, DpfError, Forbidden, NotFound, Unauthorized, Unavailable
+from dpf.runtime.errors import (
+    ApiError,
+    ConfigError,
+    DpfError,
+    Forbidden,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+    first_of,
+)
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import Object, T
-
-E = TypeVar("E", bound=BaseException)
 
 FAILED = 1
 """Exit status of a command that could not do its work."""
@@ -56,15 +62,23 @@ class Session:
 
         :raises ConfigError: if there is none or more than one.
         """
+        if (found := await self.named(kind, name)) is not None:
+            return found
         namespace, _, name = name.rpartition("/")
-        found = [each for each in await self.find(kind, name=name) if not namespace or each.namespace == namespace]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            places = ", ".join(each.namespace for each in found)
-            raise ConfigError(f"{kind.RESOURCE.kind} {name} is in several namespaces ({places}): choose one with -n")
         where = f" in namespace {self.namespace or namespace}" if self.namespace or namespace else ""
         raise ConfigError(f"there is no {kind.RESOURCE.kind} {name!r}{where}")
+
+    async def named(self, kind: type[T], name: str) -> T | None:
+        """As :meth:`one`; None if there is none.
+
+        :raises ConfigError: if there is more than one.
+        """
+        namespace, _, name = name.rpartition("/")
+        found = [each for each in await self.find(kind, name=name) if not namespace or each.namespace == namespace]
+        if len(found) > 1:
+            places = ", ".join(each.namespace for each in found)
+            raise ConfigError(f"{kind.RESOURCE.kind} {name} is in several namespaces ({places}): choose one with -n")
+        return found[0] if found else None
 
     async def if_there(self, kind: type[T]) -> list[T]:
         """Objects of a kind; none if the cluster does not know it or the user may not read it."""
@@ -82,6 +96,15 @@ def missing(kind: type[Object]) -> str:
     )
 
 
+def either(names: Sequence[str], labels: str) -> None:
+    """Has a user say which objects are meant in one way.
+
+    :raises ConfigError: if both are given.
+    """
+    if names and labels:
+        raise ConfigError("give names or labels (-l), not both: names say already which objects are meant")
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that say which cluster and namespace."""
     parser.add_argument("--kubeconfig", type=Path, metavar="FILE", help="default: $KUBECONFIG, then ~/.kube/config")
@@ -97,9 +120,9 @@ def run(arguments: argparse.Namespace, work: Callable[[Session], Awaitable[int]]
             try:
                 return await work(Session(client, kubeconfig, arguments.namespace))
             except* ApiError as group:
-                complain(f"error: {explain(_first(group), kubeconfig)}")
+                complain(f"error: {explain(first_of(group), kubeconfig)}")
             except* DpfError as group:
-                complain(f"error: {_first(group)}")
+                complain(f"error: {first_of(group)}")
             return FAILED
 
     try:
@@ -108,12 +131,6 @@ def run(arguments: argparse.Namespace, work: Callable[[Session], Awaitable[int]]
         # Without a usable kubeconfig there is no connection.
         complain(f"error: {error}")
         return FAILED
-
-
-def _first(group: BaseExceptionGroup[E]) -> E:
-    """Of several things that went wrong at once a user needs one."""
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def explain(error: ApiError, kubeconfig: Kubeconfig) -> str:

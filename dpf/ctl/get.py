@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def get(session: Session, arguments: argparse.Namespace) -> int:
     """Prints them; several kinds one after the other."""
+    connect.either(arguments.names, arguments.selector)
     words = list(KINDS) if arguments.kinds == "all" else arguments.kinds.split(",")
     found: list[list[Object]] = [
         await _found(session, kind_of(word), arguments.names, arguments.selector) for word in words

@@ -9,17 +9,17 @@ DPUs stay until somebody deletes them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from dpf.provisioning.dpuset import members, rollout
-from dpf.provisioning.dpuset.rollout import Member
+from dpf.provisioning.dpuset import claims, members, rollout
 from dpf.provisioning.dpuset.select import Card, choose
+from dpf.provisioning.dpuset.status import allowed
 from dpf.runtime.k8s import Node
 from dpf_api.dpu import DPU
-from dpf_api.dpuset import DPUSet, Strategy, StrategyType
+from dpf_api.dpuset import DPUSet, Strategy
 from dpf_api.nodeeffect import NodeEffect
 
 
@@ -58,7 +58,7 @@ class Rehearsal:
     created: bool
     strategy: str
     allowed: int
-    """DPUs that may be unavailable in a rolling update; 0 with Recreate."""
+    """DPUs that may be in flight in a rolling update; 0 with Recreate."""
     selected: int
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -102,10 +102,9 @@ def rehearse(old: DPUSet | None, new: DPUSet, nodes: Iterable[Node], dpus: Seque
     wanted, rejected, chosen = _select(new, nodes)
     own = {each.name: each for each in dpus if old is not None and each.owned_by(old) and not each.deleting}
     leaving = {each.name for each in dpus if old is not None and each.owned_by(old) and each.deleting}
-    rolling = strategy.type is StrategyType.ROLLING_UPDATE
-    pace = strategy.rolling_update.max_unavailable if strategy.rolling_update is not None else None
-    allowed = rollout.budget(pace, len(wanted)) if rolling else 0
-    result = Rehearsal(new, old is None, strategy.type.value, allowed, len(wanted))
+    room = allowed(new, len(wanted))
+    rolling = room is not None
+    result = Rehearsal(new, old is None, strategy.type.value, room or 0, len(wanted))
 
     gone = {n for n, dpu in own.items() if n not in wanted and (n in rejected or dpu.spec.node_name not in chosen)}
     kept = [dpu for name, dpu in sorted(own.items()) if name not in gone]
@@ -113,9 +112,9 @@ def rehearse(old: DPUSet | None, new: DPUSet, nodes: Iterable[Node], dpus: Seque
     for name in sorted(gone):
         result.changes.append(Change(Action.DELETE, name, own[name].spec.node_name, "is not selected any more"))
     outdated = [dpu for dpu in kept if members.outdated(new, dpu)]
-    _update(result, new, [dpu for dpu in kept if not (rolling and members.outdated(new, dpu))])
+    _update(result, new, wanted, [dpu for dpu in kept if not (rolling and members.outdated(new, dpu))])
     if rolling:
-        _roll(result, new, kept, made)
+        _roll(result, new, wanted, kept, made)
     else:
         why = "with Recreate it is provisioned anew when you delete it"
         result.changes += [
@@ -155,29 +154,26 @@ def _select(dpuset: DPUSet, nodes: Iterable[Node]) -> tuple[dict[str, Card], set
     return wanted, rejected, chosen
 
 
-def _create(
-    result: Rehearsal, new: DPUSet, cards: Sequence[Card], leaving: set[str], dpus: Iterable[DPU]
-) -> list[Member]:
-    """Plans what is made; returns it as the rollout will see it."""
-    taken = {
-        (each.spec.node_name, each.spec.pci_address.replace(":", "-")): each for each in dpus if not each.owned_by(new)
-    }
-    made = []
+def _create(result: Rehearsal, new: DPUSet, cards: Sequence[Card], leaving: set[str], dpus: Iterable[DPU]) -> int:
+    """Plans what is made; returns how many the rollout will see missing."""
+    others = [each for each in dpus if not each.owned_by(new)]
+    places = {claims.held_by(each): each for each in others}
+    names = {each.name: each for each in others if each.namespace == new.namespace}
+    made = 0
     for card in cards:
-        if (other := taken.get((card.node, card.pci))) is not None:
-            why = f"card {card.pci} has DPU {other.key} already, which is not of this set"
-            result.changes.append(Change(Action.BLOCKED, card.name, card.node, why, -1))
+        if (other := places.get(claims.place(card)) or names.get(card.name)) is not None:
+            result.changes.append(Change(Action.BLOCKED, card.name, card.node, claims.taken(card, other), -1))
             continue
         why = "once the one that is being deleted has gone" if card.name in leaving else "is selected"
         result.changes.append(Change(Action.CREATE, card.name, card.node, why))
-        made.append(Member(card.name, available=True, outdated=False))
+        made += 1
     return made
 
 
-def _update(result: Rehearsal, new: DPUSet, dpus: Iterable[DPU]) -> None:
+def _update(result: Rehearsal, new: DPUSet, wanted: Mapping[str, Card], dpus: Iterable[DPU]) -> None:
     """What the controller brings to DPUs that there are, without a flash."""
     for dpu in dpus:
-        if patch := members.drift(new, dpu):
+        if patch := members.drift(new, dpu, wanted.get(dpu.name)):
             result.changes.append(Change(Action.UPDATE, dpu.name, dpu.spec.node_name, ", ".join(_words(patch))))
 
 
@@ -197,33 +193,41 @@ def _words(patch: dict[str, Any]) -> Iterable[str]:
         yield f"automaticNodeReboot {str(spec['automaticNodeReboot']).lower()}"
 
 
-def _roll(result: Rehearsal, new: DPUSet, kept: Sequence[DPU], made: list[Member]) -> None:
-    """Batch after batch until nothing is outdated, or nothing more may be taken."""
+def _roll(result: Rehearsal, new: DPUSet, wanted: Mapping[str, Card], kept: Sequence[DPU], made: int) -> None:
+    """Batch after batch until nothing is outdated, or nothing more may be taken.
+
+    :param made: DPUs that are made at once; the first batch has to wait for them.
+    """
     by_name = {dpu.name: dpu for dpu in kept}
-    states = [members.state(new, dpu) for dpu in kept]
-    wanted, batch = result.selected, 0
-    while any(each.outdated for each in states):
-        names = set(rollout.replaceable(states, wanted=wanted, allowed=result.allowed))
-        if not names and not made:
-            left = [each for each in states if each.outdated]
+    states = [members.state(new, dpu, selected=dpu.name in wanted) for dpu in kept]
+    missing, batch = made, 0
+    while any(each.outdated and each.selected for each in states):
+        names = set(rollout.replaceable(states, missing=missing, allowed=result.allowed))
+        if not names and not missing:
+            _left(
+                result,
+                [by_name[each.name] for each in states if each.outdated and each.selected],
+                "the budget is used up",
+            )
             down = sum(not each.available for each in states)
-            result.changes += [
-                Change(Action.OUTDATED, e.name, by_name[e.name].spec.node_name, "the budget is used up", -1)
-                for e in left
-            ]
             result.notes.append(
                 f"the rolling update stops: {down} DPUs are unavailable and only {result.allowed} may be"
             )
-            return
+            break
         if names:
             batch += 1
         for name in sorted(names):
             why = _difference(new, by_name[name])
             result.changes.append(Change(Action.REPROVISION, name, by_name[name].spec.node_name, why, batch))
         # What is done is Ready from now on and counts neither way, so it need not be looked at again.
-        wanted -= len(names) + len(made)
-        made = []
+        missing = 0
         states = [each for each in states if each.name not in names]
+    untold = [by_name[each.name] for each in states if each.outdated and not each.selected]
+    _left(result, untold, "the labels of its node tell of no such card")
+
+
+def _left(result: Rehearsal, dpus: Iterable[DPU], why: str) -> None:
+    result.changes += [Change(Action.OUTDATED, dpu.name, dpu.spec.node_name, why, -1) for dpu in dpus]
 
 
 def _difference(new: DPUSet, dpu: DPU) -> str:

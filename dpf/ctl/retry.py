@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import os
 from collections.abc import Mapping
 
 from dpf.ctl import connect, output
@@ -43,13 +44,21 @@ async def retry(session: Session, arguments: argparse.Namespace) -> int:
                 state = "being deleted" if obj.deleting else f"in phase {obj.status.phase.value}"
                 output.complain(f"error: {_title(obj)} is {state}, not in Error: there is nothing to try again")
             continue
-        who = f"{getpass.getuser()} {now().isoformat(timespec='seconds')}"
+        who = f"{_user()} {now().isoformat(timespec='seconds')}"
         await session.client.merge_patch(obj, {"metadata": {"annotations": {ANNOTATION_RETRY: who}}})
         why = f" (failed: {obj.status.reason}: {obj.status.message})" if obj.status.reason else ""
         output.say(f"{_title(obj)} is tried again{why}")
     if arguments.all and not any(each.status.phase.value == "Error" for each in found):
         output.say(f"no {word} is in Error")
     return 1 if refused else 0
+
+
+def _user() -> str:
+    """Who asks: a name, or the number where it has none, as in a container that runs as any user."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return str(os.getuid())
 
 
 def _title(obj: DPU | BFB) -> str:

@@ -8,8 +8,7 @@ from dpf.sandbox.layout import NAMESPACE, CardAddress
 from dpf.sandbox.manifests import CONFIG, documents
 from dpf.sandbox.settings import Settings
 from dpf_api.dpucluster import TYPE_KAMAJI
-
-_PREFIX = "feature.node.kubernetes.io"
+from dpf_api.names import LABEL_DPU_ENABLED, label_card
 
 
 def samples(settings: Settings) -> list[dict[str, Any]]:
@@ -39,6 +38,6 @@ def fitted(manifest: dict[str, Any], settings: Settings) -> dict[str, Any]:
     if obj["kind"] == "DPUSet":
         # Without a selector a DPUSet takes the first card of each host; so each slot is named.
         slots = [CardAddress("", index) for index in range(settings.dpus_per_host)]
-        spec["nodeSelector"] = {"matchLabels": {f"{_PREFIX}/dpu-enabled": "true"}}
-        spec["dpuSelector"] = {f"{_PREFIX}/dpu-{slot.index}-pci-address": slot.pci for slot in slots}
+        spec["nodeSelector"] = {"matchLabels": {LABEL_DPU_ENABLED: "true"}}
+        spec["dpuSelector"] = {label_card(slot.index, "pci-address"): slot.pci for slot in slots}
     return {**obj, "spec": spec}

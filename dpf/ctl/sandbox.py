@@ -16,7 +16,7 @@ from dpf.ctl.lifecycle import bring_up, runs, take_down
 from dpf.ctl.output import complain, say
 from dpf.ctl.samples import kamaji_cluster, samples
 from dpf.sandbox import control
-from dpf.sandbox.control import ControlError
+from dpf.sandbox.control import ControlError, NotRunning
 from dpf.sandbox.fleet.faults import Fault
 from dpf.sandbox.layout import Inventory, Layout, default_data_dir
 from dpf.sandbox.managers import MANAGERS
@@ -58,7 +58,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("cards", cards, "list the simulated cards and what was done to them", form)
     fault_ = add("fault", fault, "make something go wrong with a card, or right again")
     fault_.add_argument("card", help="a DPU that `cards` lists")
-    fault_.add_argument("kind", nargs="?", choices=[*Fault], help="the fault to set")
+    fault_.formatter_class = argparse.RawDescriptionHelpFormatter
+    fault_.epilog = "faults:\n" + "\n".join(f"  {each:<25}{each.meaning}" for each in Fault)
+    fault_.add_argument("kind", nargs="?", choices=[*Fault], metavar="FAULT", help="the fault to set, see below")
     fault_.add_argument("--clear", action="store_true", help="clear the card's fault")
     add("down", down, "end the sandbox and remove its data")
     add("demo", demo, "bring a sandbox up, provision all its DPUs before your eyes, take it down", fleet).set_defaults(
@@ -113,20 +115,23 @@ def print_samples(arguments: argparse.Namespace) -> int:
 
 def ps(arguments: argparse.Namespace) -> int:
     """``dpfctl sandbox ps``."""
-    output.show(_ask(layout_of(arguments).control_socket, "GET", "/processes"), arguments.output)
+    layout = layout_of(arguments)
+    output.show(_ask(layout, layout.control_socket, "GET", "/processes"), arguments.output)
     return 0
 
 
 def kill(arguments: argparse.Namespace) -> int:
     """``dpfctl sandbox kill``."""
-    _ask(layout_of(arguments).control_socket, "POST", f"/processes/{arguments.process}/kill")
+    layout = layout_of(arguments)
+    _ask(layout, layout.control_socket, "POST", f"/processes/{arguments.process}/kill")
     say(f"{arguments.process} killed")
     return 0
 
 
 def cards(arguments: argparse.Namespace) -> int:
     """``dpfctl sandbox cards``."""
-    output.show(_ask(layout_of(arguments).fleet_socket, "GET", "/cards"), arguments.output)
+    layout = layout_of(arguments)
+    output.show(_ask(layout, layout.fleet_socket, "GET", "/cards"), arguments.output)
     return 0
 
 
@@ -135,8 +140,8 @@ def fault(arguments: argparse.Namespace) -> int:
     if bool(arguments.kind) == arguments.clear:
         complain(f"error: name one of {', '.join(Fault)}, or give --clear")
         return 2
-    body = {"fault": arguments.kind or ""}
-    _ask(layout_of(arguments).fleet_socket, "PUT", f"/cards/{arguments.card}/fault", body)
+    layout, body = layout_of(arguments), {"fault": arguments.kind or ""}
+    _ask(layout, layout.fleet_socket, "PUT", f"/cards/{arguments.card}/fault", body)
     say(f"{arguments.card}: {arguments.kind or 'no fault'}")
     return 0
 
@@ -160,8 +165,17 @@ def _settings(layout: Layout) -> Settings:
     try:
         return Settings.read(layout)
     except FileNotFoundError:
-        raise ControlError(f"no sandbox in {layout.data_dir}: `dpfctl sandbox up` makes one") from None
+        raise _none(layout) from None
 
 
-def _ask(socket: Path, method: str, path: str, body: Any = None) -> Any:
-    return asyncio.run(control.ask(socket, method, path, body))
+def _ask(layout: Layout, socket: Path, method: str, path: str, body: Any = None) -> Any:
+    try:
+        return asyncio.run(control.ask(socket, method, path, body))
+    except NotRunning:
+        raise _none(layout) from None
+
+
+def _none(layout: Layout) -> ControlError:
+    return ControlError(
+        f"no sandbox runs in {layout.data_dir}; `dpfctl sandbox up` starts one, --data-dir names another"
+    )

@@ -18,8 +18,9 @@ from typing import Any
 
 from dpf.ctl.kinds import age
 from dpf.runtime.conditions import find
-from dpf.runtime.k8s import ContainerStatus, Pod
+from dpf.runtime.k8s import Pod
 from dpf.runtime.meta import Condition, Object, T
+from dpf.runtime.podtrouble import trouble
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpucluster import DPUCluster
@@ -126,7 +127,9 @@ def _stated(obj: BFB | DPU | DPUCluster | DPUSet, children: tuple[Item, ...] = (
     if word == "True" and not obj.deleting:
         reason, message, since = "", "", ready.last_transition_time if ready is not None else None
     if isinstance(obj, DPUSet) and not message:
-        message = f"{obj.status.ready_replicas} of {obj.status.replicas} DPUs are ready"
+        # A set that is Ready may be told something all the same: that another one wants its cards too.
+        told = f"; {ready.message}" if ready is not None and ready.message else ""
+        message = f"{obj.status.ready_replicas} of {obj.status.replicas} DPUs are ready{told}"
     if isinstance(obj, DPUCluster) and not message:
         message = f"{obj.status.assigned_dpus} of at most {obj.spec.max_nodes} DPUs"
     kind = obj.RESOURCE.kind
@@ -135,23 +138,14 @@ def _stated(obj: BFB | DPU | DPUCluster | DPUSet, children: tuple[Item, ...] = (
 
 def pod_item(pod: Pod) -> Item:
     """A pod, with the first of its containers that is in trouble."""
-    statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
-    reason, message = next((found for each in statuses if (found := _trouble(each))), ("", ""))
+    found = trouble(pod)
+    reason, message = (found.reason, f"container {found.container}: {found.message}") if found is not None else ("", "")
     if not reason and (unscheduled := find(pod.status.conditions, "PodScheduled")) and unscheduled.status == "False":
         reason, message = unscheduled.reason, unscheduled.message
     ready = find(pod.status.conditions, "Ready")
     since = ready.last_transition_time if ready is not None else pod.metadata.creation_timestamp
     phase = "Deleting" if pod.deleting else pod.status.phase
     return Item("Pod", pod.name, pod.namespace, str(pod.ready), phase, reason, message, since, pod.status.conditions)
-
-
-def _trouble(status: ContainerStatus) -> tuple[str, str] | None:
-    waiting, ended = status.state.waiting, status.state.terminated
-    if waiting is not None and waiting.reason not in ("", "PodInitializing", "ContainerCreating"):
-        return waiting.reason, f"container {status.name}: {waiting.message or f'{status.restart_count} restarts'}"
-    if ended is not None and ended.exit_code:
-        return ended.reason or "Error", f"container {status.name}: {ended.message or f'exit code {ended.exit_code}'}"
-    return None
 
 
 # Shown less of

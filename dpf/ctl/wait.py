@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
@@ -25,16 +24,16 @@ from dpf.runtime.client import decode
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import ConfigError, Gone, Unavailable
 from dpf.runtime.meta import Key, Object
+from dpf.runtime.options import duration
 from dpf_api.dpu import DPU
 from dpf_api.dpuset import DPUSet
+from dpf_api.names import ANNOTATION_RETRY
 
 IN_ERROR = 3
 DEADLINE = 124
 """As of timeout(1)."""
 PAUSE = 1.0
 """Seconds until a server that went away is asked again."""
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|m|s)?")
-_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "": 1.0}
 
 Goal = Callable[[Object], bool]
 
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="WHAT",
         help="ready (default), deleted, phase=PHASE or condition=TYPE[=STATUS]",
     )
-    parser.add_argument("--timeout", type=duration, default=1800.0, metavar="TIME", help="90s, 30m (default), 2h")
+    parser.add_argument("--timeout", type=seconds, default=1800.0, metavar="TIME", help="90s, 30m (default), 2h")
     parser.add_argument("--through-errors", action="store_true", help="wait on when an object is in Error")
     parser.add_argument("-l", "--selector", default="", metavar="LABELS", help="only objects with these labels")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -58,15 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=lambda arguments: connect.run(arguments, lambda session: wait(session, arguments)))
 
 
-def duration(text: str) -> float:
+def seconds(text: str) -> float:
     """Seconds that ``1h30m``, ``90s`` or ``90`` mean.
 
     :raises argparse.ArgumentTypeError: if it means nothing.
     """
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time: write 90s, 30m or 1h30m")
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def goal_of(text: str) -> Goal | None:
@@ -99,6 +98,12 @@ def _condition(obj: Object, kind: str) -> str:
     return found.status if found is not None else ""
 
 
+def tried_again(obj: Object) -> bool:
+    """Whether an object in Error was asked to try again, or has decided to, and has not begun yet."""
+    retry = obj.status.retry if isinstance(obj, DPU) else None
+    return ANNOTATION_RETRY in obj.annotations or (retry is not None and retry.pending)
+
+
 def _phase(obj: Object) -> str:
     return str(getattr(getattr(obj, "status", None), "phase", ""))
 
@@ -110,6 +115,8 @@ class Progress:
         self._goal = goal
         self._open = set(targets)
         self._said: dict[Key, str] = {}
+        self._errors: dict[Key, object] = {}
+        """The status of objects in Error that are tried again: it is not their last word."""
         self.total = len(self._open)
         self.failed: dict[Key, str] = {}
         """Objects in Error, and why."""
@@ -135,10 +142,14 @@ class Progress:
             self.failed.pop(key, None)
             return self._news(key, "done")
         state = state_of(obj)
-        if _phase(obj) == "Error":
+        self.failed.pop(key, None)
+        if _phase(obj) != "Error":
+            self._errors.pop(key, None)
+        elif tried_again(obj):
+            self._errors[key] = getattr(obj, "status", None)
+        elif self._errors.get(key) != getattr(obj, "status", None):
+            # Else the annotation was taken and the try is not on record yet.
             self.failed[key] = state
-        else:
-            self.failed.pop(key, None)
         return self._news(key, state)
 
     def vanished(self, key: Key) -> str:
@@ -168,6 +179,8 @@ def state_of(obj: Object) -> str:
     percent = obj.status.install.percent if isinstance(obj, DPU) and obj.status.install is not None else 0
     installing = f" {percent} %" if percent and _phase(obj) == "OS Installing" else ""
     message = " ".join(str(getattr(status, "message", "")).split())
+    if _phase(obj) == "Error" and tried_again(obj):
+        return f"is tried again; was in Error{f': {message}' if message else ''}"
     return f"{_phase(obj) or 'no status yet'}{installing}{f': {message}' if message else ''}"
 
 
@@ -176,10 +189,10 @@ async def wait(session: Session, arguments: argparse.Namespace) -> int:
     kind, goal = kind_of(arguments.kind), goal_of(arguments.goal)
     if goal is not None and "status" not in kind.model_fields:
         raise ConfigError(f"a {kind.RESOURCE.kind} has no status: there is nothing to wait for")
-    if arguments.names:
-        found = [await session.one(kind, name) for name in arguments.names]
-    else:
-        found = await session.find(kind, labels=arguments.selector)
+    found = await _targets(session, kind, arguments, absent=goal is None)
+    if not found and goal is None:
+        # What is gone already is what was waited for.
+        return 0
     if not found:
         raise ConfigError(f"there is no {kind.RESOURCE.kind} to wait for")
     progress = Progress([each.key for each in found], goal)
@@ -204,6 +217,23 @@ async def wait(session: Session, arguments: argparse.Namespace) -> int:
         output.complain(f"error: deleted meanwhile: {', '.join(key.name for key in progress.gone)}")
         return connect.FAILED
     return 0
+
+
+async def _targets(
+    session: Session, kind: type[Object], arguments: argparse.Namespace, *, absent: bool
+) -> list[Object]:
+    """What is waited for.
+
+    :param absent: one that is not there is left out.
+    :raises ConfigError: if one is named that is not there, or names and labels are given together.
+    """
+    connect.either(arguments.names, arguments.selector)
+    if not arguments.names:
+        return await session.find(kind, labels=arguments.selector)
+    if not absent:
+        return [await session.one(kind, name) for name in arguments.names]
+    found = [await session.named(kind, name) for name in arguments.names]
+    return [each for each in found if each is not None]
 
 
 async def _followed(session: Session, kind: type[Object], progress: Progress, screen: Screen, *, through: bool) -> bool:

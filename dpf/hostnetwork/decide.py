@@ -43,12 +43,10 @@ class Seen:
 
     :param problem: what is wrong with the card itself.
     :param physical: function 0, and function 1 of a card with two ports.
-    :param netdev: name of the network device of virtual function 0; empty if it has none.
     """
 
     problem: Problem | None = None
     physical: tuple[Physical, ...] = ()
-    netdev: str = ""
     vf0: Link | None = None
     bridge: Link | None = None
     bridge_has_address: bool = False

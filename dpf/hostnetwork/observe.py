@@ -27,7 +27,7 @@ async def observe(wanted: Wanted, sysfs: Sysfs, network: Network) -> Seen:
     virtual = sysfs.virtual(pf0)
     netdev = sysfs.netdev(virtual[0]) if virtual else ""
     vf0 = await network.link(netdev) if netdev else None
-    return Seen(None, tuple(physical), netdev, vf0, bridge, address)
+    return Seen(None, tuple(physical), vf0, bridge, address)
 
 
 def _card_problem(sysfs: Sysfs, pf0: str) -> Problem | None:

@@ -22,7 +22,7 @@ Whoever catches ``ApiError`` catches what a server answers; ``except NotFound`` 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 
 class DpfError(Exception):
@@ -150,3 +150,12 @@ class ClusterUnavailable(DpfError):
         super().__init__(message)
         self.cluster = cluster
         self.message = message
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def first_of(group: BaseExceptionGroup[E]) -> E:
+    """Of several things that went wrong at once the one that a user is told."""
+    first = group.exceptions[0]
+    return first_of(first) if isinstance(first, BaseExceptionGroup) else first

@@ -27,7 +27,7 @@ from dpf.runtime import memory, tracing
 from dpf.runtime.client import Client, UnreadableObject
 from dpf.runtime.cluster import SYNC_TIMEOUT, Cluster
 from dpf.runtime.controller import Controller
-from dpf.runtime.errors import ConfigError, DpfError, Unavailable
+from dpf.runtime.errors import ConfigError, DpfError, Unavailable, first_of
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.http import Servers
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -206,7 +206,7 @@ def run_process(name: str, options: ManagerOptions, setup: Callable[[Manager], A
     except KeyboardInterrupt:
         return 130
     except BaseExceptionGroup as errors:
-        return _report(name, _first(errors))
+        return _report(name, first_of(errors))
     except Exception as error:  # noqa: BLE001  (the last word of the process)
         return _report(name, error)
     finally:
@@ -258,11 +258,6 @@ async def _reach(client: Client) -> None:
             await asyncio.sleep(CONNECT_RETRY)
         else:
             return
-
-
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = errors.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _report(name: str, error: BaseException) -> int:

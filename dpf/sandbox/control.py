@@ -37,6 +37,10 @@ class ControlError(DpfError):
     """The supervisor or the fleet refused, or is not there. The message is for the user."""
 
 
+class NotRunning(ControlError):
+    """There is no such process."""
+
+
 def application(supervisor: Controlled) -> web.Application:
     """The HTTP API of a supervisor."""
 
@@ -80,7 +84,8 @@ def _json(content: Any, *, status: int = 200) -> web.Response:
 async def ask(socket: Path, method: str, path: str, body: Any = None, *, timeout: float = 30.0) -> Any:
     """Sends a request to a unix socket of the sandbox and returns the JSON of its answer.
 
-    :raises ControlError: if nobody listens there, or the answer is an error.
+    :raises NotRunning: if nobody listens there.
+    :raises ControlError: if there is no answer, or it is an error.
     """
     data = None if body is None else orjson.dumps(body)
     connector = aiohttp.UnixConnector(path=str(socket))
@@ -94,6 +99,10 @@ async def ask(socket: Path, method: str, path: str, body: Any = None, *, timeout
             if response.status >= 400:
                 raise ControlError(answer.get("error") or f"HTTP {response.status}")
             return answer
+    except aiohttp.ClientConnectorError as error:
+        if not isinstance(error.os_error, FileNotFoundError | ConnectionRefusedError):
+            raise ControlError(f"no sandbox answers on {socket}: {error}") from error
+        raise NotRunning(f"nobody listens on {socket}") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise ControlError(f"no sandbox answers on {socket}: {error or type(error).__name__}") from error
 

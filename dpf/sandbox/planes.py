@@ -10,7 +10,7 @@ from dpf.sandbox.controlplane import binaries
 from dpf.sandbox.controlplane.planes import ControlPlanes
 from dpf.sandbox.fleet.kubelet import LeaseTimes
 from dpf.sandbox.kamaji.tenant import Surroundings
-from dpf.sandbox.layout import Layout, spare_address
+from dpf.sandbox.layout import NAMESPACE, Layout, spare_address
 from dpf.sandbox.settings import Settings
 
 
@@ -45,9 +45,11 @@ def prepare(layout: Layout, dpus: int) -> ControlPlanes:
     planes = ControlPlanes(layout.control_planes, programs, logs=layout.logs, node_grace=node_grace(dpus))
     planes.prepare()
     layout.kubeconfigs.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for plane, link in ((planes.host, layout.host_kubeconfig), (planes.dpu, layout.dpu_kubeconfig)):
+    # All that a user looks for in the host cluster is in one namespace, so that is where kubectl looks.
+    host = planes.host.user_kubeconfig("admin", ("system:masters",), file="user", namespace=NAMESPACE)
+    for target, link in ((host, layout.host_kubeconfig), (planes.dpu.admin_kubeconfig, layout.dpu_kubeconfig)):
         link.unlink(missing_ok=True)
-        link.symlink_to(plane.admin_kubeconfig)
+        link.symlink_to(target)
     return planes
 
 

@@ -29,7 +29,7 @@ from dpf.provisioning.dpu.phases import PHASES
 from dpf.provisioning.dpucluster import allocator
 from dpf.provisioning.dpucluster.controller import judge
 from dpf.provisioning.dpuset import members, rollout, select
-from dpf.provisioning.dpuset.status import summary
+from dpf.provisioning.dpuset.status import summary, tally
 from dpf.provisioning.settings import Settings
 from dpf.runtime.client import Client, decode
 from dpf.runtime.cluster import Cluster
@@ -142,11 +142,12 @@ def _dpuset(dpuset: Any) -> None:
     card = select.Card("worker1", 0, "0000-04-00")
     with refusals():
         dpu = decode(DPU, orjson.dumps(to_wire(members.build(dpuset, card)) | {"status": {"phase": "Ready"}}))
-        assert members.drift(dpuset, dpu) is not None
+        assert members.drift(dpuset, dpu, card) is not None
         members.state(dpuset, dpu)
         _plan(dpuset, dpu)
     with refusals():
-        summary(dpuset, 3, CLUSTER.cache[DPU], ["x"])
+        dpus = CLUSTER.cache[DPU]
+        summary(dpuset, tally(dpuset, ["a", "b", "c"], dpus), dpus, ["x"], ["y"])
     with refusals():
         select.choose(dpuset.spec.dpu_selector, NODE)
     strategy = dpuset.spec.strategy

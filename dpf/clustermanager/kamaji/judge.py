@@ -13,9 +13,10 @@ from typing import Literal
 from dpf.clustermanager.common import CREATED
 from dpf.clustermanager.kamaji.controlplane import keepalived_of
 from dpf.clustermanager.kamaji.waits import Kept
+from dpf.runtime import podtrouble
 from dpf.runtime.conditions import is_true, new
 from dpf.runtime.errors import Waiting
-from dpf.runtime.k8s import ContainerStatus, DaemonSet, Pod
+from dpf.runtime.k8s import DaemonSet, Pod
 from dpf.runtime.meta import Condition
 from dpf_api.dpucluster import ConditionType, DPUCluster, Keepalived
 from dpf_api.kamaji import TenantControlPlane, VersionStatus
@@ -27,9 +28,6 @@ REFUSED = "Refused"
 
 NAMED = 3
 """Pods in trouble that a message names; the rest are counted."""
-
-STARTING = frozenset({"", "PodInitializing", "ContainerCreating"})
-"""Reasons of a waiting container that mean no trouble."""
 
 TOLD: dict[str, Literal["Normal", "Warning"]] = {
     "Created": "Normal",
@@ -67,11 +65,11 @@ def created(cluster: DPUCluster, control_plane: TenantControlPlane, *, data_stor
 
     :param data_store: whether the DataStore that it names exists.
     """
-    status, reason, message = _created(cluster, control_plane, data_store=data_store)
+    status, reason, message = _created(control_plane, data_store=data_store)
     return new(CREATED, status, reason, message, generation=cluster.metadata.generation)
 
 
-def _created(cluster: DPUCluster, control_plane: TenantControlPlane, *, data_store: bool) -> tuple[bool, str, str]:
+def _created(control_plane: TenantControlPlane, *, data_store: bool) -> tuple[bool, str, str]:
     running = control_plane.status.version
     name = control_plane.name
     if made(control_plane):
@@ -150,19 +148,8 @@ def missing(wanted: int, pods: Sequence[Pod]) -> str:
 
 def trouble(pod: Pod) -> str:
     """What keeps a pod from being ready; empty if it is just starting."""
-    for container in (*pod.status.init_container_statuses, *pod.status.container_statuses):
-        if said := _trouble(container):
-            return said
-    unscheduled = next((c for c in pod.status.conditions if c.type == "PodScheduled" and c.status == "False"), None)
-    if unscheduled is not None:
-        return unscheduled.message or unscheduled.reason
+    if (found := podtrouble.trouble(pod)) is not None:
+        return f"container {found.container}: {found.reason}: {found.message}"
+    if unscheduled := podtrouble.unschedulable(pod):
+        return unscheduled
     return "" if pod.status.phase in ("", "Pending", "Running") else f"it is {pod.status.phase}"
-
-
-def _trouble(container: ContainerStatus) -> str:
-    waiting, ended = container.state.waiting, container.state.terminated
-    if ended is not None and ended.exit_code:
-        return f"container {container.name} ended: {ended.message or ended.reason or f'exit code {ended.exit_code}'}"
-    if waiting is not None and waiting.reason not in STARTING:
-        return f"container {container.name}: {waiting.reason} {waiting.message}".rstrip()
-    return ""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dpf.provisioning.admission import powercycle
+from dpf.provisioning.dpuset.rollout import MAX_UNAVAILABLE
 from dpf.runtime.webhook import invalid
 from dpf_api.dpuset import DPUSet, RollingUpdate, Strategy, StrategyType
 from dpf_api.nodeeffect import default_node_effect
-
-MAX_UNAVAILABLE = 1
-"""DPUs that a rolling update takes at a time if it does not say."""
 
 
 def default(dpuset: DPUSet) -> DPUSet:

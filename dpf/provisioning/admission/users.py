@@ -5,24 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dpf.provisioning.dpuset.members import template_spec
 from dpf.runtime.informer import Index, Informer
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.webhook import Denied
 from dpf_api.dpu import DPU
-from dpf_api.dpuset import DPUSet, DPUTemplateSpec
+from dpf_api.dpuset import DPUSet
 
 SHOWN = 5
 """Users that a refusal names; of more it says how many."""
 
 
-def template(dpuset: DPUSet) -> DPUTemplateSpec:
-    """The spec of the set's DPUs, empty if it has none."""
-    return dpuset.spec.dpu_template.spec or DPUTemplateSpec()
-
-
 # A reference is a name only: to an object of the referrer's own namespace.
-DPUSET_BY_BFB: Index[DPUSet] = Index("bfb", lambda each: (str(Key(each.namespace, template(each).bfb.name)),))
-DPUSET_BY_FLAVOR: Index[DPUSet] = Index("flavor", lambda each: (str(Key(each.namespace, template(each).dpu_flavor)),))
+DPUSET_BY_BFB: Index[DPUSet] = Index("bfb", lambda each: (str(Key(each.namespace, template_spec(each).bfb.name)),))
+DPUSET_BY_FLAVOR: Index[DPUSet] = Index(
+    "flavor", lambda each: (str(Key(each.namespace, template_spec(each).dpu_flavor)),)
+)
 
 
 class Users:

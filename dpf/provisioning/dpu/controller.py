@@ -15,6 +15,7 @@ from dpf.provisioning.dpu.machine import Pass
 from dpf.provisioning.dpu.observe import Observer
 from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.steps import waits
+from dpf.runtime import podtrouble
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch, WatchRemote
 from dpf.runtime.errors import ApiError, Conflict, NotFound
@@ -90,7 +91,7 @@ def pod_matters(change: Change[Pod]) -> bool:
 
 def pod_stands(pod: Pod) -> object:
     """What of a pod a phase looks at."""
-    why = podparts.trouble(pod), podparts.unschedulable(pod)
+    why = podtrouble.trouble(pod), podtrouble.unschedulable(pod)
     return pod.ready, pod.status.phase, pod.status.pod_ip, pod.deleting, why
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import dmspod, needs, podhealth, podparts
+from dpf.provisioning.dpu import dmspod, needs, podhealth
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, fail, waits
 from dpf.provisioning.dpu.waiting import for_host
+from dpf.runtime import podtrouble
 from dpf.runtime.conditions import is_true
 from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Pod
@@ -44,7 +45,7 @@ def server(seen: Seen) -> Step | None:
 
 def reason(pod: Pod) -> str:
     """The word for a DMS pod that is not ready."""
-    trouble = podparts.trouble(pod)
+    trouble = podtrouble.trouble(pod)
     if trouble is None:
         return "DMSPodStarting"
     return "ExistingRshimInstallDetected" if trouble.container == dmspod.PREFLIGHT_CONTAINER else "DMSPodNotRunning"

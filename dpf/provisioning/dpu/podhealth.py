@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import podparts
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Changes, Hold, waits
 from dpf.provisioning.dpu.waiting import PODS_END, wait
+from dpf.runtime import podtrouble
 from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
 from dpf.runtime.k8s import Pod
 from dpf.runtime.meta import now
@@ -36,9 +36,9 @@ def why(pod: Pod, otherwise: str) -> str:
     """Why the pod is not ready: the container that is in trouble, or what keeps it from being scheduled."""
     if ended(pod):
         return f"pod {pod.name} has ended: {pod.status.message or pod.status.reason or pod.status.phase}"
-    if (trouble := podparts.trouble(pod)) is not None:
+    if (trouble := podtrouble.trouble(pod)) is not None:
         return f"container {trouble.container} of pod {pod.name}: {trouble.reason}: {trouble.message}"
-    if problem := podparts.unschedulable(pod):
+    if problem := podtrouble.unschedulable(pod):
         return f"pod {pod.name} can't be scheduled: {problem}"
     return otherwise
 

@@ -1,14 +1,13 @@
-"""What the two pods of a DPU share: where they run, what they tolerate, and how their trouble is put into words."""
+"""What the two pods of a DPU share: where they run and what they tolerate."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from dpf.provisioning.dpu import indexes
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import Waiting
-from dpf.runtime.k8s import Container, ContainerStatus, Node, Pod, PodSpec
+from dpf.runtime.k8s import Container, Node, Pod, PodSpec
 from dpf.runtime.meta import ObjectMeta, owner_reference
 from dpf_api.dpu import DPU
 from dpf_api.names import LABEL_DPU_PCI_ADDRESS
@@ -26,9 +25,6 @@ _TOLERATIONS: list[dict[str, Any]] = [
 ]
 
 NO_ADDRESS = f"the DPU has no label {LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
-
-STARTING = frozenset({"", "PodInitializing", "ContainerCreating"})
-"""Reasons of a waiting container that mean no trouble."""
 
 
 def on_host(
@@ -89,37 +85,3 @@ def _tolerations(dpu: DPU) -> list[dict[str, Any]]:
         return _TOLERATIONS
     own = {"key": taint.key, "operator": "Equal", "value": taint.value, "effect": taint.effect}
     return [*_TOLERATIONS, own]
-
-
-@dataclass(frozen=True)
-class Trouble:
-    """What keeps a pod from being ready."""
-
-    container: str
-    reason: str
-    message: str
-
-
-def trouble(pod: Pod) -> Trouble | None:
-    """The first container of the pod that is in trouble: its image can't be pulled, it crashes, its init step fails."""
-    for status in (*pod.status.init_container_statuses, *pod.status.container_statuses):
-        if (found := _trouble(status)) is not None:
-            return found
-    return None
-
-
-def _trouble(status: ContainerStatus) -> Trouble | None:
-    waiting, ended = status.state.waiting, status.state.terminated
-    last = status.last_state.terminated
-    if ended is not None and ended.exit_code != 0:
-        return Trouble(status.name, ended.reason or "Error", ended.message or f"exit code {ended.exit_code}")
-    if waiting is not None and waiting.reason not in STARTING:
-        said = last.message if last is not None and last.message else waiting.message
-        return Trouble(status.name, waiting.reason, said or f"{status.restart_count} restarts")
-    return None
-
-
-def unschedulable(pod: Pod) -> str:
-    """Why the scheduler finds no place for the pod; empty if it does."""
-    found = next((c for c in pod.status.conditions if c.type == "PodScheduled" and c.status == "False"), None)
-    return found.message or found.reason if found is not None else ""

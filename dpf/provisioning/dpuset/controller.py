@@ -1,32 +1,32 @@
 """The DPUSet controller: makes the DPUs of a set be as its selector and template say.
 
-What a set selects is kept per node and worked out anew only for nodes whose labels changed; how its DPUs stand is counted by
-indexes. So a DPU that moves on costs a few look-ups, however many DPUs and nodes there are. DPUs are made in batches, between
-which those that were made get on.
+What a set selects is kept per node and worked out anew only for nodes whose labels or address changed; how its DPUs stand is
+counted by indexes. So a DPU that moves on costs a few look-ups, however many DPUs and nodes there are. DPUs are made in batches,
+between which those that were made get on.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from dpf.provisioning.dpu import indexes
 from dpf.provisioning.dpuset import members, rollout
+from dpf.provisioning.dpuset.claims import Claims
 from dpf.provisioning.dpuset.select import Card, Choice, choose
-from dpf.provisioning.dpuset.status import summary
+from dpf.provisioning.dpuset.status import Tally, allowed, outdated, summary, tally
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch
-from dpf.runtime.errors import AlreadyExists, ApiError, NotFound
+from dpf.runtime.errors import AlreadyExists, DpfError, NotFound
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import Key
 from dpf.runtime.predicates import any_of, differs, generation_changed, labels_changed
 from dpf_api.dpu import DPU, Phase
-from dpf_api.dpuset import ConditionType, DPUSet, DPUSetStatus, StrategyType
+from dpf_api.dpuset import ConditionType, DPUSet, DPUSetStatus
 from dpf_api.names import FINALIZER_DPUSET
 
 W = TypeVar("W")
@@ -55,15 +55,17 @@ class Selection:
     generation: int = -1
     choices: dict[str, Choice] = field(default_factory=dict)
     stale: set[str] = field(default_factory=set)
-    """Nodes whose labels have changed since."""
+    """Nodes whose labels or address have changed since."""
     wanted: dict[str, Card] = field(default_factory=dict)
     """Cards that are selected, by the name of their DPU."""
     rejected: set[str] = field(default_factory=set)
     """Names of DPUs of cards that are known and not selected."""
-    taken: dict[str, str] = field(default_factory=dict)
-    """What is said of cards that another's DPU has, by the name that their DPU would have."""
+    refused: set[str] = field(default_factory=set)
+    """Names of DPUs that can't be made, and of which that was told."""
     synced: object = None
     """The state of the set that its DPUs were last brought up to."""
+    moved: set[str] = field(default_factory=set)
+    """Names of DPUs of cards that are told of otherwise since."""
     made_at: float = float("-inf")
     """When the last batch of DPUs was made."""
     written_at: float = float("-inf")
@@ -79,27 +81,28 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         self._nodes = cluster.cache[Node]
         self._dpus = cluster.cache[DPU]
         self._events = events
-        self._selections: defaultdict[str, Selection] = defaultdict(Selection)
-        self.blocked: defaultdict[str, set[Key]] = defaultdict(set)
-        """Sets that want a card that another's DPU has, by that card."""
+        self._selections: dict[str, Selection] = {}
+        self.claims = Claims(self._dpus, cluster.cache[DPUSet])
+        self.wake: Callable[[Key], None] = lambda _: None
+        """Has another set looked at; the controller's."""
         indexes.add(cluster)
         for index in members.INDEXES:
             self._dpus.add_index(index)
 
     def node_changed(self, dpuset: DPUSet, node: str) -> None:
-        """Notes that a node's labels changed."""
-        self._selections[dpuset.uid].stale.add(node)
+        """Notes that a node's labels or address changed. A set that was not looked at yet looks at all of them."""
+        if (selection := self._selections.get(dpuset.uid)) is not None:
+            selection.stale.add(node)
 
     async def reconcile(self, dpuset: DPUSet) -> Result | None:
         selection = self._select(dpuset)
         have = {key.name for key in self._dpus.keys_by(members.OF_SET, dpuset.uid)}
-        missing = [card for name, card in selection.wanted.items() if name not in have]
+        missing = self._settle(dpuset, selection, [c for name, c in selection.wanted.items() if name not in have])
         pause = self._pause(dpuset, selection) if missing else 0.0
-        errors = [] if pause > 0 else await self._create(dpuset, selection, missing[:BATCH])
+        errors = [] if pause > 0 else await _at_once(lambda card: self._create(dpuset, card), missing[:BATCH])
         errors += await self._remove_deselected(dpuset, selection, have)
         errors += await self._sync(dpuset, selection)
-        if dpuset.spec.strategy is not None and dpuset.spec.strategy.type is StrategyType.ROLLING_UPDATE:
-            errors += await self._roll(dpuset, len(selection.wanted))
+        errors += await self._roll(dpuset, selection)
         wait = await self._write_status(dpuset, selection)
         if errors:
             raise errors[0]
@@ -110,6 +113,8 @@ class DPUSetReconciler(Finalizing[DPUSet]):
     async def finalize(self, dpuset: DPUSet) -> Result | None:
         """The DPUs go by garbage collection: the set is their controller."""
         self._selections.pop(dpuset.uid, None)
+        for owner in self.claims.settle(dpuset, ()):
+            self.wake(owner)
         return None
 
     def _pause(self, dpuset: DPUSet, selection: Selection) -> float:
@@ -125,7 +130,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
     # What is selected
 
     def _select(self, dpuset: DPUSet) -> Selection:
-        selection = self._selections[dpuset.uid]
+        selection = self._selections.setdefault(dpuset.uid, Selection())
         if selection.generation != dpuset.metadata.generation:
             selection.generation = dpuset.metadata.generation
             selection.choices.clear()
@@ -138,69 +143,81 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         return selection
 
     def _select_node(self, dpuset: DPUSet, selection: Selection, name: str) -> None:
-        if (before := selection.choices.pop(name, None)) is not None:
-            for card in before.selected:
-                selection.wanted.pop(card.name, None)
-            selection.rejected.difference_update(card.name for card in before.rejected)
+        before = selection.choices.pop(name, Choice())
+        for card in before.selected:
+            selection.wanted.pop(card.name, None)
+        selection.rejected.difference_update(card.name for card in before.rejected)
         node, selector = self._nodes.get(name), dpuset.spec.node_selector
         if node is None or not (selector is None or selector.matches(node.labels)):
             return
         choice = selection.choices[name] = choose(dpuset.spec.dpu_selector, node)
         selection.wanted.update((card.name, card) for card in choice.selected)
         selection.rejected.update(card.name for card in choice.rejected)
+        selection.moved.update(card.name for card in choice.selected if card not in before.selected)
 
     # What is done about it
 
-    async def _create(self, dpuset: DPUSet, selection: Selection, cards: list[Card]) -> list[ApiError]:
-        return await _at_once(lambda card: self._create_one(dpuset, selection, card), cards)
+    def _settle(self, dpuset: DPUSet, selection: Selection, cards: list[Card]) -> list[Card]:
+        """Of the cards without a DPU those that can get one. Of the others their owners are told, and the set itself."""
+        refused = {card.name: said for card in cards if (said := self.claims.obstacle(dpuset, card))}
+        for owner in self.claims.settle(dpuset, [card for card in cards if card.name in refused]):
+            self.wake(owner)
+        if fresh := [said for name, said in refused.items() if name not in selection.refused]:
+            more = f" (and {len(fresh) - 1} cards more)" if len(fresh) > 1 else ""
+            self._events.warning(dpuset, "FailedCreate", fresh[0] + more)
+        selection.refused = set(refused)
+        return [card for card in cards if card.name not in refused]
 
-    async def _create_one(self, dpuset: DPUSet, selection: Selection, card: Card) -> ApiError | None:
-        place = indexes.card_of(card.node, card.pci)
-        if others := [dpu for dpu in self._dpus.by(indexes.CARD, place) if not dpu.owned_by(dpuset)]:
-            self.blocked[place].add(dpuset.key)
-            message = f"card {card.pci} of node {card.node} has DPU {others[0].key} already, which is not of this set"
-            if selection.taken.get(card.name) != message:
-                self._events.warning(dpuset, "FailedCreate", message)
-            selection.taken[card.name] = message
-            return None
-        self.blocked[place].discard(dpuset.key)
-        selection.taken.pop(card.name, None)
+    async def _create(self, dpuset: DPUSet, card: Card) -> DpfError | None:
         dpu = members.build(dpuset, card)
         try:
             await self._client.create(dpu)
         except AlreadyExists:
-            # Ours, and not seen yet: its watch event comes.
+            # Not known here yet, or it would not have been tried: the set is looked at again when it is.
+            self.claims.wait(dpuset.key, card)
+            if self.claims.obstacle(dpuset, card):
+                self.wake(dpuset.key)
             return None
-        except ApiError as error:
-            self._events.warning(dpuset, "FailedCreate", f"DPU {dpu.name}: {error.message}")
+        except DpfError as error:
+            self._events.warning(dpuset, "FailedCreate", f"DPU {dpu.name}: {error}")
             return error
         self._events.normal(dpuset, "SuccessfulCreate", f"created DPU {dpu.name}")
         return None
 
-    async def _sync(self, dpuset: DPUSet, selection: Selection) -> list[ApiError]:
-        """Brings what needs no flash to the DPUs that there are, once for each edit of the set."""
+    async def _sync(self, dpuset: DPUSet, selection: Selection) -> list[DpfError]:
+        """Brings what needs no flash to the DPUs that there are, once for each edit of the set; and to one whose card is told
+        of otherwise than before."""
         edit = dpuset.metadata.generation, dict(dpuset.labels)
-        if selection.synced == edit:
-            return []
-        dpus = [dpu for dpu in self._dpus.by(members.OF_SET, dpuset.uid) if not dpu.deleting]
-        drifting = [(dpu, patch) for dpu in dpus if (patch := members.drift(dpuset, dpu))]
+        moved, selection.moved = selection.moved, set()
+        if selection.synced != edit:
+            dpus = self._dpus.by(members.OF_SET, dpuset.uid)
+        else:
+            known = (self._dpus.get(name, dpuset.namespace) for name in sorted(moved))
+            dpus = [dpu for dpu in known if dpu is not None and dpu.owned_by(dpuset)]
+        drifting = [
+            (dpu, patch)
+            for dpu in dpus
+            if not dpu.deleting and (patch := members.drift(dpuset, dpu, selection.wanted.get(dpu.name)))
+        ]
         errors = await _at_once(lambda item: self._update(dpuset, *item), drifting)
-        if not errors:
+        if errors:
+            selection.moved |= moved
+        else:
             selection.synced = edit
         return errors
 
-    async def _update(self, dpuset: DPUSet, dpu: DPU, patch: dict[str, Any]) -> ApiError | None:
+    async def _update(self, dpuset: DPUSet, dpu: DPU, patch: dict[str, Any]) -> DpfError | None:
         try:
             await self._client.merge_patch(dpu, patch)
         except NotFound:
             return None
-        except ApiError as error:
-            self._events.warning(dpuset, "FailedUpdate", f"DPU {dpu.name}: {error.message}")
+        except DpfError as error:
+            self._events.warning(dpuset, "FailedUpdate", f"DPU {dpu.name}: {error}")
             return error
         self._events.normal(dpuset, "SuccessfulUpdate", f"DPU {dpu.name} was updated where it is")
         return None
 
-    async def _remove_deselected(self, dpuset: DPUSet, selection: Selection, have: set[str]) -> list[ApiError]:
+    async def _remove_deselected(self, dpuset: DPUSet, selection: Selection, have: set[str]) -> list[DpfError]:
         """Deletes DPUs of nodes that are not selected any more, and of cards that are known and not selected. A card whose
         labels are just not there, as while the detector restarts, keeps its DPU."""
         errors = []
@@ -211,34 +228,42 @@ class DPUSetReconciler(Finalizing[DPUSet]):
                 errors.append(error)
         return errors
 
-    async def _roll(self, dpuset: DPUSet, wanted: int) -> list[ApiError]:
-        """One round of a rolling update; nothing to look at if every DPU is as the template says."""
-        total = self._dpus.count_by(members.OF_SET, dpuset.uid)
-        if self._dpus.count_by(members.LIKE, members.template_of(dpuset)) == total:
+    async def _roll(self, dpuset: DPUSet, selection: Selection) -> list[DpfError]:
+        """One round of a rolling update. The DPUs are only looked at if one may go."""
+        room = allowed(dpuset, len(selection.wanted))
+        if room is None or not outdated(dpuset, self._dpus):
             return []
-        dpus = {dpu.name: dpu for dpu in self._dpus.by(members.OF_SET, dpuset.uid)}
-        strategy = dpuset.spec.strategy.rolling_update if dpuset.spec.strategy is not None else None
-        allowed = rollout.budget(strategy.max_unavailable if strategy is not None else None, wanted)
-        states = [members.state(dpuset, dpu) for dpu in dpus.values()]
-        names = rollout.replaceable(states, wanted=wanted, allowed=allowed)
-        outcomes = [await self._delete(dpuset, dpus[name], "is replaced") for name in names if not dpus[name].deleting]
+        stand = self._tally(dpuset, selection)
+        if stand.in_flight >= room:
+            return []
+        dpus = {
+            dpu.name: dpu
+            for dpu in self._dpus.by(members.OF_SET, dpuset.uid)
+            if not dpu.deleting or dpu.name in selection.wanted
+        }
+        states = [members.state(dpuset, dpu, selected=name in selection.wanted) for name, dpu in dpus.items()]
+        names = rollout.replaceable(states, missing=len(stand.missing), allowed=room)
+        outcomes = [await self._delete(dpuset, dpus[name], "is replaced") for name in names]
         return [error for error in outcomes if error is not None]
 
-    async def _delete(self, dpuset: DPUSet, dpu: DPU, why: str) -> ApiError | None:
+    def _tally(self, dpuset: DPUSet, selection: Selection) -> Tally:
+        return tally(dpuset, selection.wanted.keys(), self._dpus, selection.refused)
+
+    async def _delete(self, dpuset: DPUSet, dpu: DPU, why: str) -> DpfError | None:
         if dpu.deleting:
             return None
         try:
             await self._client.delete(dpu)
-        except ApiError as error:
-            self._events.warning(dpuset, "FailedDelete", f"DPU {dpu.name}: {error.message}")
+        except DpfError as error:
+            self._events.warning(dpuset, "FailedDelete", f"DPU {dpu.name}: {error}")
             return error
         self._events.normal(dpuset, "SuccessfulDelete", f"DPU {dpu.name} {why}")
         return None
 
     async def _write_status(self, dpuset: DPUSet, selection: Selection) -> float:
         """Writes the status, unless it was written a moment ago: seconds to wait then."""
-        taken = [said for name, said in sorted(selection.taken.items()) if name in selection.wanted]
-        status = summary(dpuset, len(selection.wanted), self._dpus, taken)
+        refused, contested = self.claims.refused(dpuset), self.claims.contested(dpuset)
+        status = summary(dpuset, self._tally(dpuset, selection), self._dpus, list(refused.values()), contested)
         if status == dpuset.status:
             return 0.0
         now = asyncio.get_running_loop().time()
@@ -260,11 +285,11 @@ class DPUSetReconciler(Finalizing[DPUSet]):
             self._events.normal(dpuset, reason, progress.message, action="Rollout")
 
 
-async def _at_once(do: Callable[[W], Awaitable[ApiError | None]], work: Iterable[W]) -> list[ApiError]:
+async def _at_once(do: Callable[[W], Awaitable[DpfError | None]], work: Iterable[W]) -> list[DpfError]:
     """Does it for all, some at a time; returns what failed."""
     slots = asyncio.Semaphore(AT_ONCE)
 
-    async def one(item: W) -> ApiError | None:
+    async def one(item: W) -> DpfError | None:
         async with slots:
             return await do(item)
 
@@ -283,18 +308,17 @@ def dpuset_controller(cluster: Cluster, events: EventRecorder) -> Controller[DPU
             reconciler.node_changed(dpuset, node.name)
             yield dpuset.key
 
-    def waiting_for(dpu: DPU) -> Iterable[Key]:
-        return reconciler.blocked.get(indexes.place(dpu), ())
-
-    return Controller(
+    controller = Controller(
         "dpuset",
         reconciler,
         watches=[
             For(DPUSet, when=any_of(generation_changed, labels_changed, differs(lambda each: each.deleting))),
             Owns(DPU, when=differs(members.stands)),
-            Watch(DPU, to=waiting_for, when=lambda change: change.new is None),
-            Watch(Node, to=selecting, when=labels_changed),
+            Watch(DPU, to=reconciler.claims.waiting_for, when=differs(indexes.place)),
+            Watch(Node, to=selecting, when=differs(lambda node: (node.labels, node.internal_ip))),
         ],
         workers=4,
         min_interval=INTERVAL,
     )
+    reconciler.wake = controller.enqueue
+    return controller

@@ -33,9 +33,8 @@ def build(dpuset: DPUSet, card: Card) -> DPU:
         names.LABEL_DPUSET_NAME: dpuset.name,
         names.LABEL_DPUSET_NAMESPACE: dpuset.namespace,
         names.LABEL_DPU_PCI_ADDRESS: card.pci,
+        **labels_of(card),
     }
-    labels |= {names.LABEL_DPU_PF_NAME: card.pf0} if card.pf0 else {}
-    labels |= {names.LABEL_DPU_HOST_IP: card.host_ip} if card.host_ip else {}
     spec: dict[str, object] = {
         "node_name": card.node,
         "bfb": template.bfb.name,
@@ -58,14 +57,23 @@ def build(dpuset: DPUSet, card: Card) -> DPU:
     return DPU(metadata=meta, spec=DPUSpec(**spec))
 
 
-def drift(dpuset: DPUSet, dpu: DPU) -> dict[str, Any]:
+def labels_of(card: Card) -> dict[str, str]:
+    """Labels that tell what may change of a card, as far as it is known."""
+    told = {names.LABEL_DPU_PF_NAME: card.pf0, names.LABEL_DPU_HOST_IP: card.host_ip}
+    return {key: value for key, value in told.items() if value}
+
+
+def drift(dpuset: DPUSet, dpu: DPU, card: Card | None = None) -> dict[str, Any]:
     """The merge patch that brings the DPU up to the template where no flash is needed; empty if nothing differs.
 
     Labels and annotations are set, never taken away: a user or another program may have put them there.
+
+    :param card: the DPU's card as its host's Node tells of it now, if it does.
     """
     template = template_spec(dpuset)
+    told = labels_of(card) if card is not None else {}
     metadata = {
-        "labels": lacking(own_labels(dpuset), dpu.labels),
+        "labels": lacking({**own_labels(dpuset), **told}, dpu.labels),
         "annotations": lacking(dpuset.spec.dpu_template.annotations, dpu.annotations),
     }
     spec: dict[str, Any] = {}
@@ -118,7 +126,9 @@ def _in_phase(dpu: DPU) -> tuple[str, ...]:
 
 
 def _like(dpu: DPU) -> tuple[str, ...]:
-    return tuple(_likeness(_owner(dpu), dpu.spec.bfb, dpu.spec.dpu_flavor) for _ in _of_set(dpu))
+    if dpu.deleting:
+        return ()
+    return tuple(_likeness(owner, dpu.spec.bfb, dpu.spec.dpu_flavor) for owner in _of_set(dpu))
 
 
 def in_phase(uid: str, phase: Phase) -> str:
@@ -139,8 +149,12 @@ def template_of(dpuset: DPUSet) -> str:
 OF_SET: Index[DPU] = Index("of-set", _of_set)
 PHASE: Index[DPU] = Index("of-set-in-phase", _in_phase)
 LIKE: Index[DPU] = Index("of-set-like", _like)
+"""By BFB and flavor, those that stay."""
+UNDER_WAY: Index[DPU] = Index("of-set-under-way", lambda dpu: () if available(dpu) else _like(dpu))
+"""Of :data:`LIKE` those that are not available."""
 AVAILABLE: Index[DPU] = Index("of-set-available", lambda dpu: _of_set(dpu) if available(dpu) else ())
-INDEXES = (OF_SET, PHASE, LIKE, AVAILABLE)
+LEAVING: Index[DPU] = Index("of-set-leaving", lambda dpu: _of_set(dpu) if dpu.deleting else ())
+INDEXES = (OF_SET, PHASE, LIKE, UNDER_WAY, AVAILABLE, LEAVING)
 
 
 # How they stand
@@ -157,9 +171,16 @@ def outdated(dpuset: DPUSet, dpu: DPU) -> bool:
     return (dpu.spec.bfb, dpu.spec.dpu_flavor) != (template.bfb.name, template.dpu_flavor)
 
 
-def state(dpuset: DPUSet, dpu: DPU) -> Member:
+def state(dpuset: DPUSet, dpu: DPU, *, selected: bool = True) -> Member:
     """The DPU as a rollout looks at it."""
-    return Member(dpu.name, available(dpu), outdated(dpuset, dpu))
+    return Member(
+        dpu.name,
+        available=available(dpu),
+        outdated=outdated(dpuset, dpu),
+        failed=dpu.status.phase is Phase.ERROR,
+        leaving=dpu.deleting,
+        selected=selected,
+    )
 
 
 def stands(dpu: DPU) -> object:

@@ -1,8 +1,8 @@
 """What a DPUSet does next: which DPUs to replace, in which order, within which budget.
 
 ``Recreate`` changes no DPU that exists: a DPU that a user deletes is made anew from the template. ``RollingUpdate`` replaces
-DPUs whose BFB or flavor differs from the template, in order of name: those that are unavailable anyway at once, available
-ones while the budget of unavailable DPUs lasts.
+DPUs whose BFB or flavor differs from the template, those first that are not available, and never has more of them in flight than
+the budget says: a DPU that is not available may be so for a minute, because its cluster is, and all of them at once too.
 """
 
 from __future__ import annotations
@@ -22,11 +22,25 @@ MAX_UNAVAILABLE = 1
 
 @dataclass(frozen=True)
 class Member:
-    """A DPU of the set, as far as a rollout looks at it."""
+    """A DPU of the set, as far as a rollout looks at it.
+
+    :param outdated: it must be provisioned anew to be as the template says.
+    :param failed: it is in phase Error.
+    :param leaving: it is being deleted.
+    :param selected: its card is selected now, so that it would be made anew.
+    """
 
     name: str
     available: bool
     outdated: bool
+    failed: bool = False
+    leaving: bool = False
+    selected: bool = True
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether it is being replaced, or was and is not of use yet."""
+        return self.leaving or not (self.outdated or self.available)
 
 
 def budget(max_unavailable: int | str | None, total: int) -> int:
@@ -45,15 +59,21 @@ def budget(max_unavailable: int | str | None, total: int) -> int:
     return max(1, min(amount, total))
 
 
-def replaceable(members: Iterable[Member], *, wanted: int, allowed: int) -> list[str]:
-    """Names of the DPUs that a rolling update deletes now, in order.
+def replaceable(members: Iterable[Member], *, missing: int, allowed: int) -> list[str]:
+    """Names of the DPUs that a rolling update deletes now, in order: those in Error, others that are not available, and
+    available ones, each by name.
 
-    :param wanted: number of DPUs that the set should have.
-    :param allowed: how many of them may be unavailable.
+    :param missing: selected cards that have no DPU and get one.
+    :param allowed: how many DPUs may be unavailable. As many may be in flight; of the available ones only so many go that no
+        more than that are unavailable.
     """
-    members = sorted(members, key=lambda member: member.name)
-    unavailable = max(0, wanted - len(members)) + sum(not member.available for member in members)
-    outdated = [member for member in members if member.outdated]
-    broken = [member.name for member in outdated if not member.available]
-    room = max(0, allowed - unavailable)
-    return broken + [member.name for member in outdated if member.available][:room]
+    members = list(members)
+    in_flight = missing + sum(member.in_flight for member in members)
+    unavailable = missing + sum(not member.available for member in members)
+    outdated = sorted(
+        (member for member in members if member.outdated and member.selected and not member.leaving),
+        key=lambda member: (not member.failed, member.name),
+    )
+    down = [member.name for member in outdated if not member.available][: max(0, allowed - in_flight)]
+    up = [member.name for member in outdated if member.available][: max(0, allowed - unavailable)]
+    return down + up

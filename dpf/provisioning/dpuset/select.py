@@ -21,9 +21,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from dpf.runtime.k8s import Node
+from dpf_api.names import FEATURE_PREFIX, label_card
 
-FEATURE = "feature.node.kubernetes.io/"
-_ENTRY = re.compile(r"^feature\.node\.kubernetes\.io/dpu-([0-9]{1,4})-(.+)$")
+_ENTRY = re.compile(rf"^{re.escape(FEATURE_PREFIX)}dpu-([0-9]{{1,4}})-(.+)$")
 
 NAME_LIMIT = 63
 """A DPU's name is a host name, a label value and the name of a Node."""
@@ -65,9 +65,9 @@ def cards_of(node: Node) -> list[Card]:
     """The cards that a node's labels describe, in order of their index; of two with one address the first."""
     found: dict[str, Card] = {}
     for index in sorted(_indices(node.labels)):
-        pci = node.labels.get(f"{FEATURE}dpu-{index}-pci-address", "")
+        pci = node.labels.get(label_card(index, "pci-address"), "")
         if pci and pci not in found:
-            pf0 = node.labels.get(f"{FEATURE}dpu-{index}-pf0-name", "")
+            pf0 = node.labels.get(label_card(index, "pf0-name"), "")
             found[pci] = Card(node.name, index, pci, pf0, node.internal_ip)
     return list(found.values())
 
@@ -113,9 +113,9 @@ def _holds(entries: Mapping[str, str], index: int, labels: Mapping[str, str]) ->
 
 def _label(labels: Mapping[str, str], index: int, what: str) -> str | None:
     """A card's label; a PSID under either of its names."""
-    value = labels.get(f"{FEATURE}dpu-{index}-{what}")
+    value = labels.get(label_card(index, what))
     if value is None and what in _PSID:
-        value = labels.get(f"{FEATURE}dpu-{index}-{_PSID[what]}")
+        value = labels.get(label_card(index, _PSID[what]))
     return value
 
 

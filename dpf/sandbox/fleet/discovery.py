@@ -14,8 +14,8 @@ from dpf.detector.features import read
 from dpf.host.network import looks
 from dpf.sandbox import manifests
 from dpf.sandbox.fleet.machine import Machine
+from dpf_api.names import FEATURE_PREFIX
 
-PREFIX = "feature.node.kubernetes.io"
 FEATURES = "etc/kubernetes/node-feature-discovery/features.d"
 LARGE = 50
 """Hosts from which on the detectors look less often: a thousand of them would be at it all the time."""
@@ -94,4 +94,4 @@ def _rules() -> list[dict[str, Any]]:
 
 
 def _label(name: str) -> str:
-    return name if "/" in name else f"{PREFIX}/{name}"
+    return name if "/" in name else FEATURE_PREFIX + name

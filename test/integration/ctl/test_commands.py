@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,30 @@ async def test_retry_annotates_what_is_in_error_and_nothing_else(
     assert (status, out) == (0, "dpu/bad is tried again (failed: InstallationFailed: write error)\n")
     found = {each.name: ANNOTATION_RETRY in each.annotations for each in await host_client.list(DPU, namespace)}
     assert found == {"good": False, "bad": True}
+    status, _, err = await dpfctl("wait", "dpu", "bad", "--timeout", "0.5s")
+    assert status == 124, "what is tried again has not failed"
+    assert "bad: is tried again; was in Error: write error" in err
+
+
+async def test_whoever_has_no_name_may_retry_too(
+    host_client: Client, namespace: str, dpfctl: Dpfctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 1000680000")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    await put(host_client, namespace, "bad", phase="Error")
+    assert (await dpfctl("retry", "dpu", "bad"))[0] == 0
+    assert str(os.getuid()) in (await host_client.get(DPU, "bad", namespace)).annotations[ANNOTATION_RETRY]
+
+
+@pytest.mark.parametrize("command", ["get", "wait"])
+async def test_names_and_labels_together_are_refused(dpfctl: Dpfctl, command: str) -> None:
+    status, _, err = await dpfctl(command, "dpus", "d1", "-l", "team=blue")
+    assert (status, err) == (
+        1,
+        "error: give names or labels (-l), not both: names say already which objects are meant\n",
+    )
 
 
 async def test_wait_returns_when_all_are_ready_and_tells_of_them(
@@ -195,6 +220,8 @@ async def test_wait_ends_at_errors_deadlines_and_deletions(host_client: Client, 
     assert (await held)[0] == 0
     await host_client.delete(dpu)
     assert (await waiting)[0] == 0
+    for words in (("dpu", "d1"), ("dpus",)):
+        assert await dpfctl("wait", *words, "--for", "deleted") == (0, "", ""), "it is gone already"
 
 
 async def test_a_cluster_without_the_crds_is_told_apart(control_planes: Planes, dpfctl: Dpfctl) -> None:

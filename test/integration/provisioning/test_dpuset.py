@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from dpf.provisioning.dpuset import controller
 from dpf.runtime import conditions
-from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.errors import ConfigError
+from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.testing import eventually_gone
 from dpf_api.dpu import DPU
 from dpf_api.dpuset import DPUSet
@@ -13,11 +15,19 @@ from dpf_api.names import (
     FEATURE_PREFIX,
     FINALIZER_DPU,
     FINALIZER_DPUSET,
+    LABEL_DPU_HOST_IP,
+    LABEL_DPU_PF_NAME,
     LABEL_DPUSET_NAME,
     LABEL_DPUSET_NAMESPACE,
 )
 from test.integration.provisioning.conftest import PCI, World
 from test.spec import spec
+
+
+def said(dpuset: DPUSet, kind: str) -> tuple[str, str]:
+    """Reason and message of a condition."""
+    found = conditions.find(dpuset.status.conditions, kind)
+    return (found.reason, found.message) if found is not None else ("", "")
 
 
 @spec("provisioning:69", "provisioning:70")
@@ -83,6 +93,124 @@ async def test_two_sets_do_not_share_a_card(world: World) -> None:
     await world.host.delete(first)
     await world.host.delete(await world.host.get(DPU, name, world.namespace))
     await world.eventually(DPU, name, until=lambda dpu: dpu.owned_by(second))
+
+
+async def test_the_set_that_has_a_card_is_told_that_another_wants_it_until_it_does_not(world: World) -> None:
+    await world.node()
+    await world.dpuset("first")
+    await world.eventually(DPU, f"{world.host_node}-{PCI}")
+    second = await world.dpuset("second")
+    other = f"DPUSet {world.namespace}/second too"
+    await world.eventually(DPUSet, "first", until=lambda each: other in said(each, "Ready")[1])
+    blocked = await world.eventually(DPUSet, "second", until=lambda each: each.status.reason == "CardTaken")
+    assert f"DPUSet {world.namespace}/first selects it too" in said(blocked, "Ready")[1]
+    await world.host.merge_patch(second, {"spec": {"nodeSelector": {"matchLabels": {"test": "none"}}}})
+    await world.eventually(DPUSet, "first", until=lambda each: other not in said(each, "Ready")[1])
+    await world.host.merge_patch(second, {"spec": {"nodeSelector": {"matchLabels": {"test": world.namespace}}}})
+    await world.eventually(DPUSet, "first", until=lambda each: other in said(each, "Ready")[1])
+    await world.host.delete(second)
+    await world.eventually(DPUSet, "first", until=lambda each: other not in said(each, "Ready")[1])
+
+
+async def test_a_foreign_dpu_of_the_name_that_a_card_would_give_is_told_of_and_waited_for(world: World) -> None:
+    name = f"{world.host_node}-{PCI}"
+    spec = {"nodeName": "elsewhere", "bfb": "image", "nodeEffect": {"noEffect": True}}
+    meta = {"name": name, "namespace": world.namespace}
+    foreign = await world.host.create(DPU.model_validate({"metadata": meta, "spec": spec}))
+    await world.node()
+    dpuset = await world.dpuset()
+    blocked = await world.eventually(DPUSet, "set", until=lambda each: each.status.reason == "CardTaken")
+    assert f"DPU {world.namespace}/{name} has the name" in said(blocked, "Ready")[1]
+    await world.host.delete(foreign)
+    await world.eventually(DPU, name, until=lambda dpu: dpu.owned_by(dpuset))
+
+
+async def test_cards_that_others_have_do_not_keep_the_rest_from_their_dpus(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "BATCH", 1)
+    await world.node(dpu_1_pci_address="0000-05-00")
+    await world.dpuset("first")
+    await world.eventually(DPU, f"{world.host_node}-{PCI}")
+    both = {FEATURE_PREFIX + "dpu-0-pci-address": PCI, FEATURE_PREFIX + "dpu-1-pci-address": "0000-05-00"}
+    second = await world.dpuset("second", dpuSelector=both)
+    assert (await world.eventually(DPU, f"{world.host_node}-0000-05-00")).owned_by(second)
+
+
+async def test_what_a_host_tells_of_a_card_later_reaches_its_dpu(world: World) -> None:
+    node = await world.node()
+    await world.dpuset()
+    name = f"{world.host_node}-{PCI}"
+    before = await world.eventually(DPU, name, until=lambda dpu: dpu.labels.get(LABEL_DPU_HOST_IP) == "10.0.0.1")
+    assert LABEL_DPU_PF_NAME not in before.labels
+    await world.host.merge_patch(node, {"metadata": {"labels": {FEATURE_PREFIX + "dpu-0-pf0-name": "ens1f0np0"}}})
+    await world.eventually(DPU, name, until=lambda dpu: dpu.labels.get(LABEL_DPU_PF_NAME) == "ens1f0np0")
+    await world.boot(node, "boot-1", "10.0.0.2")
+    after = await world.eventually(DPU, name, until=lambda dpu: dpu.labels[LABEL_DPU_HOST_IP] == "10.0.0.2")
+    assert after.uid == before.uid
+
+
+async def test_a_dpu_is_made_with_the_address_that_its_host_has_by_then(world: World) -> None:
+    node = await world.node()
+    await world.dpuset()
+    name = f"{world.host_node}-{PCI}"
+    before = await world.eventually(DPU, name)
+    await world.boot(node, "boot-1", "10.0.0.2")
+    await world.host.delete(before)
+    after = await world.eventually(DPU, name, until=lambda dpu: dpu.uid != before.uid)
+    assert after.labels[LABEL_DPU_HOST_IP] == "10.0.0.2"
+
+
+async def test_a_client_that_cannot_work_does_not_keep_a_set_from_saying_how_it_stands(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = world.managers[0].cluster.client
+    create = client.create
+
+    async def refuse(obj: Object) -> Object:
+        if isinstance(obj, DPU):
+            raise ConfigError("the token file is gone")
+        return await create(obj)
+
+    monkeypatch.setattr(client, "create", refuse)
+    await world.node()
+    await world.dpuset()
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.replicas == 1)
+    monkeypatch.undo()
+    await world.eventually(DPU, f"{world.host_node}-{PCI}")
+
+
+async def test_a_rolling_update_of_dpus_that_are_all_down_keeps_to_its_budget(world: World) -> None:
+    hosts = [f"{world.host_node}-{number}" for number in range(3)]
+    for host in hosts:
+        await world.node(host)
+    dpuset = await world.dpuset(strategy={"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.dpu_statistics == {"Initializing": 3})
+    await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
+    first = f"{hosts[0]}-{PCI}"
+    paused = await world.eventually(
+        DPUSet,
+        "set",
+        until=lambda each: each.status.updated_replicas == 1 and said(each, "Progressing")[0] == "BudgetUsedUp",
+    )
+    assert said(paused, "Progressing")[1].endswith(f"is Ready: {first}")
+    images = {dpu.name: dpu.spec.bfb for dpu in await world.host.list(DPU, world.namespace)}
+    assert images == {first: "newer"} | {f"{host}-{PCI}": "image" for host in hosts[1:]}
+
+
+async def test_a_rolling_update_leaves_a_dpu_whose_card_the_labels_have_lost(world: World) -> None:
+    first, second = f"{world.host_node}-1", f"{world.host_node}-2"
+    lost = await world.node(first)
+    await world.node(second)
+    dpuset = await world.dpuset(strategy={"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}})
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.dpu_statistics == {"Initializing": 2})
+    label = FEATURE_PREFIX + "dpu-0-pci-address"
+    await world.host.merge_patch(lost, {"metadata": {"labels": {label: None}}})
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.replicas == 1)
+    await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
+    await world.eventually(DPU, f"{second}-{PCI}", until=lambda dpu: dpu.spec.bfb == "newer")
+    kept = await world.host.get(DPU, f"{first}-{PCI}", world.namespace)
+    assert (kept.spec.bfb, kept.deleting) == ("image", False)
 
 
 async def test_a_rolling_update_replaces_what_is_outdated(world: World) -> None:

@@ -18,7 +18,7 @@ import yaml
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.sandbox import control
 from dpf.sandbox.api import Api
-from dpf.sandbox.layout import Layout
+from dpf.sandbox.layout import NAMESPACE, Layout
 from dpf.sandbox.managers import MANAGERS
 from dpf.sandbox.manifests import Applier
 from dpf_cmd.dpfctl import main
@@ -86,6 +86,7 @@ def test_sandbox_is_there_when_up_returns(shared: Layout, capsys: pytest.Capture
     assert run("env", *where) == 0
     names = [line.partition("=")[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["export KUBECONFIG", "export DPF_DPU_KUBECONFIG", "export DPF_BFB_URL"]
+    assert Kubeconfig.load(shared.host_kubeconfig).namespace == NAMESPACE, "kubectl shows what there is without -n"
     assert run("up", *where) == 1
     assert "runs already" in capsys.readouterr().err
 

@@ -106,7 +106,7 @@ STARTING = {"name": "keepalived", "state": {"waiting": {"reason": "ContainerCrea
             [pod("a", initContainerStatuses=[CRASHED])],
             "False",
             "NoPodReady",
-            "create-conf ended: Error",
+            "create-conf: Error: exit code 2",
         ),
         (daemon_set(1, 0), [pod("a", containerStatuses=[STARTING])], "False", "PodsStarting", "it is starting"),
         (daemon_set(1, 0), [pod("a", phase="Failed")], "False", "NoPodReady", "it is Failed"),

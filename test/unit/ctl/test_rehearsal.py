@@ -89,6 +89,41 @@ def test_a_card_of_another_set_is_left_to_it() -> None:
     assert f"ns/a-{PCI}" in result.changes[0].why
 
 
+def test_a_foreign_dpu_of_the_name_that_a_card_would_give_is_told_of() -> None:
+    foreign = dpu("a", owner="")
+    foreign = foreign.model_copy(update={"spec": foreign.spec.model_copy(update={"node_name": "elsewhere"})})
+    result = rehearse(None, dpuset(uid=""), NODES[:1], [foreign])
+    assert [each.action for each in result.changes] == [Action.BLOCKED]
+    assert f"DPU ns/a-{PCI} has the name" in result.changes[0].why
+
+
+def test_a_card_of_another_set_does_not_hold_up_the_rollout_of_the_rest() -> None:
+    dpus = [dpu("a", owner="other"), *DPUS[1:2]]
+    result = rehearse(dpuset(), dpuset(bfb="new"), NODES[:2], dpus)
+    assert steps(result, Action.REPROVISION) == [("b", 1)]
+
+
+def test_dpus_that_are_all_down_are_replaced_a_budget_at_a_time() -> None:
+    result = rehearse(dpuset(), dpuset(bfb="new", strategy=TWO), NODES, [dpu(host, ready=False) for host in HOSTS])
+    assert steps(result, Action.REPROVISION) == [("a", 1), ("b", 1), ("c", 2), ("d", 2)]
+
+
+def test_a_rolling_update_leaves_a_dpu_whose_card_the_labels_have_lost() -> None:
+    bare = node("a").model_copy(update={"metadata": node("a").metadata.model_copy(update={"labels": {}})})
+    result = rehearse(dpuset(), dpuset(bfb="new"), [bare, node("b")], DPUS[:2])
+    assert steps(result, Action.REPROVISION) == [("b", 1)]
+    assert steps(result, Action.OUTDATED) == [("a", -1)]
+    assert result.notes == []
+
+
+def test_what_a_node_tells_of_a_card_since_is_brought_to_its_dpu() -> None:
+    told = node("a", **{"feature.node.kubernetes.io/dpu-0-pf0-name": "ens1f0np0"})
+    result = rehearse(dpuset(), dpuset(), [told], DPUS[:1])
+    assert [(each.action, each.why) for each in result.changes] == [
+        (Action.UPDATE, "labels provisioning.dpu.nvidia.com/dpu-pf-name=ens1f0np0")
+    ]
+
+
 def test_a_dpu_that_is_going_is_made_anew() -> None:
     going: DPU = dpu("a", deletionTimestamp="2026-01-01T00:00:00Z")
     result = rehearse(dpuset(), dpuset(), NODES[:1], [going])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
+from dpf.sandbox.fleet.faults import Fault
+from dpf.sandbox.layout import Layout
 from dpf_cmd.dpfctl import main
 
 
@@ -24,7 +27,24 @@ def test_commands_say_that_there_is_no_sandbox(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]
 ) -> None:
     assert run(*argv, "--data-dir", str(tmp_path)) == 1
-    assert "no sandbox" in capsys.readouterr().err
+    wanted = f"no sandbox runs in {tmp_path}; `dpfctl sandbox up` starts one, --data-dir names another"
+    assert wanted in capsys.readouterr().err
+
+
+def test_a_socket_that_a_killed_sandbox_left_is_no_sandbox(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = Layout(tmp_path).control_socket
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(path))
+    assert run("ps", "--data-dir", str(tmp_path)) == 1
+    assert f"no sandbox runs in {tmp_path}" in capsys.readouterr().err
+
+
+def test_help_says_what_each_fault_does(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fault", "--help") == 0
+    text = capsys.readouterr().out
+    for fault in Fault:
+        assert f"{fault:<25}{fault.meaning}" in text
 
 
 def test_down_without_a_sandbox_is_fine(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ import argparse
 
 import pytest
 
-from dpf.ctl.wait import Progress, duration, goal_of, ready, state_of
+from dpf.ctl.wait import Progress, goal_of, ready, seconds, state_of
 from dpf.runtime.errors import ConfigError
 from dpf_api.dpuset import DPUSet
+from dpf_api.names import ANNOTATION_RETRY
 from test.unit.ctl.objects import condition, dpu
 
 BROKEN = {"phase": "Error", "message": "write\nerror"}
@@ -34,6 +35,19 @@ def test_an_object_in_error_counts_as_failed_until_it_leaves_it() -> None:
     assert progress.failed == {dpu("a").key: "Error: write error"}
     progress.seen(dpu("a", ready=False))
     assert not progress.failed
+
+
+def test_an_object_that_is_tried_again_has_not_failed_until_it_fails_again() -> None:
+    asked, taken = dpu("a", status=BROKEN, annotations={ANNOTATION_RETRY: "me"}), dpu("a", status=BROKEN)
+    progress = Progress([asked.key], ready)
+    assert progress.seen(asked) == "[0/1] a-0000-04-00: is tried again; was in Error: write error"
+    progress.seen(taken)
+    assert not progress.failed, "the annotation was taken and the try is not on record yet"
+    progress.seen(dpu("a", status=BROKEN | {"retry": {"count": 1, "pending": True}}))
+    assert not progress.failed
+    progress.seen(dpu("a", ready=False))
+    progress.seen(dpu("a", status=BROKEN | {"retry": {"count": 1}}))
+    assert list(progress.failed) == [asked.key]
 
 
 def test_deletion_is_what_was_waited_for_or_not() -> None:
@@ -68,7 +82,7 @@ def test_an_installation_shows_how_far_it_is() -> None:
 
 
 def test_durations_are_as_kubectl_takes_them() -> None:
-    assert [duration(each) for each in ("90", "90s", "1h30m", "0.5m")] == [90.0, 90.0, 5400.0, 30.0]
+    assert [seconds(each) for each in ("90", "90s", "1h30m", "0.5m")] == [90.0, 90.0, 5400.0, 30.0]
     for wrong in ("", "soon", "5 m", "-1s"):
         with pytest.raises(argparse.ArgumentTypeError):
-            duration(wrong)
+            seconds(wrong)

@@ -24,7 +24,7 @@ WANTED = Wanted("0000:90:00", functions=16, mtu=9000)
 PF0, PF1 = Physical("0000:90:00.0", 16, 127), Physical("0000:90:00.1", 16, 127)
 BRIDGE = Link(7, "br-dpu", "bridge", up=True)
 VF0 = Link(9, "ens1f0v0", master=7, mtu=9000, up=True)
-GOOD = Seen(None, (PF0, PF1), "ens1f0v0", VF0, BRIDGE, bridge_has_address=True)
+GOOD = Seen(None, (PF0, PF1), VF0, BRIDGE, bridge_has_address=True)
 
 
 def test_nothing_is_done_about_what_is_as_it_should_be() -> None:

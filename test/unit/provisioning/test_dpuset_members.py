@@ -8,13 +8,14 @@ import orjson
 import pytest
 
 from dpf.provisioning.dpuset.members import INDEXES, drift
-from dpf.provisioning.dpuset.status import summary
+from dpf.provisioning.dpuset.select import Card
+from dpf.provisioning.dpuset.status import summary, tally
 from dpf.runtime.conditions import find
 from dpf.runtime.informer import Informer
 from dpf.runtime.meta import to_wire
 from dpf_api.dpu import DPU, Phase
 from dpf_api.dpuset import DPUSet
-from dpf_api.names import LABEL_DPUSET_NAME
+from dpf_api.names import LABEL_DPU_HOST_IP, LABEL_DPU_PF_NAME, LABEL_DPUSET_NAME
 
 
 def dpuset(*, strategy: dict[str, Any] | None = None, **template: Any) -> DPUSet:
@@ -26,8 +27,9 @@ def dpuset(*, strategy: dict[str, Any] | None = None, **template: Any) -> DPUSet
     return DPUSet.model_validate({"metadata": meta, "spec": spec})
 
 
-def dpu(name: str = "d1", phase: Phase = Phase.READY, **spec: Any) -> DPU:
+def dpu(name: str = "d1", phase: Phase = Phase.READY, *, going: bool = False, **spec: Any) -> DPU:
     """One of its DPUs."""
+    going_since = {"deletionTimestamp": "2026-01-01T00:00:00Z"} if going else {}
     owner = {"apiVersion": "v1", "kind": "DPUSet", "name": "set", "uid": "s", "controller": True}
     ready = [{"type": "Ready", "status": "True", "reason": "x"}] if phase is Phase.READY else []
     return DPU.model_validate(
@@ -39,6 +41,7 @@ def dpu(name: str = "d1", phase: Phase = Phase.READY, **spec: Any) -> DPU:
                 "resourceVersion": "1",
                 "labels": {"team": "blue", LABEL_DPUSET_NAME: "set"},
                 "ownerReferences": [owner],
+                **going_since,
             },
             "spec": {"nodeName": name, "bfb": "image", "nodeEffect": {"noEffect": True}} | spec,
             "status": {"phase": phase.value, "conditions": ready},
@@ -75,14 +78,26 @@ def test_labels_that_place_a_dpu_are_never_the_users() -> None:
     assert drift(forged.model_copy(update={"metadata": meta}), dpu()) == {"metadata": {"labels": {"team": "red"}}}
 
 
-def told(dpuset_: DPUSet, *dpus: DPU, wanted: int, taken: tuple[str, ...] = ()) -> dict[str, tuple[str, str, str]]:
-    """The conditions: status, reason and message by type."""
+def test_what_a_host_tells_of_a_card_later_or_otherwise_reaches_its_dpu() -> None:
+    card = Card("d1", 0, "0000-04-00", pf0="ens1f0np0", host_ip="10.0.0.2")
+    labels = {LABEL_DPU_PF_NAME: "ens1f0np0", LABEL_DPU_HOST_IP: "10.0.0.2"}
+    assert drift(dpuset(), dpu(), card) == {"metadata": {"labels": labels}}
+    assert drift(dpuset(), dpu(), Card("d1", 0, "0000-04-00")) == {}, "what a host does not tell is no change"
+
+
+def told(
+    dpuset_: DPUSet, *dpus: DPU, wanted: int, taken: tuple[str, ...] = (), contested: tuple[str, ...] = ()
+) -> dict[str, tuple[str, str, str]]:
+    """The conditions: status, reason and message by type. DPUs that are wanted and not there have numbers for names."""
     informer = Informer(DPU)
     for index in INDEXES:
         informer.add_index(index)
     for each in dpus:
         informer.apply("ADDED", orjson.dumps(to_wire(each)))
-    status = summary(dpuset_, wanted, informer, taken)
+    names = [*(each.name for each in dpus), *map(str, range(len(dpus), wanted))]
+    status = summary(
+        dpuset_, tally(dpuset_, names, informer, names[len(dpus) :][: len(taken)]), informer, taken, contested
+    )
     return {c.type: (c.status, c.reason, c.message) for c in status.conditions}
 
 
@@ -99,6 +114,26 @@ def test_a_paused_rollout_says_why_it_pauses_and_what_it_waits_for() -> None:
     status, reason, message = said["Progressing"]
     assert (status, reason) == ("True", "BudgetUsedUp")
     assert "1 are unavailable (1 failed) and 1 may be" in message
+    assert message.endswith("is Ready: b. In Error, to be retried or deleted: b")
+
+
+def test_a_rollout_waits_for_what_is_being_deleted_or_not_made_yet() -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}}
+    dpus = dpu("a"), dpu("b", Phase.DELETING, going=True)
+    status, reason, message = told(dpuset(strategy=strategy, bfb={"name": "new"}), *dpus, wanted=3)["Progressing"]
+    assert (status, reason) == ("True", "BudgetUsedUp")
+    assert message.endswith("is Ready: 2, b")
+
+
+def test_broken_dpus_of_the_old_template_do_not_make_a_rollout_pause() -> None:
+    dpus = dpu("a", Phase.ERROR), dpu("b", Phase.ERROR), dpu("c")
+    said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), *dpus, wanted=3)
+    assert said["Progressing"][:2] == ("True", "RollingUpdate")
+
+
+def test_a_card_that_another_has_does_not_hold_up_a_rollout() -> None:
+    said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), dpu("a"), wanted=2, taken=("card x has DPU ns/y",))
+    assert said["Progressing"][:2] == ("True", "RollingUpdate")
 
 
 def test_a_rollout_that_has_room_goes_on() -> None:
@@ -118,12 +153,17 @@ def test_a_card_that_another_set_has_is_told_in_a_condition() -> None:
     assert "ns/y" in said["Ready"][2]
 
 
+def test_a_set_whose_card_another_set_wants_too_is_told_and_stays_ready() -> None:
+    said = told(dpuset(), dpu("a"), wanted=1, contested=("card x is selected by DPUSet ns/other too",))
+    assert said["Ready"] == ("True", "AllReady", "card x is selected by DPUSet ns/other too")
+
+
 def test_every_phase_is_counted() -> None:
     informer = Informer(DPU)
     for index in INDEXES:
         informer.add_index(index)
     for phase in Phase:
         informer.apply("ADDED", orjson.dumps(to_wire(dpu(phase.name.lower(), phase))))
-    status = summary(dpuset(), len(Phase), informer)
+    status = summary(dpuset(), tally(dpuset(), [phase.name.lower() for phase in Phase], informer), informer)
     assert status.dpu_statistics == {phase.value: 1 for phase in Phase}
     assert find(status.conditions, "Ready") is not None

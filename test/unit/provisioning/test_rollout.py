@@ -29,26 +29,70 @@ def test_the_budget_is_rounded_up_and_kept_in_bounds(
     assert budget(max_unavailable, total) == amount
 
 
+def outdated(name: str, *, available: bool = True, **more: bool) -> Member:
+    return Member(name, available=available, outdated=True, **more)
+
+
+def fresh(name: str, *, available: bool = True, **more: bool) -> Member:
+    return Member(name, available=available, outdated=False, **more)
+
+
 def test_unavailable_ones_are_replaced_first_and_in_order_of_name() -> None:
-    members = [Member("c", True, True), Member("b", False, True), Member("a", True, True), Member("d", True, False)]
-    assert replaceable(members, wanted=4, allowed=2) == ["b", "a"]
+    have = [outdated("c"), outdated("b", available=False), outdated("a"), fresh("d")]
+    assert replaceable(have, missing=0, allowed=2) == ["b", "a"]
+
+
+def test_of_the_unavailable_ones_those_in_error_go_first() -> None:
+    have = [outdated("a", available=False), outdated("b", available=False, failed=True)]
+    assert replaceable(have, missing=0, allowed=1) == ["b"]
+
+
+def test_an_outage_of_a_dpu_cluster_does_not_let_all_its_dpus_be_replaced_at_once() -> None:
+    have = [outdated(f"d{number}", available=False) for number in range(10)]
+    assert replaceable(have, missing=0, allowed=3) == ["d0", "d1", "d2"]
+    under_way = [fresh(f"d{number}", available=False) for number in range(3)]
+    assert replaceable(under_way + have[3:], missing=0, allowed=3) == []
+
+
+def test_more_broken_ones_than_the_budget_are_replaced_a_budget_at_a_time() -> None:
+    have = {name: outdated(name, available=False) for name in ("a", "b", "c", "d", "e")}
+    rounds = []
+    while names := replaceable(have.values(), missing=0, allowed=2):
+        rounds.append(names)
+        have |= {name: fresh(name) for name in names}
+    assert rounds == [["a", "b"], ["c", "d"], ["e"]]
+
+
+def test_a_dpu_that_is_being_deleted_is_in_flight_and_not_deleted_again() -> None:
+    have = [outdated("a", available=False, leaving=True), outdated("b", available=False), outdated("c")]
+    assert replaceable(have, missing=0, allowed=1) == []
+    assert replaceable(have, missing=0, allowed=2) == ["b"]
 
 
 def test_a_dpu_that_is_missing_uses_up_the_budget() -> None:
-    assert replaceable([Member("a", True, True)], wanted=2, allowed=1) == []
+    assert replaceable([outdated("a")], missing=1, allowed=1) == []
 
 
 def test_what_is_up_to_date_is_left_alone() -> None:
-    assert replaceable([Member("a", False, False)], wanted=1, allowed=1) == []
+    assert replaceable([fresh("a", available=False)], missing=0, allowed=1) == []
+
+
+def test_a_dpu_that_would_not_be_made_anew_is_left_alone() -> None:
+    assert replaceable([outdated("a", selected=False), outdated("b")], missing=0, allowed=1) == ["b"]
 
 
 names = st.text("abc", min_size=1, max_size=4)
-members = st.lists(st.builds(Member, names, st.booleans(), st.booleans()), unique_by=lambda member: member.name)
+_any = st.builds(
+    Member, names, available=st.booleans(), outdated=st.booleans(), failed=st.booleans(), leaving=st.booleans()
+)
+members = st.lists(
+    _any.filter(lambda member: not (member.available and member.leaving)), unique_by=lambda member: member.name
+)
 
 
 @given(members, st.integers(1, 10), st.integers(0, 5))
 def test_no_more_available_dpus_go_than_the_budget_allows(have: list[Member], allowed: int, missing: int) -> None:
-    chosen = replaceable(have, wanted=len(have) + missing, allowed=allowed)
+    chosen = replaceable(have, missing=missing, allowed=allowed)
     by_name = {member.name: member for member in have}
     assert all(by_name[name].outdated for name in chosen)
     lost = [name for name in chosen if by_name[name].available]
@@ -56,10 +100,19 @@ def test_no_more_available_dpus_go_than_the_budget_allows(have: list[Member], al
     assert len(lost) <= max(0, allowed - unavailable)
 
 
+@given(members, st.integers(1, 10), st.integers(0, 5))
+def test_no_more_are_in_flight_than_the_budget_allows(have: list[Member], allowed: int, missing: int) -> None:
+    chosen = replaceable(have, missing=missing, allowed=allowed)
+    in_flight = missing + sum(member.in_flight for member in have)
+    assert len(chosen) <= max(0, allowed - in_flight)
+    assert not [member.name for member in have if member.name in chosen and member.leaving]
+
+
 @given(members, st.integers(1, 10))
-def test_a_rollout_with_room_makes_progress(have: list[Member], allowed: int) -> None:
-    if any(member.outdated for member in have) and all(member.available for member in have):
-        assert replaceable(have, wanted=len(have), allowed=allowed)
+def test_a_rollout_with_nothing_in_flight_makes_progress(have: list[Member], allowed: int) -> None:
+    have = [member for member in have if not member.in_flight]
+    if any(member.outdated for member in have):
+        assert replaceable(have, missing=0, allowed=allowed)
 
 
 def test_a_percentage_with_thousands_of_zeros_before_it_is_one_all_the_same() -> None:

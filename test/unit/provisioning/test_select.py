@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpf.provisioning.dpuset.select import FEATURE, Card, choose, index_of
+from dpf.provisioning.dpuset.select import Card, choose, index_of
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import ObjectMeta
+from dpf_api.names import FEATURE_PREFIX as FEATURE
 from test.spec import spec
 
 PCI = "0000-04-00"

@@ -8,23 +8,24 @@ from pathlib import Path
 
 from dpf.host.network import BRIDGE
 from dpf.runtime.testing import run_virtual
-from dpf.sandbox.fleet.discovery import PREFIX, Changes, Discovery
+from dpf.sandbox.fleet.discovery import Changes, Discovery
 from dpf.sandbox.fleet.machine import Hardware, Machine
+from dpf_api.names import FEATURE_PREFIX
 
 CARDS = [Hardware("0000:04:00", "ens1f0np0", 0, serial="MT1"), Hardware("0000:05:00", "ens2f0np0", 1, serial="MT2")]
 LABELS = {
-    f"{PREFIX}/dpu-0-pci-address": "0000-04-00",
-    f"{PREFIX}/dpu-0-pf0-name": "ens1f0np0",
-    f"{PREFIX}/dpu-0-ps-id": "MT_0000000884",
-    f"{PREFIX}/dpu-0-part-number": "900-9D3B6-00CV-AA0",
-    f"{PREFIX}/dpu-0-serial-number": "MT1",
-    f"{PREFIX}/dpu-1-pci-address": "0000-05-00",
-    f"{PREFIX}/dpu-1-pf0-name": "ens2f0np0",
-    f"{PREFIX}/dpu-1-ps-id": "MT_0000000884",
-    f"{PREFIX}/dpu-1-part-number": "900-9D3B6-00CV-AA0",
-    f"{PREFIX}/dpu-1-serial-number": "MT2",
-    f"{PREFIX}/dpu-oob-bridge-configured": "",
-    f"{PREFIX}/dpu-enabled": "true",
+    f"{FEATURE_PREFIX}dpu-0-pci-address": "0000-04-00",
+    f"{FEATURE_PREFIX}dpu-0-pf0-name": "ens1f0np0",
+    f"{FEATURE_PREFIX}dpu-0-ps-id": "MT_0000000884",
+    f"{FEATURE_PREFIX}dpu-0-part-number": "900-9D3B6-00CV-AA0",
+    f"{FEATURE_PREFIX}dpu-0-serial-number": "MT1",
+    f"{FEATURE_PREFIX}dpu-1-pci-address": "0000-05-00",
+    f"{FEATURE_PREFIX}dpu-1-pf0-name": "ens2f0np0",
+    f"{FEATURE_PREFIX}dpu-1-ps-id": "MT_0000000884",
+    f"{FEATURE_PREFIX}dpu-1-part-number": "900-9D3B6-00CV-AA0",
+    f"{FEATURE_PREFIX}dpu-1-serial-number": "MT2",
+    f"{FEATURE_PREFIX}dpu-oob-bridge-configured": "",
+    f"{FEATURE_PREFIX}dpu-enabled": "true",
 }
 
 
@@ -51,7 +52,7 @@ async def test_a_fleet_that_starts_again_changes_nothing_that_is_true(tmp_path: 
     assert await first(discovery) == {}
     assert discovery.labels == LABELS
     machine.network.remove(BRIDGE)
-    assert await first(Discovery(machine)) == {f"{PREFIX}/dpu-oob-bridge-configured": None}
+    assert await first(Discovery(machine)) == {f"{FEATURE_PREFIX}dpu-oob-bridge-configured": None}
 
 
 def test_what_is_pulled_out_by_hand_loses_its_labels(tmp_path: Path) -> None:
@@ -65,6 +66,6 @@ def test_what_is_pulled_out_by_hand_loses_its_labels(tmp_path: Path) -> None:
             shutil.rmtree(machine.sysfs.devices)
             machine.sysfs.devices.mkdir()
             changes = await anext(features)
-            assert changes[f"{PREFIX}/dpu-enabled"] is None
+            assert changes[f"{FEATURE_PREFIX}dpu-enabled"] is None
 
     run_virtual(story)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.dpu import hostnetworkpod, needs, podhealth, podparts
+from dpf.provisioning.dpu import hostnetworkpod, needs, podhealth
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Step, done, fail
 from dpf.provisioning.dpu.waiting import for_host, wait
+from dpf.runtime import podtrouble
 from dpf.runtime.errors import Waiting
 from dpf_api.dpu import ConditionType, Phase
 
@@ -30,7 +31,7 @@ def decide(seen: Seen) -> Step:
         return podhealth.ending(seen, pod, READY, "Initializing")
     if podhealth.ended(pod):
         return podhealth.anew(seen, pod, READY)
-    trouble = podparts.trouble(pod)
+    trouble = podtrouble.trouble(pod)
     statuses = (*pod.status.init_container_statuses, *pod.status.container_statuses)
     if trouble is not None and max((s.restart_count for s in statuses), default=0) >= RESTARTS:
         message = f"container {trouble.container} of pod {pod.name} keeps failing: {trouble.reason}: {trouble.message}"
