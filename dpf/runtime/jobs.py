@@ -25,6 +25,8 @@ class Job(Generic[R]):
     def __init__(self, uid: str) -> None:
         self.uid = uid
         self.progress: Any = None
+        self.started = False
+        """Whether it had its turn."""
         self.done = False
         self._task: asyncio.Task[None] | None = None
         self._value: R | None = None
@@ -45,6 +47,7 @@ class Job(Generic[R]):
     async def perform(self, slots: asyncio.Semaphore, work: Callable[[Job[R]], Awaitable[R]]) -> None:
         """Does the work in its turn and keeps the outcome, error or value."""
         async with slots:
+            self.started = True
             try:
                 self._value = await work(self)
             except asyncio.CancelledError as error:
@@ -66,6 +69,11 @@ class Jobs(Generic[R]):
         """All of a key that have not ended: a job that was cancelled takes its time."""
         self._controller: Controller[Any] | None = None
         self._group: asyncio.TaskGroup | None = None
+
+    @property
+    def queued(self) -> int:
+        """How many wait for a running one to end."""
+        return sum(not job.started for job in self._jobs.values()) if self._slots.locked() else 0
 
     def bind(self, controller: Controller[Any]) -> None:
         """The controller to wake when a job ends."""

@@ -204,6 +204,20 @@ def test_no_more_run_at_once_than_the_limit_and_each_gets_its_turn() -> None:
     running(body, limit=2)
 
 
+def test_what_waits_for_its_turn_is_counted() -> None:
+    async def body(jobs: Jobs[str], _: Woken) -> None:
+        first = jobs.start(A, "uid", _ten_seconds)
+        await asyncio.sleep(1)
+        assert (first.started, jobs.queued) == (True, 0)
+        second = jobs.start(B, "uid", _ten_seconds)
+        await asyncio.sleep(1)
+        assert (second.started, jobs.queued) == (False, 1)
+        await asyncio.sleep(10)
+        assert (second.started, jobs.queued) == (True, 0)
+
+    running(body, limit=1)
+
+
 def test_progress_is_there_to_read_while_it_runs() -> None:
     async def body(jobs: Jobs[str], _: Woken) -> None:
         async def work(job: Job[str]) -> str:
