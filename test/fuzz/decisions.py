@@ -20,7 +20,6 @@ from dpf.clustermanager import static
 from dpf.ctl import plan
 from dpf.provisioning import metrics
 from dpf.provisioning.admission.register import webhooks
-from dpf.provisioning.bfb.file import file_of
 from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, indexes, nodeeffect, rebootpolicy, story
 from dpf.provisioning.dpu.hands import Outcome
@@ -37,7 +36,7 @@ from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import Object, to_wire
 from dpf.runtime.remote import Health
 from dpf.runtime.webhook import respond
-from dpf_api.bfb import BFB
+from dpf_api.bfb import BFB, file_of
 from dpf_api.dpu import DPU, Phase
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuflavor import DPUFlavor
