@@ -10,7 +10,7 @@ import asyncio
 import base64
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -20,6 +20,8 @@ from dpf.clustermanager import static
 from dpf.ctl import plan
 from dpf.provisioning import metrics
 from dpf.provisioning.admission.register import webhooks
+from dpf.provisioning.bfb.checksum import named
+from dpf.provisioning.bfb.source import shown
 from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, indexes, nodeeffect, rebootpolicy, story
 from dpf.provisioning.dpu.hands import Outcome
@@ -119,6 +121,9 @@ async def _exposition(kind: metrics.Kind, raw: bytes) -> str:
 
 def _bfb(bfb: Any) -> None:
     assert file_of(bfb)
+    assert shown(bfb.spec.url)
+    with suppress(ValueError):
+        named(bfb)
     initializing.bfb_version(bfb.spec.url)
     for phase in Phase:
         PHASES[phase](worlds.see(worlds.assigned(status={"phase": phase.value}), bfb=bfb))
