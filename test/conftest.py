@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,9 @@ from hypothesis import HealthCheck, settings
 
 from dpf.runtime.informer import Informer, Record
 from dpf.runtime.testing import Reads
+
+# Else gRPC writes to the standard error of whatever is forked beside it. Read when it is imported.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 # Time limits per example mean nothing on a noisy machine; the same examples each run keep CI's verdict reproducible.
 settings.register_profile(

@@ -11,11 +11,12 @@ from typing import Annotated, ClassVar
 from pydantic import Field
 
 from dpf.runtime.meta import Condition, Model, Object, Resource
-from dpf_api.names import GROUP, VERSION
+from dpf_api.names import GROUP, VERSION, bfb_file
 from dpf_api.schema import AGE, CONDITIONS, IMMUTABLE, PHASE, Column, Rule, Schema
 
 URL_PATTERN = r"^(http|https)://.+\.bfb$"
 FILE_NAME_PATTERN = r"^[A-Za-z0-9\_\-\.]+\.bfb$"
+CHECKSUM_PATTERN = "^sha256:[0-9a-f]{64}$"
 
 
 class Phase(StrEnum):
@@ -44,8 +45,9 @@ class BFBSpec(Model):
     file_name: Annotated[str, Schema(pattern=FILE_NAME_PATTERN)] = ""
     """Name of the file on the shared volume; <namespace>-<name>.bfb if not given. DMS calls the image by this name."""
 
-    checksum: Annotated[str, Schema(pattern="^sha256:[0-9a-f]{64}$")] = ""
-    """SHA-256 that the image must have, as sha256:<64 hexadecimal digits>. A download that differs is thrown away."""
+    checksum: Annotated[str, Schema(pattern=CHECKSUM_PATTERN)] = ""
+    """SHA-256 that the image must have, as sha256:<64 hexadecimal digits>. A download that differs is thrown away. Annotation
+    provisioning.dpu.nvidia.com/checksum says the same of a BFB that is there already, file <url>.sha256 on the server of all."""
 
 
 class BFBStatus(Model):
@@ -65,6 +67,12 @@ class BFBStatus(Model):
 
     downloaded_bytes: Annotated[int, Schema(minimum=0, extra={"format": "int64"})] = 0
     """How much of the image is on the volume. A download that was broken off goes on from there."""
+
+    bytes_per_second: Annotated[int, Schema(minimum=0, extra={"format": "int64"})] = 0
+    """How fast a running download was over the last minute."""
+
+    seconds_left: Annotated[int | None, Schema(minimum=0, extra={"format": "int64"})] = None
+    """How long a running download will take at that rate; not there if that can't be told."""
 
     checksum: str = ""
     """SHA-256 of the downloaded image, as sha256:<64 hexadecimal digits>."""
@@ -87,6 +95,14 @@ class BFB(Object):
         PHASE,
         Column("File", ".spec.fileName"),
         Column("Size", ".status.fileSize", "integer", wide=True),
+        Column(
+            "Rate",
+            ".status.bytesPerSecond",
+            "integer",
+            wide=True,
+            description="of a running download, in bytes per second",
+        ),
+        Column("Left", ".status.secondsLeft", "integer", wide=True, description="of a running download, in seconds"),
         Column("Reason", ".status.reason", description="why it is not ready"),
         Column("URL", ".spec.url", wide=True),
         Column("Message", ".status.message", wide=True),
@@ -98,3 +114,8 @@ class BFB(Object):
 
     status: Annotated[BFBStatus, Schema(default={"phase": "Initializing"})] = Field(default_factory=BFBStatus)
     """How far the download is."""
+
+
+def file_of(bfb: BFB) -> str:
+    """The name of its file on the shared volume, whether the BFB says it or not."""
+    return bfb.spec.file_name or bfb_file(bfb.namespace, bfb.name)

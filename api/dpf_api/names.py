@@ -32,6 +32,7 @@ ANNOTATION_HOST_POWER_CYCLE_REQUIRED: Final = f"{GROUP}/host-power-cycle-require
 ANNOTATION_POWERCYCLE_COMMAND: Final = f"{GROUP}/powercycle-command"  # of a host Node: cycle (default), reset, skip
 ANNOTATION_REBOOT_COMMAND: Final = f"{GROUP}/reboot-command"  # of a host Node: reset (default), cycle, skip
 ANNOTATION_RETRY: Final = f"{GROUP}/retry"  # of a BFB or DPU in Error: try again now; any value
+ANNOTATION_CHECKSUM: Final = f"{GROUP}/checksum"  # of a BFB: what its image must hash to, as spec.checksum
 ANNOTATION_NODE_PORT: Final = (
     f"{GROUP}/node-port"  # of a kamaji DPUCluster: which port its API server gets on the nodes
 )

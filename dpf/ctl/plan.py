@@ -21,12 +21,11 @@ from dpf.provisioning.dpuset import members
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import Model, Object
-from dpf_api.bfb import BFB
+from dpf_api.bfb import BFB, file_of
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet
-from dpf_api.names import bfb_file
 
 KINDS: Mapping[str, type[Object]] = {each.RESOURCE.kind: each for each in (DPUSet, DPUFlavor, BFB)}
 REFUSED = 3
@@ -202,7 +201,7 @@ def _frozen(result: Plan, obj: BFB | DPUFlavor, old: Object | None, dpus: Sequen
 def _spec(obj: Object) -> Any:
     plain = obj.model_dump(mode="json", by_alias=True, exclude_none=True).get("spec", {})
     if isinstance(obj, BFB):
-        plain["fileName"] = obj.spec.file_name or bfb_file(obj.namespace, obj.name)
+        plain["fileName"] = file_of(obj)
     return plain
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dpf.provisioning.bfb.controller import DOWNLOADS, bfb_controller
-from dpf.provisioning.bfb.download import Image
+from dpf.provisioning.bfb.source import Image
 from dpf.provisioning.dpu.card import Configure, Dial, DmsCard
 from dpf.provisioning.dpu.certificates import Certificates
 from dpf.provisioning.dpu.controller import dpu_controller

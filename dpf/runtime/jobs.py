@@ -71,6 +71,11 @@ class Jobs(Generic[R]):
         self._controller: Controller[Any] | None = None
         self._group: asyncio.TaskGroup | None = None
 
+    @property
+    def queued(self) -> int:
+        """How many wait for a running one to end."""
+        return sum(job.queued for job in self._jobs.values())
+
     def bind(self, controller: Controller[Any]) -> None:
         """The controller to wake when a job ends."""
         self._controller = controller

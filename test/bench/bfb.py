@@ -108,8 +108,11 @@ async def _serve(folder: Path) -> None:
 
 
 async def _get(target: Path, urls: list[str]) -> None:
-    from dpf.provisioning.bfb.download import Source, download, part_of
+    from dpf.provisioning.bfb.download import Place, download
+    from dpf.provisioning.bfb.source import Source
+    from dpf.provisioning.bfb.volume import Volume, part_of
 
+    volume = Volume(target.parent)
     before = _rss()
     peak = before
 
@@ -121,7 +124,8 @@ async def _get(target: Path, urls: list[str]) -> None:
     async with asyncio.TaskGroup() as group:
         for number, url in enumerate(urls):
             part = part_of(target.parent, str(number))
-            group.create_task(download(Source(url), part, target.with_name(f"{number}-{target.name}"), told))
+            place = Place(volume, part, target.with_name(f"{number}-{target.name}"))
+            group.create_task(download(Source(url), place, told))
     seconds = time.monotonic() - started
     target.with_name(f"0-{target.name}").rename(target)
     sys.stdout.write(f"{seconds:.3f} {peak - before:.1f}\n")

@@ -11,7 +11,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -21,7 +21,8 @@ from dpf.clustermanager import static
 from dpf.ctl import plan
 from dpf.provisioning import metrics
 from dpf.provisioning.admission.register import webhooks
-from dpf.provisioning.bfb.file import file_of
+from dpf.provisioning.bfb.checksum import named
+from dpf.provisioning.bfb.source import shown
 from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, indexes, nodeeffect, nodelabels, rebootpolicy, story
 from dpf.provisioning.dpu.outcome import Outcome
@@ -38,7 +39,7 @@ from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import Object, to_wire
 from dpf.runtime.remote import Health
 from dpf.runtime.webhook import respond
-from dpf_api.bfb import BFB
+from dpf_api.bfb import BFB, file_of
 from dpf_api.dpu import DPU, Phase
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuflavor import DPUFlavor
@@ -125,6 +126,9 @@ async def _exposition(kind: metrics.Kind, raw: bytes) -> str:
 def _bfb(bfb: Any) -> None:
     assert file_of(bfb)
     nodelabels.bfb_version(bfb.spec.url)
+    assert shown(bfb.spec.url)
+    with suppress(ValueError):
+        named(bfb)
     for phase in Phase:
         PHASES[phase](worlds.see(worlds.assigned(status={"phase": phase.value}), bfb=bfb))
 

@@ -25,7 +25,7 @@ from dpf_api.dpu import DPU
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet
-from dpf_api.names import ANNOTATION_HOST_POWER_CYCLE_REQUIRED, ANNOTATION_RETRY, FEATURE_PREFIX
+from dpf_api.names import ANNOTATION_CHECKSUM, ANNOTATION_HOST_POWER_CYCLE_REQUIRED, ANNOTATION_RETRY, FEATURE_PREFIX
 
 Json = dict[str, Any]
 Place = tuple[Any, Any]
@@ -273,7 +273,9 @@ def _metadata() -> SearchStrategy[Json]:
         st.sampled_from(("a", "b.c/d", "dpf.test/x")), st.sampled_from(("", "1", "a-b")), max_size=2
     )
     notes = st.dictionaries(
-        st.sampled_from(("a", ANNOTATION_RETRY, ANNOTATION_HOST_POWER_CYCLE_REQUIRED)), _texts, max_size=2
+        st.sampled_from(("a", ANNOTATION_CHECKSUM, ANNOTATION_RETRY, ANNOTATION_HOST_POWER_CYCLE_REQUIRED)),
+        _texts,
+        max_size=2,
     )
     return st.fixed_dictionaries({}, optional={"labels": labels, "annotations": notes})
 

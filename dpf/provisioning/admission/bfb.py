@@ -1,12 +1,14 @@
-"""Admission of BFBs: each has a file of its own, and none goes while it is used."""
+"""Admission of BFBs: each has a file of its own, its annotated checksum can be met, and none goes while it is used."""
 
 from __future__ import annotations
 
 from dpf.provisioning.admission.users import Users, settled
-from dpf.provisioning.bfb.file import BY_FILE, file_of
+from dpf.provisioning.bfb.checksum import named
+from dpf.provisioning.bfb.file import BY_FILE
 from dpf.runtime.informer import Informer
-from dpf.runtime.webhook import Cause, invalid
-from dpf_api.bfb import BFB
+from dpf.runtime.webhook import Cause, Denied, invalid
+from dpf_api.bfb import BFB, Phase, file_of
+from dpf_api.names import ANNOTATION_CHECKSUM
 
 
 class BFBAdmission:
@@ -29,15 +31,35 @@ class BFBAdmission:
         return bfb.model_copy(update={"spec": named})
 
     def validate(self, old: BFB | None, new: BFB | None) -> None:
-        """Refuses a second BFB with the same file, and the deletion of one that is used."""
+        """Refuses a second BFB with the same file, a checksum that can't be met, and the deletion of a BFB that is used."""
         if new is None:
             if old is not None:
                 self._users.refuse_deletion(old)
-        elif old is None:
+            return
+        if old is None:
             self._own_file(new)
+        _checksum(old, new)
 
     def _own_file(self, bfb: BFB) -> None:
         settled(self._bfbs)
         if others := [key for key in self._bfbs.keys_by(BY_FILE, file_of(bfb)) if key != bfb.key]:
             message = f"{file_of(bfb)} is the file of BFB {others[0]} already; two images can't share one"
             raise invalid(bfb, [Cause("spec.fileName", message, "FieldValueDuplicate")])
+
+
+def _checksum(old: BFB | None, new: BFB) -> None:
+    """Of one that was stored before somebody checked it nothing is said, so that the BFB can still be changed and deleted."""
+    annotated = new.annotations.get(ANNOTATION_CHECKSUM)
+    if annotated is None or (old is not None and annotated == old.annotations.get(ANNOTATION_CHECKSUM)):
+        return
+    try:
+        checksum = named(new)
+    except ValueError as error:
+        raise _wrong(new, str(error)) from error
+    ready = new.status.checksum if new.status.phase is Phase.READY else ""
+    if ready and checksum != ready:
+        raise _wrong(new, f"the image is Ready and has {ready}; another image is another BFB")
+
+
+def _wrong(bfb: BFB, message: str) -> Denied:
+    return invalid(bfb, [Cause(f"metadata.annotations[{ANNOTATION_CHECKSUM}]", message)])

@@ -18,7 +18,7 @@ from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet
-from dpf_api.names import ANNOTATION_HOST_POWER_CYCLE_REQUIRED
+from dpf_api.names import ANNOTATION_CHECKSUM, ANNOTATION_HOST_POWER_CYCLE_REQUIRED
 
 SERVICE = "dpf-provisioning-webhook-service"
 WRITES: tuple[Operation, ...] = ("CREATE", "UPDATE")
@@ -38,19 +38,28 @@ def registration(namespace: str) -> Registration:
 def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
     """The webhooks; they look references up in the cluster's cache.
 
-    Nothing waits for one that has nothing to say: DPUs and DPUSets are checked only if they bear the annotation that no schema
-    can check, and of flavors that are there only those that have no spec yet, as it is frozen then. While no webhook answers,
-    defaults are left to whoever reads the object, and a BFB in use is kept by its finalizer alone; what would go through
-    unchecked is refused.
+    Nothing waits for one that has nothing to say: DPUs, DPUSets and BFBs that are there are checked only if they bear the
+    annotation that no schema can check, and of flavors that are there only those that have no spec yet, as it is frozen then.
+    While no webhook answers, defaults are left to whoever reads the object, and a BFB in use is kept by its finalizer alone; what
+    would go through unchecked is refused.
     """
     dpusets, dpus = cluster.cache[DPUSet], cluster.cache[DPU]
     bfbs = BFBAdmission(cluster.cache[BFB], Users(dpusets, DPUSET_BY_BFB, dpus, BFB_NAME))
     flavors = DPUFlavorAdmission(Users(dpusets, DPUSET_BY_FLAVOR, dpus, FLAVOR))
-    dpu_annotated = _annotated("object.metadata")
-    set_annotated = f"has(object.spec.dpuTemplate) && {_annotated('object.spec.dpuTemplate')}"
+    dpu_annotated = _annotated("object.metadata", ANNOTATION_HOST_POWER_CYCLE_REQUIRED)
+    template = _annotated("object.spec.dpuTemplate", ANNOTATION_HOST_POWER_CYCLE_REQUIRED)
+    set_annotated = f"has(object.spec.dpuTemplate) && {template}"
+    bfb_annotated = f"request.operation != 'UPDATE' || ({_annotated('object.metadata', ANNOTATION_CHECKSUM)})"
     return [
         Webhook("mbfb.kb.io", BFB, _path("mutate", BFB), WRITES, default=bfbs.default, required=False),
-        Webhook("vbfb.kb.io", BFB, _path("validate", BFB), ("CREATE", "DELETE"), validate=bfbs.validate),
+        Webhook(
+            "vbfb.kb.io",
+            BFB,
+            _path("validate", BFB),
+            (*WRITES, "DELETE"),
+            validate=bfbs.validate,
+            when=bfb_annotated,
+        ),
         Webhook("vdpu.kb.io", DPU, _path("validate", DPU), WRITES, validate=dpu.validate, when=dpu_annotated),
         Webhook(
             "vdpuflavor.kb.io",
@@ -67,9 +76,9 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
     ]
 
 
-def _annotated(holder: str) -> str:
-    """CEL: the annotation about power cycles is there."""
-    return f"has({holder}.annotations) && '{ANNOTATION_HOST_POWER_CYCLE_REQUIRED}' in {holder}.annotations"
+def _annotated(holder: str, annotation: str) -> str:
+    """CEL: the annotation is there."""
+    return f"has({holder}.annotations) && '{annotation}' in {holder}.annotations"
 
 
 def server(manager: Manager, address: str) -> WebhookServer:

@@ -11,12 +11,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
-from dpf.provisioning.bfb.download import DownloadFailed, Image, Source, digest, download, in_thread, part_of, tag_of
-from dpf.provisioning.bfb.file import BY_FILE, file_of
+from dpf.provisioning.bfb import web
+from dpf.provisioning.bfb.checksum import named
+from dpf.provisioning.bfb.download import Place, download
+from dpf.provisioning.bfb.file import BY_FILE
+from dpf.provisioning.bfb.files import Files
+from dpf.provisioning.bfb.progress import PATIENCE, SLOWEST, Progress
+from dpf.provisioning.bfb.source import DownloadFailed, Image, Source, shown
+from dpf.provisioning.bfb.volume import Volume, part_of, remove, tag_of
 from dpf.provisioning.dpu.indexes import BFB_NAME
 from dpf.provisioning.metrics import Counts
 from dpf.runtime import conditions
@@ -25,14 +32,11 @@ from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch
 from dpf.runtime.errors import Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.jobs import Job, Jobs
-from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Key, now
 from dpf.runtime.predicates import all_of, differs, generation_changed
 from dpf_api import names
-from dpf_api.bfb import BFB, BFBStatus, ConditionType, Phase
+from dpf_api.bfb import BFB, BFBStatus, ConditionType, Phase, file_of
 from dpf_api.dpu import DPU
-
-log = get_logger(__name__)
 
 LOOK = 5.0
 """Seconds between looks at the file of a Ready image; a look is one stat of the volume and no request."""
@@ -44,12 +48,10 @@ DOWNLOADS = 8
 """Images downloaded at once."""
 
 
-@dataclass
-class Progress:
-    """What a running download tells."""
-
-    have: int = 0
-    total: int = 0
+ENDING = 1.0
+"""Seconds that a deletion waits at once for its download to end, as most do."""
+VOLUME = frozenset({"VolumeSilent", "VolumeFailed"})
+"""Failures that say nothing of the image: one that was there is expected to be there still."""
 
 
 class BFBReconciler(Finalizing[BFB]):
@@ -68,12 +70,14 @@ class BFBReconciler(Finalizing[BFB]):
         self._events = events
         self._counts = counts
         self._jobs = jobs
-        self._folder = folder
+        self._volume = Volume(folder)
+        self._files = Files(self._volume, events)
         # By uid, and only of what this process saw fail: after a restart a failed download is tried at once.
         self._failures: dict[str, int] = {}
         self._due: dict[str, datetime] = {}
         self._idle: dict[str, asyncio.Event] = {}
-        """Set when the BFB's download has let go of the volume."""
+        """Set when the BFB's download has ended."""
+        self._running: dict[str, Progress] = {}
 
     async def reconcile(self, bfb: BFB) -> Result | None:
         job = self._jobs.take(bfb.key, bfb.uid)
@@ -85,7 +89,7 @@ class BFBReconciler(Finalizing[BFB]):
             bfb = await self._retry(bfb)
         if bfb.status.phase is Phase.ERROR and (wait := self._wait(bfb)) > 0:
             return Result(requeue_after=wait)
-        return await self._begin(bfb)
+        return await self._begin(bfb, bfb.status.checksum)
 
     async def finalize(self, bfb: BFB) -> Result | None:
         self._jobs.cancel(bfb.key)
@@ -93,25 +97,39 @@ class BFBReconciler(Finalizing[BFB]):
         if users:
             shown = ", ".join(key.name for key in users[:5]) + (" ..." if len(users) > 5 else "")
             message = f"waiting for {len(users)} DPUs that use it to go: {shown}"
-            await self._say(bfb, Phase.DELETING, "InUse", message)
+            await self._say(bfb, Phase.DELETING, "InUse", message, checksum=bfb.status.checksum)
             raise Waiting("InUse", message)
-        if (idle := self._idle.get(bfb.uid)) is not None:
-            await idle.wait()
+        await self._download_ended(bfb)
         try:
-            await in_thread(self._remove, bfb)
+            await self._volume.ask(remove, *self._leftovers(bfb))
+        except DownloadFailed as error:
+            await self._wait_deleting(bfb, error.reason, error.message)
         except OSError as error:
             self._events.warning(bfb, "FailedDelete", f"{error.filename}: {error.strerror}")
             raise
         self._events.normal(bfb, "Removed", f"{file_of(bfb)} is gone from the volume")
         self._forget(bfb)
+        self._files.forget(bfb)
         self._idle.pop(bfb.uid, None)
         return None
 
-    def _remove(self, bfb: BFB) -> None:
-        part = part_of(self._folder, bfb.uid)
-        files = [part, tag_of(part)] if self._taken(bfb) else [part, tag_of(part), self._target(bfb)]
-        for path in files:
-            path.unlink(missing_ok=True)
+    async def _download_ended(self, bfb: BFB) -> None:
+        """:raises Waiting: while the BFB's download still holds the volume."""
+        if (idle := self._idle.get(bfb.uid)) is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ENDING):
+                    await idle.wait()
+        if (idle is not None and not idle.is_set()) or self._volume.busy(self._part(bfb)):
+            message = "its download is being ended; if this stays so the volume does not take what is written: look at its storage"
+            await self._wait_deleting(bfb, "DownloadEnding", message)
+
+    async def _wait_deleting(self, bfb: BFB, reason: str, message: str) -> NoReturn:
+        await self._say(bfb, Phase.DELETING, reason, message, checksum=bfb.status.checksum)
+        raise Waiting(reason, message, retry_after=LOOK)
+
+    def _leftovers(self, bfb: BFB) -> list[Path]:
+        part = self._part(bfb)
+        return [part, tag_of(part)] if self._taken(bfb) else [part, tag_of(part), self._files.target(bfb)]
 
     def _taken(self, bfb: BFB) -> Key | None:
         """Another BFB whose file this one's would be; the older one has it. The webhook refuses a second one if it is there."""
@@ -127,53 +145,64 @@ class BFBReconciler(Finalizing[BFB]):
         self._failures.pop(bfb.uid, None)
         self._due.pop(bfb.uid, None)
 
-    def _target(self, bfb: BFB) -> Path:
-        return self._folder / file_of(bfb)
+    def _part(self, bfb: BFB) -> Path:
+        return part_of(self._volume.folder, bfb.uid)
 
-    async def _begin(self, bfb: BFB) -> Result | None:
-        """Takes a file that is there already, or starts the download."""
-        bfb = await self._say(bfb, Phase.DOWNLOADING, "Downloading", f"downloading {bfb.spec.url}")
+    async def _begin(self, bfb: BFB, checksum: str = "") -> Result | None:
+        """Takes a file that is there already, or starts the download.
+
+        :param checksum: of the image that is expected to be there still.
+        """
+        bfb = await self._say(
+            bfb, Phase.DOWNLOADING, "Downloading", f"downloading {shown(bfb.spec.url)}", checksum=checksum
+        )
         if (other := self._taken(bfb)) is not None:
             return await self._fail(bfb, "FileNameTaken", f"{file_of(bfb)} is the file of BFB {other} already")
 
         async def work(job: Job[Image]) -> Image:
             idle = self._idle[bfb.uid] = asyncio.Event()
+            job.progress = self._running[bfb.uid] = Progress()
             try:
-                return await self._fetch(bfb, job)
+                return await self._fetch(bfb, job.progress)
             finally:
+                del self._running[bfb.uid]
                 idle.set()
 
         self._jobs.start(bfb.key, bfb.uid, work)
         return Result(requeue_after=PROGRESS_EVERY)
 
-    async def _fetch(self, bfb: BFB, job: Job[Image]) -> Image:
+    async def _fetch(self, bfb: BFB, progress: Progress) -> Image:
         """The image's file: the one that is there, if it is right, or a download."""
-        target = self._target(bfb)
-        if (image := await in_thread(_known, target, bfb)) is not None:
+        try:
+            checksum = named(bfb)
+        except ValueError as error:
+            raise DownloadFailed("InvalidChecksum", f"annotation {names.ANNOTATION_CHECKSUM} {error}") from error
+        await self._volume.quiet(self._part(bfb))
+        if (image := await self._files.take(bfb, checksum)) is not None:
             return image
-        progress: Progress | None = None
+        self._files.forget(bfb)
+        clock, url = asyncio.get_running_loop().time, bfb.spec.url
 
         def told(have: int, total: int) -> None:
-            nonlocal progress
-            if progress is None:
-                progress = job.progress = Progress()
-                note = f"going on behind the {have} bytes that are there" if have else f"{total or '?'} bytes"
-                self._events.normal(bfb, "ResumedDownload" if have else "StartedDownload", f"{bfb.spec.url}: {note}")
-            else:
+            if progress.begun:
                 self._counts.downloaded_bytes += have - progress.have
+            else:
+                note = f"going on behind the {have} bytes that are there" if have else f"{total or '?'} bytes"
+                self._events.normal(bfb, "ResumedDownload" if have else "StartedDownload", f"{shown(url)}: {note}")
             progress.have, progress.total = have, total
+            if not progress.begun:
+                progress.mark(clock())
 
-        source = Source(bfb.spec.url, bfb.spec.checksum)
-        return await download(source, part_of(self._folder, bfb.uid), target, told)
+        place = Place(self._volume, self._part(bfb), self._files.target(bfb), lambda: self._promised(bfb))
+        return await download(Source(url, checksum or await web.sidecar(url)), place, told)
+
+    def _promised(self, bfb: BFB) -> int:
+        """Bytes that other downloads are still going to write."""
+        return sum(progress.missing for uid, progress in self._running.items() if uid != bfb.uid)
 
     async def _judge(self, bfb: BFB, job: Job[Image]) -> Result | None:
         if not job.done:
-            progress = job.progress or Progress()
-            message = f"{progress.have} of {progress.total or '?'} bytes of {bfb.spec.url}"
-            await self._say(
-                bfb, Phase.DOWNLOADING, "Downloading", message, have=progress.have, size=progress.total or None
-            )
-            return Result(requeue_after=PROGRESS_EVERY)
+            return await self._follow(bfb, job)
         try:
             image = job.result()
         except DownloadFailed as error:
@@ -182,9 +211,44 @@ class BFBReconciler(Finalizing[BFB]):
             return await self._fail(bfb, "VolumeFailed", f"{error.filename}: {error.strerror}")
         self._forget(bfb)
         self._counts.downloads["success"] += 1
-        self._events.normal(bfb, "SuccessfulDownload", f"{self._target(bfb).name}: {image.size} bytes")
+        self._events.normal(bfb, "SuccessfulDownload", f"{file_of(bfb)}: {image.size} bytes")
         await self._say(bfb, Phase.READY, "", "", have=image.size, size=image.size, checksum=image.checksum)
         return Result(requeue_after=LOOK)
+
+    async def _follow(self, bfb: BFB, job: Job[Image]) -> Result | None:
+        """Tells how far a download is; ends one that is too slow to have others wait for it."""
+        at, progress, url = asyncio.get_running_loop().time(), job.progress, shown(bfb.spec.url)
+        again = Result(requeue_after=PROGRESS_EVERY)
+        if progress is None:
+            message = f"waiting for one of {DOWNLOADS} downloads at a time to end"
+            await self._say(bfb, Phase.DOWNLOADING, "Queued", message, checksum=bfb.status.checksum)
+        elif not (progress.begun and progress.mark(at)) and self._volume.stuck(self._part(bfb)):
+            message = (
+                "the volume does not take what is written to it; look at its storage and at the mount of --bfb-dir"
+            )
+            await self._say(bfb, Phase.DOWNLOADING, "VolumeSilent", message, checksum=bfb.status.checksum)
+        elif (others := self._jobs.queued) and progress.slow(at):
+            self._jobs.cancel(bfb.key)
+            slow = f"{url}: less than {SLOWEST} bytes/s for {PATIENCE:g} s while {others} other images wait"
+            return await self._fail(bfb, "TooSlow", f"{slow}; goes on behind {progress.have} bytes, look at its server")
+        elif progress.have or progress.total:
+            await self._say_progress(bfb, progress, url)
+        return again
+
+    async def _say_progress(self, bfb: BFB, progress: Progress, url: str) -> None:
+        left = "" if progress.left is None else f", {progress.left} s left"
+        pace = f" at {progress.rate} bytes/s{left}" if progress.rate else ""
+        message = f"{progress.have} of {progress.total or '?'} bytes of {url}{pace}"
+        await self._say(
+            bfb,
+            Phase.DOWNLOADING,
+            "Downloading",
+            message,
+            have=progress.have,
+            size=progress.total or None,
+            rate=progress.rate,
+            left=progress.left,
+        )
 
     async def _fail(self, bfb: BFB, reason: str, message: str) -> Result:
         failures = self._failures[bfb.uid] = self._failures.get(bfb.uid, 0) + 1
@@ -192,7 +256,8 @@ class BFBReconciler(Finalizing[BFB]):
         self._due[bfb.uid] = now() + timedelta(seconds=pause)
         self._counts.downloads["failure"] += 1
         self._events.warning(bfb, "FailedDownload", f"{reason}: {message}; tried again in {pause:g} s")
-        await self._say(bfb, Phase.ERROR, reason, message)
+        checksum = bfb.status.checksum if reason in VOLUME else ""
+        await self._say(bfb, Phase.ERROR, reason, message, checksum=checksum)
         return Result(requeue_after=pause)
 
     async def _retry(self, bfb: BFB) -> BFB:
@@ -209,18 +274,18 @@ class BFBReconciler(Finalizing[BFB]):
         return 0.0 if due is None else max(0.0, (due - now()).total_seconds())
 
     async def _look(self, bfb: BFB) -> Result | None:
-        """A file that vanished or has another size is downloaded again."""
-        target = self._target(bfb)
+        """A file that vanished is downloaded again; one that was written to is compared first."""
         try:
-            size = (await in_thread(target.stat)).st_size
-        except FileNotFoundError:
-            self._events.warning(bfb, "ImageVanished", f"{target.name} is gone from the volume; downloaded again")
+            found = await self._files.look(bfb)
+        except DownloadFailed as error:
+            return await self._fail(bfb, error.reason, error.message)
+        except OSError as error:
+            return await self._fail(bfb, "VolumeFailed", f"{error.filename}: {error.strerror}")
+        if found is None:
+            self._events.warning(bfb, "ImageVanished", f"{file_of(bfb)} is gone from the volume; downloaded again")
             return await self._begin(bfb)
-        if size != bfb.status.file_size:
-            note = f"{target.name} has {size} bytes instead of {bfb.status.file_size}; downloaded again"
-            self._events.warning(bfb, "ImageChanged", note)
-            await in_thread(target.unlink, missing_ok=True)
-            return await self._begin(bfb)
+        if not self._files.same(bfb, found):
+            return await self._begin(bfb, bfb.status.checksum)
         return Result(requeue_after=LOOK)
 
     async def _say(
@@ -232,6 +297,8 @@ class BFBReconciler(Finalizing[BFB]):
         *,
         have: int | None = None,
         size: int | None = None,
+        rate: int = 0,
+        left: int | None = None,
         checksum: str = "",
     ) -> BFB:
         """Writes the status, if it is another one."""
@@ -249,23 +316,13 @@ class BFBReconciler(Finalizing[BFB]):
             message=message,
             file_size=old.file_size if size is None else size,
             downloaded_bytes=old.downloaded_bytes if have is None else have,
-            checksum=old.checksum if phase is Phase.DELETING else checksum,
+            bytes_per_second=rate,
+            seconds_left=left,
+            checksum=checksum,
             observed_generation=generation,
             conditions=kept,
         )
         return await self._client.status(bfb).set(status)
-
-
-def _known(target: Path, bfb: BFB) -> Image | None:
-    """A file that somebody put in the image's place, if it is what the BFB asks for."""
-    if not target.is_file():
-        return None
-    image = digest(target)
-    if bfb.spec.checksum and image.checksum != bfb.spec.checksum:
-        log.warning("image_is_another", bfb=str(bfb.key), file=target.name)
-        target.unlink(missing_ok=True)
-        return None
-    return image
 
 
 def bfb_controller(

@@ -20,6 +20,7 @@ from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.k8s import Node, Pod
 from dpf.runtime.log import get_logger
 from dpf_api import names
+from dpf_api.bfb import file_of
 from dpf_api.dpu import DPU, Firmware
 
 log = get_logger(__name__)
@@ -60,7 +61,7 @@ class DmsCard:
         """
         if seen.bfb is None:
             raise Waiting("BFBNotReady", f"BFB {seen.dpu.spec.bfb!r} is gone; create it again")
-        version = seen.bfb.spec.file_name or names.bfb_file(seen.bfb.namespace, seen.bfb.name)
+        version = file_of(seen.bfb)
         return Order(seen.dpu.name, version, self._bfb_dir / version, await self._configure(seen, attempt))
 
     def start(self, dpu: DPU, order: Order, activated: datetime | None) -> None:

@@ -86,7 +86,9 @@ class DmsClient:
         try:
             async with asyncio.timeout(SILENCE) as limit:
                 request = os_pb2.TransferRequest(version=version, package_size=size)
-                await stream.write(os_pb2.InstallRequest(transfer_request=request))
+                with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                    # A stream that has ended takes nothing, and why is what is heard.
+                    await stream.write(os_pb2.InstallRequest(transfer_request=request))
                 if await self._answer(stream, version) == "transfer_ready":
                     await self._transfer(stream, version, content, lambda: limit.reschedule(loop.time() + SILENCE))
         except grpc.aio.AioRpcError as error:

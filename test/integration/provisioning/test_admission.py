@@ -21,7 +21,7 @@ from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet, StrategyType
-from dpf_api.names import ANNOTATION_HOST_POWER_CYCLE_REQUIRED
+from dpf_api.names import ANNOTATION_CHECKSUM, ANNOTATION_HOST_POWER_CYCLE_REQUIRED
 from test.integration.runtime.test_webhook import free_port
 from test.spec import spec
 
@@ -103,6 +103,9 @@ async def test_provisioning_is_admitted_as_upstream_admits_it(host_client: Clien
         assert again.spec.file_name == bfb.spec.file_name
         with pytest.raises(Invalid, match=rf"spec\.fileName: .* is the file of BFB {namespace}/image already"):
             await host_client.create(bfb_of("other", namespace, fileName=bfb.spec.file_name))
+
+        with pytest.raises(Invalid, match=r"metadata\.annotations\[.*/checksum\]: must be sha256: and 64"):
+            await host_client.merge_patch(again, {"metadata": {"annotations": {ANNOTATION_CHECKSUM: "md5:1"}}})
 
         flavor = await host_client.create(
             DPUFlavor.model_validate({"metadata": {"name": "flavor", "namespace": namespace}})

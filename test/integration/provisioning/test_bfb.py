@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import random
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +17,14 @@ from typing import Any
 import pytest
 
 from dpf.provisioning.bfb import controller as module
+from dpf.provisioning.bfb import download as download_module
+from dpf.provisioning.bfb import files as files_module
+from dpf.provisioning.bfb import progress as progress_module
+from dpf.provisioning.bfb import volume as volume_module
 from dpf.provisioning.bfb.controller import bfb_controller
-from dpf.provisioning.bfb.download import Image, part_of
+from dpf.provisioning.bfb.files import Files
+from dpf.provisioning.bfb.source import Image
+from dpf.provisioning.bfb.volume import Stamp, part_of
 from dpf.provisioning.metrics import Counts
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
@@ -29,12 +37,12 @@ from dpf.runtime.metrics import Metrics
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.bfb import BFB, Phase
 from dpf_api.dpu import DPU
-from dpf_api.names import ANNOTATION_RETRY, FINALIZER_BFB
+from dpf_api.names import ANNOTATION_CHECKSUM, ANNOTATION_RETRY, FINALIZER_BFB
 from test.integration.conftest import Planes
 from test.spec import spec
 from test.unit.provisioning.imageserver import ImageServer
 
-BODY = os.urandom(512 << 10)
+BODY = random.Random(4).randbytes(512 << 10)
 SHA = f"sha256:{hashlib.sha256(BODY).hexdigest()}"
 GREAT_SIZE = 4 << 20
 
@@ -47,9 +55,12 @@ class Bfbs:
     namespace: str
     folder: Path
     planes: Planes
+    looked: asyncio.Event
+    """Set once the file of a Ready image has been looked at."""
 
-    async def create(self, name: str, url: str, **more: Any) -> BFB:
-        body = {"metadata": {"name": name, "namespace": self.namespace}, "spec": {"url": url} | more}
+    async def create(self, name: str, url: str, annotations: dict[str, str] | None = None, **more: Any) -> BFB:
+        meta = {"name": name, "namespace": self.namespace, "annotations": annotations or {}}
+        body = {"metadata": meta, "spec": {"url": url} | more}
         return await self.client.create(BFB.model_validate(body))
 
     async def until(self, name: str, *phases: Phase) -> BFB:
@@ -108,7 +119,14 @@ async def idle(
     monkeypatch.setattr(module, "LOOK", 0.1)
     monkeypatch.setattr(module, "PROGRESS_EVERY", 0.1)
     monkeypatch.setattr(module, "RETRY", (0.3, 1.0))
-    return Bfbs(host_client, namespace, tmp_path, control_planes)
+    looked, same = asyncio.Event(), Files.same
+
+    def noting(files: Files, bfb: BFB, found: Stamp) -> bool:
+        looked.set()
+        return same(files, bfb, found)
+
+    monkeypatch.setattr(Files, "same", noting)
+    return Bfbs(host_client, namespace, tmp_path, control_planes, looked)
 
 
 @pytest.fixture
@@ -175,13 +193,54 @@ async def test_an_annotation_has_a_failed_download_tried_again_at_once(
 
 
 @spec("provisioning:76")
-async def test_a_file_that_is_there_already_is_taken(bfbs: Bfbs, server: ImageServer) -> None:
+async def test_a_file_that_is_there_already_is_taken(bfbs: Bfbs) -> None:
     (bfbs.folder / "mine.bfb").write_bytes(b"placed")
-    await bfbs.create("image", server.url, fileName="mine.bfb")
+    bfb = await bfbs.create("image", "http://user:hunter2@127.0.0.1:1/x.bfb", fileName="mine.bfb")
     bfb = await bfbs.until("image", Phase.READY)
     assert bfb.status.file_size == 6
     assert (bfbs.folder / "mine.bfb").read_bytes() == b"placed"
-    assert server.asked == []
+    assert sorted(await bfbs.events(bfb, 2)) == ["ImageNotCompared", "SuccessfulDownload"]
+    assert "hunter2" not in bfb.status.model_dump_json()
+
+
+@spec("provisioning:76")
+async def test_a_file_that_is_there_already_is_compared_with_the_size_that_the_server_tells(
+    bfbs: Bfbs, server: ImageServer
+) -> None:
+    (bfbs.folder / "mine.bfb").write_bytes(BODY)
+    bfb = await bfbs.create("image", server.url, fileName="mine.bfb")
+    await bfbs.until("image", Phase.READY)
+    assert [request.method for request in server.asked] == ["HEAD"]
+    assert await bfbs.events(bfb, 1) == ["SuccessfulDownload"]
+
+
+@pytest.mark.parametrize("sidecar", [None, f"{SHA[7:]}  bf.bfb".encode()])
+async def test_a_file_that_looks_like_another_image_is_left_alone_and_not_trusted(
+    bfbs: Bfbs, server: ImageServer, sidecar: bytes | None
+) -> None:
+    server.sidecar = sidecar
+    (bfbs.folder / "mine.bfb").write_bytes(b"placed")
+    await bfbs.create("image", server.url, fileName="mine.bfb")
+    bfb = await bfbs.until("image", Phase.ERROR)
+    assert bfb.status.reason == "FileDiffers"
+    assert "remove the file" in bfb.status.message
+    placed = f"sha256:{hashlib.sha256(b'placed').hexdigest()}"
+    assert f"{ANNOTATION_CHECKSUM}={placed}" in bfb.status.message
+    assert (bfbs.folder / "mine.bfb").read_bytes() == b"placed"
+    await bfbs.client.merge_patch(bfb, {"metadata": {"annotations": {ANNOTATION_CHECKSUM: placed}}})
+    await bfbs.until("image", Phase.READY)
+    assert (bfbs.folder / "mine.bfb").read_bytes() == b"placed"
+
+
+async def test_a_file_that_looked_like_another_image_is_downloaded_once_it_is_removed(
+    bfbs: Bfbs, server: ImageServer
+) -> None:
+    (bfbs.folder / "mine.bfb").write_bytes(b"placed")
+    await bfbs.create("image", server.url, fileName="mine.bfb")
+    await bfbs.until("image", Phase.ERROR)
+    (bfbs.folder / "mine.bfb").unlink()
+    await bfbs.until("image", Phase.READY)
+    assert (bfbs.folder / "mine.bfb").read_bytes() == BODY
 
 
 async def test_a_file_that_is_there_but_wrong_is_replaced(bfbs: Bfbs, server: ImageServer) -> None:
@@ -189,6 +248,36 @@ async def test_a_file_that_is_there_but_wrong_is_replaced(bfbs: Bfbs, server: Im
     await bfbs.create("image", server.url, fileName="mine.bfb", checksum=SHA)
     await bfbs.until("image", Phase.READY)
     assert (bfbs.folder / "mine.bfb").read_bytes() == BODY
+
+
+WRONG = "sha256:" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("annotated", "spec_says", "sidecar", "reason"),
+    [
+        (SHA, "", None, ""),
+        (SHA, SHA, None, ""),
+        (SHA, "", f"{'0' * 64}  bf.bfb".encode(), ""),
+        (None, "", f"{SHA[7:]}  bf.bfb".encode(), ""),
+        (WRONG, "", None, "ChecksumMismatch"),
+        (None, "", f"{'0' * 64}  bf.bfb".encode(), "ChecksumMismatch"),
+        (WRONG, SHA, None, "InvalidChecksum"),
+        ("md5:1", "", None, "InvalidChecksum"),
+        (None, "", b"no checksum", "InvalidChecksum"),
+    ],
+)
+async def test_a_checksum_may_be_annotated_or_lie_beside_the_image(
+    bfbs: Bfbs, server: ImageServer, annotated: str | None, spec_says: str, sidecar: bytes | None, reason: str
+) -> None:
+    server.sidecar = sidecar
+    annotations = {} if annotated is None else {ANNOTATION_CHECKSUM: annotated}
+    named = {"checksum": spec_says} if spec_says else {}
+    await bfbs.create("image", server.url, annotations, fileName="mine.bfb", **named)
+    bfb = await bfbs.until("image", Phase.ERROR if reason else Phase.READY)
+    assert bfb.status.reason == reason
+    assert (bfbs.folder / "mine.bfb").exists() is not bool(reason)
+    assert (annotated is None) is bool(server.asked_beside), "who names a checksum asks for none"
 
 
 @spec("provisioning:77")
@@ -210,6 +299,111 @@ async def test_a_file_that_vanishes_or_changes_is_downloaded_again(
     change(bfbs.folder / "mine.bfb")
     await bfbs.until("image", Phase.DOWNLOADING, Phase.READY)
     assert (bfbs.folder / "mine.bfb").read_bytes() == BODY
+
+
+async def test_a_file_that_changes_and_keeps_its_size_is_downloaded_again(bfbs: Bfbs, server: ImageServer) -> None:
+    await bfbs.create("image", server.url, fileName="mine.bfb")
+    await bfbs.until("image", Phase.READY)
+    file = bfbs.folder / "mine.bfb"
+    await bfbs.looked.wait()
+    file.write_bytes(BODY[::-1])
+    bfb = await bfbs.until("image", Phase.DOWNLOADING, Phase.READY)
+    assert file.read_bytes() == BODY
+    told = await bfbs.events(bfb, 5)
+    assert told.count("ImageChanged") == 1
+    assert len(server.asked) == 2
+
+
+async def test_a_file_that_is_touched_is_compared_and_kept(bfbs: Bfbs, server: ImageServer) -> None:
+    await bfbs.create("image", server.url, fileName="mine.bfb")
+    await bfbs.until("image", Phase.READY)
+    await bfbs.looked.wait()
+    os.utime(bfbs.folder / "mine.bfb", (1, 1))
+    bfb = await bfbs.until("image", Phase.DOWNLOADING, Phase.READY)
+    assert bfb.status.checksum == SHA
+    assert [request.method for request in server.asked] == ["GET"]
+
+
+async def test_a_silent_volume_is_told_and_holds_up_nothing_else(
+    bfbs: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bfbs.create("image", server.url, fileName="mine.bfb")
+    ready = await bfbs.until("image", Phase.READY)
+    await bfbs.looked.wait()
+    awake = threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(volume_module, "SILENT", 0.2)
+        patch.setattr(files_module, "stamp", lambda _: awake.wait())
+        bfb = await bfbs.until("image", Phase.ERROR)
+        assert bfb.status.reason == "VolumeSilent"
+        assert "--bfb-dir" in bfb.status.message
+        assert bfb.status.checksum == ready.status.checksum
+        other = await bfbs.create("other", server.url)
+        assert (await bfbs.until("other", Phase.ERROR)).status.reason == "VolumeSilent"
+    awake.set()
+    await bfbs.until("image", Phase.READY)
+    await bfbs.until("other", Phase.READY)
+    await bfbs.delete(other)
+    assert [request.method for request in server.asked] == ["GET", "GET"], "what was there is not downloaded again"
+
+
+async def test_deleting_while_the_volume_is_silent_waits_and_says_so(
+    bfbs: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The download hangs in a write: it is given up, and its file goes when the volume is there again."""
+    monkeypatch.setattr(module, "ENDING", 0.2)
+    monkeypatch.setattr(volume_module, "SILENT", 0.2)
+    monkeypatch.setattr(volume_module, "LET_GO", 0.1)
+    awake = threading.Event()
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(download_module, "open_part", lambda part, *, resume: awake.wait() and part.open("wb"))
+            created = await bfbs.create("image", server.url)
+            stuck = await bfbs.eventually("image", lambda bfb: bfb.status.reason == "VolumeSilent")
+            assert stuck.status.phase is Phase.DOWNLOADING
+            await bfbs.client.delete(created)
+            gone = await bfbs.eventually("image", lambda bfb: bfb.status.reason == "DownloadEnding")
+            assert gone.status.phase is Phase.DELETING
+    finally:
+        awake.set()
+    await eventually_gone(bfbs.client, BFB, "image", bfbs.namespace)
+    assert list(bfbs.folder.iterdir()) == []
+
+
+async def test_a_slow_download_makes_room_for_those_that_wait(
+    idle: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "DOWNLOADS", 1)
+    monkeypatch.setattr(progress_module, "PATIENCE", 0.5)
+    monkeypatch.setattr(progress_module, "SLOWEST", GREAT_SIZE)
+    monkeypatch.setattr(module, "RETRY", (3600.0, 3600.0))
+    body = os.urandom(GREAT_SIZE)
+    async with ImageServer(body, silent_after=1 << 20).listening() as trickling, idle.running():
+        await idle.create("slow", trickling.url)
+        alone = await idle.eventually("slow", lambda bfb: bfb.status.downloaded_bytes > 0)
+        assert alone.status.phase is Phase.DOWNLOADING, "nobody waits, so it may be as slow as it likes"
+        await idle.create("quick", server.url)
+        queued = await idle.eventually("quick", lambda bfb: bfb.status.reason == "Queued")
+        assert queued.status.phase is Phase.DOWNLOADING
+        slow = await idle.until("slow", Phase.ERROR)
+        assert slow.status.reason == "TooSlow"
+        await idle.until("quick", Phase.READY)
+        trickling.silent_after = None
+        await idle.client.merge_patch(slow, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+        await idle.until("slow", Phase.READY)
+        assert trickling.ranges()[1].startswith("bytes="), "it goes on where it was"
+
+
+async def test_the_status_tells_how_fast_a_download_is_and_how_long_it_takes(idle: Bfbs) -> None:
+    body = os.urandom(GREAT_SIZE)
+    async with ImageServer(body, silent_after=2 << 20, pause_after=1 << 20).listening() as server, idle.running():
+        await idle.create("image", server.url)
+        await idle.eventually("image", lambda bfb: bfb.status.downloaded_bytes > 0)
+        server.taken.set()
+        told = await idle.eventually("image", lambda bfb: bfb.status.bytes_per_second > 0)
+        assert told.status.seconds_left is not None
+        assert f"{told.status.bytes_per_second} bytes/s" in told.status.message
+        assert f"{told.status.seconds_left} s left" in told.status.message
 
 
 @spec("provisioning:79")

@@ -22,11 +22,22 @@ class ImageServer:
     """Bytes after which the connection is cut, once, when ``taken`` says that they have been."""
     silent_after: int | None = None
     """Bytes after which nothing more comes."""
+    pause_after: int = 0
+    """Bytes after which the rest of those waits until ``taken`` says that they have been."""
     wrong_part: bool = False
     """Sends another part than asked for."""
+    no_length: bool = False
+    """Does not say how long the image is."""
+    sidecar: bytes | None = None
+    """What lies beside the image as its checksum."""
+    sidecar_status: int = 200
+    sidecar_type: str = "text/plain"
     port: int = 0
     scheme: str = "http"
     asked: list[web.BaseRequest] = field(default_factory=list)
+    """For the image."""
+    asked_beside: list[web.BaseRequest] = field(default_factory=list)
+    """For its checksum."""
     taken: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -38,6 +49,8 @@ class ImageServer:
         return [request.headers.get("Range", "") for request in self.asked]
 
     async def serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path.endswith(".sha256"):
+            return self._beside(request)
         self.asked.append(request)
         if request.path == "/elsewhere.bfb":
             raise web.HTTPFound("/bf.bfb")
@@ -52,7 +65,8 @@ class ImageServer:
             first = start + 1 if self.wrong_part else start
             headers["Content-Range"] = f"bytes {first}-{whole - 1}/{whole}"
         response = web.StreamResponse(status=206 if start else 200, headers=headers)
-        response.content_length = whole - start
+        if not self.no_length:
+            response.content_length = whole - start
         await response.prepare(request)
         if request.method == "HEAD":
             return response
@@ -63,11 +77,20 @@ class ImageServer:
             assert request.transport is not None
             request.transport.close()
         elif self.silent_after is not None:
-            await response.write(self.body[start : start + self.silent_after])
+            if self.pause_after:
+                await response.write(self.body[start : start + self.pause_after])
+                await self.taken.wait()
+            await response.write(self.body[start + self.pause_after : start + self.silent_after])
             await asyncio.Event().wait()
         else:
             await response.write(self.body[start:])
         return response
+
+    def _beside(self, request: web.BaseRequest) -> web.Response:
+        self.asked_beside.append(request)
+        if self.sidecar is None:
+            return web.Response(status=404)
+        return web.Response(status=self.sidecar_status, body=self.sidecar, content_type=self.sidecar_type)
 
     @asynccontextmanager
     async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[ImageServer]:

@@ -19,7 +19,7 @@ from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet
-from dpf_api.names import ANNOTATION_HOST_POWER_CYCLE_REQUIRED
+from dpf_api.names import ANNOTATION_CHECKSUM, ANNOTATION_HOST_POWER_CYCLE_REQUIRED
 
 URL = "https://example.com/bf.bfb"
 
@@ -79,7 +79,7 @@ def test_names_paths_and_verbs_are_upstreams(admission: Admission) -> None:
     prefix = "provisioning-dpu-nvidia-com-v1alpha1"
     assert {name: (hook.path, hook.operations) for name, hook in admission.webhooks.items()} == {
         "mbfb.kb.io": (f"/mutate-{prefix}-bfb", ("CREATE", "UPDATE")),
-        "vbfb.kb.io": (f"/validate-{prefix}-bfb", ("CREATE", "DELETE")),
+        "vbfb.kb.io": (f"/validate-{prefix}-bfb", ("CREATE", "UPDATE", "DELETE")),
         "vdpu.kb.io": (f"/validate-{prefix}-dpu", ("CREATE", "UPDATE")),
         "vdpuflavor.kb.io": (f"/validate-{prefix}-dpuflavor", ("CREATE", "UPDATE", "DELETE")),
         "mdpuset.kb.io": (f"/mutate-{prefix}-dpuset", ("CREATE", "UPDATE")),
@@ -122,6 +122,52 @@ def test_two_bfbs_do_not_share_a_file(
     assert answer["status"]["details"]["causes"][0]["field"] == "spec.fileName"
     assert f"the file of BFB {other} already" in answer["status"]["message"]
     assert admission.ask("vbfb.kb.io", None, bfb("third"))["allowed"]
+
+
+ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+
+def summed(annotation: str | None, checksum: str = "", ready: str = "") -> dict[str, Any]:
+    annotations = {} if annotation is None else {ANNOTATION_CHECKSUM: annotation}
+    status: dict[str, Any] = {"status": {"phase": "Ready", "checksum": ready}} if ready else {}
+    named = {"checksum": checksum} if checksum else {}
+    return body(BFB, "image", metadata={"annotations": annotations}, spec={"url": URL} | named, **status)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        (None, summed("md5:1"), "64 hexadecimal digits"),
+        (None, summed(ONE.upper()), "64 hexadecimal digits"),
+        (None, summed(""), "64 hexadecimal digits"),
+        (None, summed(ONE, TWO), "another checksum than spec.checksum"),
+        (summed(None, TWO), summed(ONE, TWO), "another checksum than spec.checksum"),
+        (summed(None, ready=TWO), summed(ONE, ready=TWO), "another image is another BFB"),
+    ],
+)
+def test_an_annotated_checksum_that_cannot_be_met_is_refused(
+    admission: Admission, old: dict[str, Any] | None, new: dict[str, Any], word: str
+) -> None:
+    answer = admission.ask("vbfb.kb.io", old, new)
+    assert answer["status"]["code"] == 422
+    assert answer["status"]["details"]["causes"][0]["field"] == f"metadata.annotations[{ANNOTATION_CHECKSUM}]"
+    assert word in answer["status"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (None, summed(ONE)),
+        (None, summed(ONE, ONE)),
+        (summed(None, ready=ONE), summed(ONE, ready=ONE)),
+        (summed(ONE), summed(None)),
+        (summed("md5:1", TWO), summed("md5:1", TWO)),
+    ],
+)
+def test_an_annotated_checksum_that_can_be_met_or_was_there_before_is_let_pass(
+    admission: Admission, old: dict[str, Any] | None, new: dict[str, Any]
+) -> None:
+    assert admission.ask("vbfb.kb.io", old, new)["allowed"]
 
 
 USED: dict[str, Any] = {"bfb": {"name": "image"}, "dpuFlavor": "flavor"}

@@ -6,16 +6,22 @@ import asyncio
 import errno
 import hashlib
 import os
+import shutil
 import ssl
 import threading
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 
 from dpf.provisioning.bfb import download as module
-from dpf.provisioning.bfb.download import DownloadFailed, Image, Source, download, part_of, tag_of
+from dpf.provisioning.bfb import volume as volume_module
+from dpf.provisioning.bfb import web
+from dpf.provisioning.bfb.download import Place, download
+from dpf.provisioning.bfb.source import DownloadFailed, Image, Source
+from dpf.provisioning.bfb.volume import Volume, part_of, tag_of
 from dpf.runtime.certs import SmallCA
 from test.unit.provisioning.imageserver import ImageServer
 
@@ -35,12 +41,13 @@ class Download:
     def __init__(self, folder: Path) -> None:
         self.part = part_of(folder, "uid")
         self.target = folder / "image.bfb"
+        self.place = Place(Volume(folder), self.part, self.target)
         self.told: list[tuple[int, int]] = []
         self.taken = asyncio.Event()
         """Set once a first piece is on the volume."""
 
     async def __call__(self, url: str, checksum: str = "") -> Image:
-        return await download(Source(url, checksum), self.part, self.target, self._tell)
+        return await download(Source(url, checksum), self.place, self._tell)
 
     def _tell(self, have: int, total: int) -> None:
         self.told.append((have, total))
@@ -146,7 +153,7 @@ async def test_a_wrong_checksum_throws_the_download_away(get: Download, server: 
 
 
 async def test_a_silent_server_is_given_up(get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENCE", 0.2)
+    monkeypatch.setattr(web, "SILENCE", 0.2)
     server.silent_after = module.PIECE
     await get.fails("ServerSilent", server.url)
     server.silent_after = None
@@ -193,15 +200,96 @@ class Full:
         self._file.close()
 
 
-async def test_a_full_volume_is_told_and_the_rest_comes_when_there_is_room(
+async def test_a_volume_that_fills_up_is_left_with_the_room_it_had(
     get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    server.no_length = True
     with monkeypatch.context() as patch:
         opened = module.open_part
         patch.setattr(module, "open_part", lambda part, *, resume: Full(opened(part, resume=resume), 2 * module.PIECE))
-        assert "No space left" in await get.fails("DiskFull", server.url)
+        message = await get.fails("DiskFull", server.url)
+    assert "No space left" in message
+    assert "delete BFBs" in message
+    assert list(get.target.parent.iterdir()) == []
     await get(server.url, SHA)
-    assert server.ranges()[1].startswith("bytes=")
+    assert get.target.read_bytes() == BODY
+
+
+def _free(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    """The volume has so much room for images."""
+    usage = (1 << 40, 0, volume_module.RESERVE + room)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(*usage))
+
+
+async def test_an_image_that_does_not_fit_is_not_begun(
+    get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _free(monkeypatch, len(BODY) - 10)
+    message = await get.fails("DiskFull", server.url)
+    assert "10 bytes more are needed" in message
+    assert "delete BFBs" in message
+    assert list(get.target.parent.iterdir()) == []
+    _free(monkeypatch, len(BODY))
+    await get(server.url, SHA)
+
+
+async def test_what_other_downloads_are_going_to_fill_is_no_room(
+    get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _free(monkeypatch, len(BODY))
+    get.place = replace(get.place, promised=lambda: 1)
+    assert "1 bytes more" in await get.fails("DiskFull", server.url)
+
+
+async def test_only_what_is_missing_needs_room(
+    get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await get.breaks_off(server)
+    _free(monkeypatch, len(BODY) - module.PIECE)
+    await get(server.url, SHA)
+
+
+async def test_what_is_there_of_an_earlier_version_makes_room_for_the_new_one(
+    get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await get.breaks_off(server)
+    server.body, server.etag = BODY[::-1], '"two"'
+    _free(monkeypatch, len(BODY) - module.PIECE)
+    await get(server.url)
+    assert get.target.read_bytes() == BODY[::-1]
+
+
+@pytest.mark.parametrize("tag", [b"\xff\xfe", b"", b"a\r\nRange: bytes=0-1", "é".encode()])
+async def test_a_tag_that_cannot_be_read_is_none(get: Download, server: ImageServer, tag: bytes) -> None:
+    await get.breaks_off(server)
+    tag_of(get.part).write_bytes(tag)
+    await get(server.url, SHA)
+    assert server.ranges() == ["", ""]
+    assert get.target.read_bytes() == BODY
+
+
+async def test_a_version_that_cannot_be_sent_back_is_none(get: Download) -> None:
+    """Bytes in an ETag that are no text: the image comes all the same."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b'HTTP/1.1 200 OK\r\nETag: "\xff\xfe"\r\nContent-Length: 5\r\nConnection: close\r\n\r\nimage')
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as raw:
+        image = await get(f"http://127.0.0.1:{raw.sockets[0].getsockname()[1]}/x.bfb")
+    assert image.size == 5
+
+
+async def test_a_volume_that_is_silent_is_told(
+    get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(volume_module, "SILENT", 0.05)
+    awake = threading.Event()
+    monkeypatch.setattr(module, "_there", lambda _: awake.wait())
+    assert "--bfb-dir" in await get.fails("VolumeSilent", server.url)
+    awake.set()
 
 
 async def test_a_volume_that_is_not_there_is_told(tmp_path: Path, server: ImageServer) -> None:
@@ -237,28 +325,41 @@ async def test_a_cancelled_download_has_let_go_of_the_volume(get: Download, serv
     assert not get.target.exists()
 
 
-async def test_cancelling_waits_for_what_runs_in_a_thread() -> None:
-    entered, leave, left = asyncio.Event(), threading.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    def work() -> None:
-        loop.call_soon_threadsafe(entered.set)
-        leave.wait()
-        left.set()
-
-    task = asyncio.create_task(module.in_thread(work))
-    await entered.wait()
-    task.cancel()
-    loop.call_soon(leave.set)
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert left.is_set()
-
-
 @pytest.mark.parametrize("url", ["http://[::1/x.bfb", "http://xn--a.localhost:1/x.bfb", "http://127.0.0.1:99999/x.bfb"])
 async def test_what_fits_the_pattern_and_is_no_url_is_said_to_be_none(tmp_path: Path, url: str) -> None:
     """Found by fuzzing: the host's name of one of them is an error of its own kind."""
     with pytest.raises(DownloadFailed) as raised:
-        await download(Source(url), part_of(tmp_path, "uid"), tmp_path / "x.bfb", lambda *_: None)
+        await Download(tmp_path)(url)
     assert raised.value.reason == "InvalidURL"
     assert url in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://user:hunter2@127.0.0.1:1/x.bfb",
+        "http://127.0.0.1:1/x.bfb?sig=hunter2&of=y.bfb",
+        "http://user:hunter2@[::1/x.bfb",
+        "http://user:hunter2/more@127.0.0.1:1/x.bfb",
+        "http://user:hunter2@127.0.0.1:99999/x.bfb",
+    ],
+)
+async def test_no_message_has_what_is_secret_in_an_address(tmp_path: Path, url: str) -> None:
+    with pytest.raises(DownloadFailed) as raised:
+        await Download(tmp_path)(url)
+    assert "hunter2" not in raised.value.message
+    assert "http://" in raised.value.message
+
+
+async def test_where_a_server_sends_us_is_not_told_with_its_secrets(get: Download) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 302 Found\r\nLocation: /x.bfb?sig=hunter2\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as raw:
+        message = await get.fails("Unreachable", f"http://127.0.0.1:{raw.sockets[0].getsockname()[1]}/x.bfb")
+    assert "hunter2" not in message

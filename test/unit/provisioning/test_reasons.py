@@ -40,6 +40,7 @@ PASSES = {
 """Reasons of waits that end by themselves or become others, and how."""
 
 PASSED_ON = {
+    "bfb/controller.py: reason",
     "dpu/dmsserver.py: reason(pod)",
     "dpu/machine.py: error.reason",
     "dpu/machine.py: reason",

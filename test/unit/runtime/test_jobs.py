@@ -209,13 +209,13 @@ def test_a_job_says_whether_it_waits_for_its_turn() -> None:
         assert not jobs.full
         first = jobs.start(A, "uid", _ten_seconds)
         await asyncio.sleep(1)
-        assert (first.queued, jobs.full) == (False, True)
+        assert (first.queued, jobs.full, jobs.queued) == (False, True, 0)
         second = jobs.start(B, "uid", _ten_seconds)
-        assert second.queued, "known at once"
+        assert (second.queued, jobs.queued) == (True, 1), "known at once"
         await asyncio.sleep(5)
         assert second.queued
         await asyncio.sleep(5)
-        assert (second.queued, second.done) == (False, False)
+        assert (second.queued, second.done, jobs.queued) == (False, False, 0)
 
     running(body, limit=1)
 

@@ -1,0 +1,91 @@
+"""The files that lie in the images' places: put there by us, or by somebody who had the image already.
+
+A file is the image if it has the checksum that the BFB names, or the one that it had when the BFB became Ready. Where nothing is
+named the server is asked: for a checksum beside the image, then for the image's size. What is not what was asked for by checksum
+is replaced; what only looks wrong is left alone, and its BFB says so. A server that tells nothing leaves the file as good as it is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dpf.provisioning.bfb import web
+from dpf.provisioning.bfb.source import DownloadFailed, Image, shown
+from dpf.provisioning.bfb.volume import Stamp, Volume, digest, part_of, remove, stamp
+from dpf.runtime.events import EventRecorder
+from dpf_api import names
+from dpf_api.bfb import BFB, file_of
+
+
+class Files:
+    """The images' files, and what this process saw of them."""
+
+    def __init__(self, volume: Volume, events: EventRecorder) -> None:
+        self._volume = volume
+        self._events = events
+        self._seen: dict[str, Stamp] = {}
+        """By uid: of the file that was found right. A change while no manager runs shows only if the size is another one."""
+
+    def target(self, bfb: BFB) -> Path:
+        """The image's place."""
+        return self._volume.folder / file_of(bfb)
+
+    def forget(self, bfb: BFB) -> None:
+        """The image is downloaded anew, or gone."""
+        self._seen.pop(bfb.uid, None)
+
+    async def look(self, bfb: BFB) -> Stamp | None:
+        """The file of a Ready BFB; None if it is gone.
+
+        :raises DownloadFailed: VolumeSilent.
+        """
+        return await self._volume.ask(stamp, self.target(bfb))
+
+    def same(self, bfb: BFB, found: Stamp) -> bool:
+        """Whether it is as it was when it was found right; the first look takes a file of the right size for that."""
+        return found.size == bfb.status.file_size and self._seen.setdefault(bfb.uid, found) == found
+
+    async def take(self, bfb: BFB, named: str) -> Image | None:
+        """The image that is there; None if it must be downloaded.
+
+        :param named: the checksum that the BFB names, or empty.
+        :raises DownloadFailed: FileDiffers, VolumeSilent.
+        """
+        target, known = self.target(bfb), bfb.status.checksum
+        found = await self._volume.ask(stamp, target)
+        if found is None:
+            return None
+        if known and named in {"", known} and self._seen.get(bfb.uid) == found:
+            return Image(found.size, known)
+        image = await digest(self._volume, target)
+        wanted = named or known
+        if not wanted:
+            await self._compare(bfb, image)
+        elif image.checksum != wanted:
+            note = f"{target.name} has {image.size} bytes and {image.checksum}, not {wanted}; downloaded again"
+            self._events.warning(bfb, "ImageChanged", note)
+            await self._volume.write(part_of(self._volume.folder, bfb.uid), remove, target)
+            return None
+        self._seen[bfb.uid] = found
+        return image
+
+    async def _compare(self, bfb: BFB, image: Image) -> None:
+        url, name = bfb.spec.url, file_of(bfb)
+        try:
+            checksum = await web.sidecar(url)
+        except DownloadFailed:
+            checksum = ""
+        size = None if checksum else await web.length(url)
+        if checksum == image.checksum or size == image.size:
+            return
+        if not checksum and size is None:
+            note = f"{name} was there already and is taken as it is: {shown(url)} tells neither checksum nor size"
+            self._events.warning(bfb, "ImageNotCompared", note)
+            return
+        server = checksum or f"{size} bytes"
+        raise DownloadFailed(
+            "FileDiffers",
+            f"{name} was there already with {image.size} bytes and {image.checksum}, but {shown(url)} has {server}; remove the "
+            f"file to have the image downloaded, or annotate the BFB with {names.ANNOTATION_CHECKSUM}={image.checksum} to "
+            "have the file taken",
+        )

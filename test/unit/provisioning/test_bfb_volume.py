@@ -1,0 +1,155 @@
+"""A volume that falls silent, and what goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dpf.provisioning.bfb import volume as module
+from dpf.provisioning.bfb.source import DownloadFailed, Image
+from dpf.provisioning.bfb.volume import Volume, digest, part_of
+
+
+@pytest.fixture
+def volume(tmp_path: Path) -> Volume:
+    return Volume(tmp_path)
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    return part_of(tmp_path, "uid")
+
+
+class Held:
+    """Something that the volume does not answer, until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.leave = threading.Event()
+        self.left = threading.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self) -> str:
+        self._loop.call_soon_threadsafe(self.entered.set)
+        self.leave.wait()
+        self.left.set()
+        return "done"
+
+
+@pytest.fixture
+async def held() -> AsyncIterator[Held]:
+    held = Held()
+    yield held
+    held.leave.set()
+
+
+async def test_what_is_asked_is_answered(volume: Volume) -> None:
+    assert await volume.ask(int, "7") == 7
+    with pytest.raises(FileNotFoundError):
+        await volume.ask((volume.folder / "nowhere").stat)
+
+
+async def test_a_silent_volume_holds_nobody_and_one_thread(
+    volume: Volume, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT", 0.05)
+    with pytest.raises(DownloadFailed) as raised:
+        await volume.ask(held)
+    assert raised.value.reason == "VolumeSilent"
+    asked: list[int] = []
+    with pytest.raises(DownloadFailed):
+        await volume.ask(asked.append, 1)
+    assert asked == [], "nobody asks while the volume holds a thread"
+    (call,) = volume._held
+    held.leave.set()
+    await asyncio.wrap_future(call)
+    await volume.ask(asked.append, 2)
+    assert asked == [2]
+
+
+async def test_a_volume_that_keeps_a_thread_for_ever_is_asked_again(
+    volume: Volume, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT", 0.05)
+    monkeypatch.setattr(module, "PROBE", 0.0)
+    with pytest.raises(DownloadFailed):
+        await volume.ask(held)
+    assert await volume.ask(int, "7") == 7
+
+
+async def test_a_cancelled_write_is_waited_for(volume: Volume, part: Path, held: Held) -> None:
+    task = asyncio.create_task(volume.write(part, held))
+    await held.entered.wait()
+    task.cancel()
+    asyncio.get_running_loop().call_soon(held.leave.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert held.left.is_set()
+    assert not volume.busy(part)
+
+
+async def test_a_write_that_does_not_end_is_left_and_the_next_one_waits_for_it(
+    volume: Volume, part: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LET_GO", 0.05)
+    monkeypatch.setattr(module, "SILENT", 0.0)
+
+    async def work() -> None:
+        try:
+            await volume.write(part, held)
+        finally:
+            # As a file is closed: it comes behind what is held, and is not waited for for ever either.
+            with pytest.raises(DownloadFailed):
+                await volume.write(part, held.leave.wait)
+
+    task = asyncio.create_task(work())
+    await held.entered.wait()
+    assert volume.stuck(part)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert volume.busy(part)
+    assert not volume.busy(part_of(volume.folder, "another"))
+    next_one = asyncio.create_task(volume.quiet(part))
+    await asyncio.sleep(0)
+    assert not next_one.done()
+    held.leave.set()
+    await next_one
+    assert not volume.busy(part)
+
+
+def test_a_silent_volume_does_not_keep_a_process_from_ending(tmp_path: Path) -> None:
+    program = f"""
+import asyncio, pathlib, threading
+from dpf.provisioning.bfb import volume as module
+module.SILENT = module.LET_GO = 0.1
+folder = pathlib.Path({str(tmp_path)!r})
+async def main():
+    volume = module.Volume(folder)
+    async with asyncio.timeout(0.3):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(volume.write(folder / "x", threading.Event().wait))
+try:
+    asyncio.run(main())
+except TimeoutError:
+    print("ended")
+"""
+    ended = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, check=True)
+    assert ended.stdout == b"ended\n"
+
+
+async def test_a_digest_is_worked_out_step_by_step(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STEP", 1 << 18)
+    body = bytes(range(256)) * 3000
+    path = volume.folder / "image"
+    path.write_bytes(body)
+    assert await digest(volume, path) == Image(len(body), f"sha256:{hashlib.sha256(body).hexdigest()}")
+    path.write_bytes(b"")
+    assert (await digest(volume, path)).size == 0
