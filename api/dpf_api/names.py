@@ -87,6 +87,11 @@ def label_card(index: int, what: str) -> str:
     return f"{FEATURE_PREFIX}dpu-{index}-{what}"
 
 
+def host_ip(address: str) -> str:
+    """The value of :data:`LABEL_DPU_HOST_IP` for a host's address; empty for one of IPv6, as no label can have colons."""
+    return "" if ":" in address else address
+
+
 def dms_pod(dpu: str) -> str:
     """Pod that serves DMS for a DPU."""
     return f"{dpu}-dms"

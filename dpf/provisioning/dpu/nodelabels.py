@@ -19,5 +19,6 @@ def missing(dpu: DPU, bfb: BFB | None) -> dict[str, str]:
 
 def bfb_version(url: str) -> str:
     """The version that an image's URL tells, as a label value: its file name without the extension, made to fit."""
-    stem = url.rpartition("/")[2].rpartition(".")[0]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", stem)[:63].strip("._-")
+    # A query may be a signature, which is nobody's business but the server's.
+    name = url.partition("?")[0].rpartition("/")[2]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", name.rpartition(".")[0] or name)[:63].strip("._-")

@@ -15,7 +15,7 @@ from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Changes, Hold, Step
 from dpf.runtime.errors import ApiError, Conflict, Waiting
 from dpf_api.dpu import ConditionType, DMSCertificate, Phase
-from dpf_api.names import LABEL_DPU_HOST_IP, LABEL_DPUSET_NAME
+from dpf_api.names import LABEL_DPU_HOST_IP, LABEL_DPUSET_NAME, host_ip
 
 RETRY = timedelta(minutes=10)
 """After which a renewal that failed is tried again."""
@@ -87,7 +87,7 @@ def _later(seen: Seen) -> Changes:
 
 def mislabelled(seen: Seen) -> bool:
     """Whether the DPU is labelled with another address than its host has; one that nobody labelled is left without."""
-    address = seen.node.internal_ip if seen.node is not None else ""
+    address = host_ip(seen.node.internal_ip) if seen.node is not None else ""
     labels, certificate = seen.dpu.labels, seen.dpu.status.certificate
     if not address or not (LABEL_DPU_HOST_IP in labels or LABEL_DPUSET_NAME in labels):
         return False

@@ -59,7 +59,7 @@ def build(dpuset: DPUSet, card: Card) -> DPU:
 
 def labels_of(card: Card) -> dict[str, str]:
     """Labels that tell what may change of a card, as far as it is known."""
-    told = {names.LABEL_DPU_PF_NAME: card.pf0, names.LABEL_DPU_HOST_IP: card.host_ip}
+    told = {names.LABEL_DPU_PF_NAME: card.pf0, names.LABEL_DPU_HOST_IP: names.host_ip(card.host_ip)}
     return {key: value for key, value in told.items() if value}
 
 

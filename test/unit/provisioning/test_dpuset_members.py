@@ -83,6 +83,7 @@ def test_what_a_host_tells_of_a_card_later_or_otherwise_reaches_its_dpu() -> Non
     labels = {LABEL_DPU_PF_NAME: "ens1f0np0", LABEL_DPU_HOST_IP: "10.0.0.2"}
     assert drift(dpuset(), dpu(), card) == {"metadata": {"labels": labels}}
     assert drift(dpuset(), dpu(), Card("d1", 0, "0000-04-00")) == {}, "what a host does not tell is no change"
+    assert drift(dpuset(), dpu(), Card("d1", 0, "0000-04-00", host_ip="fd00::2")) == {}, "a label can have no colons"
 
 
 def told(

@@ -120,7 +120,8 @@ def test_a_flavor_that_fits_lets_it_go_on() -> None:
             "bf-bundle-2.9.1-30_24.11_ubuntu-22.04_prod",
         ),
         ("http://x/" + "a" * 80 + ".bfb", "a" * 63),
-        ("http://x/we?ird.bfb", "we-ird"),
+        ("http://x/we%ird.bfb", "we-ird"),
+        ("http://x/image.bfb?signature=a/b.bfb", "image"),
     ],
 )
 def test_the_version_label_is_the_file_name_made_to_fit(url: str, version: str) -> None:
