@@ -205,12 +205,17 @@ class Client:
         try:
             answer = await self.request("DELETE", path, body=options)
         except NotFound:
-            self._gone(obj)
+            self.gone(obj)
             return
         if wire.status(answer).kind == "Status":
-            self._gone(obj)
+            self.gone(obj)
         else:
             self._stored(type(obj), answer)
+
+    def gone(self, obj: Object) -> None:
+        """Tells the caches that the object is no more, since a write of ours was answered so; it was the last of it."""
+        for observe in self.deleted:
+            observe(type(obj), obj)
 
     async def request(
         self,
@@ -241,10 +246,6 @@ class Client:
         for observe in self.written:
             observe(kind, raw, obj, based_on)
         return obj
-
-    def _gone(self, obj: Object) -> None:
-        for observe in self.deleted:
-            observe(type(obj), obj)
 
 
 class StatusWriter(Generic[T]):

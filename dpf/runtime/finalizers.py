@@ -33,11 +33,15 @@ async def remove(client: Client, obj: T, finalizer: str) -> None:
         {"op": "remove", "path": path},
     ]
     try:
-        await client.json_patch(obj, operations)
+        left = await client.json_patch(obj, operations)
     except NotFound:
+        client.gone(obj)
         return
     except Invalid as error:
         # A test that does not hold is 422 too, without details; where a rule is broken the details say which.
         if error.details:
             raise
         raise Conflict(409, "Overtaken", f"{obj.key}: its finalizers have changed since it was read") from error
+    if left.deleting and not left.metadata.finalizers and not left.metadata.deletion_grace_period_seconds:
+        # The server has removed it, in the same version that it had: else it would be undone again until the watch tells.
+        client.gone(left)

@@ -23,7 +23,7 @@ from dpf.runtime.k8s import Secret
 from dpf.runtime.meta import Key, ObjectMeta
 from dpf_api import names
 from dpf_api.certificate import Certificate
-from dpf_api.dpu import DPU, ConditionType
+from dpf_api.dpu import DPU, ConditionType, Install
 from dpf_api.dpucluster import Phase
 
 READY = ConditionType.READY
@@ -47,11 +47,15 @@ def unfinished(seen: Seen, refused: str = "") -> Hold | None:
     pods = [pod.name for pod in (seen.dms_pod, seen.hostnetwork_pod) if pod is not None]
     if not pods:
         return None
-    message = f"waiting for {' and '.join(pods)} to end on node {seen.dpu.spec.node_name}"
+    node = seen.dpu.spec.node_name
     if (left := PODS_END - _deleted(seen)) > 0:
-        return Hold(waits(READY, "PodsEnding", message), after=left)
-    then = "if the host is gone for good, delete its Node, or the pods by force"
-    return Hold(waits(READY, "PodsDoNotEnd", f"{message}. It takes longer than {words(PODS_END)}: {then}"))
+        # Which of them is left is not said, or it would be written for each.
+        return Hold(waits(READY, "PodsEnding", f"waiting for its pods on node {node} to end"), after=left)
+    message = (
+        f"waiting for {' and '.join(pods)} to end on node {node}. It takes longer than {words(PODS_END)}: "
+        "if the host is gone for good, delete its Node, or the pods by force"
+    )
+    return Hold(waits(READY, "PodsDoNotEnd", message))
 
 
 def _without_cluster(seen: Seen) -> bool:
@@ -143,8 +147,8 @@ def _deleted(seen: Seen) -> float:
 
 async def _remove_token(hands: Hands, dpu: DPU) -> None:
     """Takes the join token away before its day is over; where the cluster is gone, so is the token."""
-    install, reference = dpu.status.install, dpu.spec.cluster
-    if install is None or not reference.name:
+    install, reference = dpu.status.install or Install(), dpu.spec.cluster
+    if install.join_token_deleted or not reference.name:
         return
     # One that can't be removed now goes with the Node that is left, or ends by itself.
     with suppress(ClusterUnavailable, ApiError):

@@ -8,8 +8,10 @@ from dpf.runtime import finalizers
 from dpf.runtime.client import Client
 from dpf.runtime.errors import AlreadyExists, Conflict, NotFound
 from dpf.runtime.k8s import ConfigMap, Pod, Secret, encoded
+from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually, eventually_gone
+from test.integration.conftest import Planes
 
 
 def config_map(name: str, namespace: str, **data: str) -> ConfigMap:
@@ -84,6 +86,22 @@ async def test_finalizers_go_on_and_off_without_touching_those_of_others(host_cl
     with pytest.raises(Conflict, match="finalizers have changed since it was read"):
         await finalizers.remove(host_client, obj, "x.example/one")
     await finalizers.remove(host_client, left, "x.example/two")
+
+
+async def test_what_went_with_its_last_finalizer_is_known_to_be_gone(control_planes: Planes, namespace: str) -> None:
+    """The server answers with the version that the object had, by which no cache could tell."""
+    gone: list[str] = []
+    async with Client(Kubeconfig.load(control_planes.host), field_owner="test") as client:
+        client.deleted.append(lambda _, obj: gone.append(obj.uid))
+        obj = await client.create(config_map("a", namespace))
+        for name in ("x.example/one", "x.example/two"):
+            obj = await finalizers.add(client, obj, name)
+        await client.delete(obj)
+        obj = await client.get(ConfigMap, "a", namespace)
+        await finalizers.remove(client, obj, "x.example/one")
+        assert gone == []
+        await finalizers.remove(client, await client.get(ConfigMap, "a", namespace), "x.example/two")
+        assert gone == [obj.uid]
 
 
 async def test_a_secret_is_read_as_it_was_written(host_client: Client, namespace: str) -> None:
