@@ -44,6 +44,8 @@ PAUSE = 0.2, 2.0
 """Seconds between two kills: the shortest and the longest."""
 SETTLED_WITHIN = 300.0
 """Seconds after the last kill; a process that crashed often is restarted after half a minute only, as under a kubelet."""
+COLLECTED_WITHIN = 120.0
+"""Seconds that a garbage collector may take whose API server was killed."""
 DPUS_PATH = f"/apis/provisioning.dpu.nvidia.com/v1alpha1/namespaces/{NAMESPACE}/dpus"
 TAINT = {"key": "dpf.test/busy", "effect": "NoSchedule"}
 PROCESSES = ("provisioning-manager", "static-cluster-manager", "host-apiserver", "dpu-apiserver", "fleet")
@@ -80,11 +82,14 @@ class Chaos:
         await Applier(self.api).apply([image, flavor, *sets])
 
     async def kill_at_random(self, seed: int, *, hosts: bool = True) -> None:
-        """Kills one thing after another, each kind of thing as often as the others."""
+        """Kills one thing after another, each kind of thing as often as the others.
+
+        :param hosts: whether hosts are killed too, in the first half of the time: a card boots after its host was seen to be back.
+        """
         dice = random.Random(seed)
-        kinds = (*PROCESSES, "pod", "host") if hosts else (*PROCESSES, "pod")
-        for _ in range(KILLS):
+        for number in range(KILLS):
             await asyncio.sleep(dice.uniform(*PAUSE))
+            kinds = (*PROCESSES, "pod", "host") if hosts and number < KILLS / 2 else (*PROCESSES, "pod")
             what, which = dice.choice(kinds), dice.random()
             if what == "host":
                 names = list(self.settings.inventory.hosts)
@@ -151,7 +156,7 @@ class Chaos:
         for client, namespace, kind in self.places():
             for obj in await client.list(kind, namespace):
                 if (kind.__name__, obj.name) not in before:
-                    await eventually_gone(client, kind, obj.name, namespace, timeout=60.0)
+                    await eventually_gone(client, kind, obj.name, namespace, timeout=COLLECTED_WITHIN)
         return await self.there() - before
 
 
