@@ -38,6 +38,9 @@ def _in_utc(moment: datetime) -> datetime:
     """The moment in UTC; one without a zone is taken to be, and one beyond :data:`_FIRST` or :data:`_LAST` is that."""
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
+    if _FIRST.year < moment.year < _LAST.year:
+        # All there ever are: thousands for each object that is worked on, and to compare them takes as long as all else.
+        return moment.astimezone(UTC)
     return min(max(moment, _FIRST), _LAST).astimezone(UTC)
 
 

@@ -18,6 +18,7 @@ import aiohttp
 
 from dpf.ctl.samples import samples
 from dpf.runtime.client import Client
+from dpf.runtime.errors import ApiError
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.testing import eventually
 from dpf.sandbox import control
@@ -156,21 +157,29 @@ def _bfb_ready(bfb: BFB) -> bool:
 
 
 async def _all_ready(client: Client, number: int, started: float, *, timeout: float = 1200.0) -> tuple[float, float]:
-    """Seconds until the first and until the last DPU was Ready."""
+    """Seconds until the first and until the last DPU was Ready.
+
+    :raises RuntimeError: if one fails, or nothing moves any more; with what those wait for that are not.
+    """
     ready: set[str] = set()
     first = 0.0
-    async with asyncio.timeout(timeout), aclosing(client.watch(DPU, NAMESPACE)) as events:
-        async for _, dpu in events:
-            if dpu.status.phase is Phase.ERROR:
-                raise RuntimeError(f"DPU {dpu.name} is in Error: {dpu.status.message}")
-            if dpu.status.phase is Phase.READY and dpu.name not in ready:
-                ready.add(dpu.name)
-                first = first or monotonic() - started
-                if len(ready) % 100 == 0:
-                    say(f"{len(ready)} of {number} DPUs are Ready after {monotonic() - started:.0f} s")
-                if len(ready) == number:
-                    return first, monotonic() - started
-    raise RuntimeError(f"the watch ended with {len(ready)} of {number} DPUs Ready")
+    try:
+        async with asyncio.timeout(timeout), aclosing(client.watch(DPU, NAMESPACE)) as events:
+            async for _, dpu in events:
+                if dpu.status.phase is Phase.ERROR:
+                    raise RuntimeError(f"DPU {dpu.name} is in Error: {dpu.status.message}")
+                if dpu.status.phase is Phase.READY and dpu.name not in ready:
+                    ready.add(dpu.name)
+                    first = first or monotonic() - started
+                    if len(ready) % 100 == 0:
+                        say(f"{len(ready)} of {number} DPUs are Ready after {monotonic() - started:.0f} s")
+                    if len(ready) == number:
+                        return first, monotonic() - started
+    except (ApiError, TimeoutError) as error:
+        say(f"the watch ended: {error}")
+    others = [dpu for dpu in await client.list(DPU, NAMESPACE) if dpu.name not in ready]
+    said = "; ".join(f"{dpu.name}: {dpu.status.phase}: {dpu.status.message}" for dpu in others[:5])
+    raise RuntimeError(f"{len(ready)} of {number} DPUs are Ready; of the {len(others)} others: {said}")
 
 
 async def _at_rest(box: Sandbox) -> float:

@@ -254,7 +254,7 @@ def _delimiter(text: str) -> str:
     return word
 
 
-class _Dumper(yaml.SafeDumper):
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]  # libyaml's, where PyYAML was built with it
     """Text of several lines as a block where YAML can hold it so, for whoever reads the file on a card."""
 
     def ignore_aliases(self, data: Any) -> bool:

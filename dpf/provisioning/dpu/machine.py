@@ -39,6 +39,8 @@ class Pass:
         self._did: set[Action] = set()
         self._passed: list[Phase] = []
         """Phases entered since the last write."""
+        self._seen: Seen | None = None
+        """The latest look: while it is held, what has not changed since need not be decoded again for the next one."""
 
     @property
     def phase(self) -> Phase:
@@ -94,7 +96,8 @@ class Pass:
         return found if found is not None and found.uid == self._dpu.uid else self._dpu
 
     def _look(self) -> Seen:
-        return self._observer.look(self._current().model_copy(update={"status": self._status}))
+        self._seen = self._observer.look(self._current().model_copy(update={"status": self._status}))
+        return self._seen
 
     def _advance(self, step: Advance) -> None:
         if step.phase is not self.phase:
