@@ -35,8 +35,11 @@ from dpf.sandbox.api import Api, Json
 from dpf.sandbox.layout import Layout
 from dpf.sandbox.manifests import Applier
 from dpf.sandbox.settings import Settings
+from dpf_api.dpu import Phase
 
 DPUS = "/apis/provisioning.dpu.nvidia.com/v1alpha1/dpus"
+ORDER = [phase.value for phase in Phase]
+"""Phases as a DPU goes through them."""
 ROWS = 24
 """Rows of the live table; a bigger fleet shows those that changed last."""
 
@@ -167,7 +170,7 @@ class Journey:
                 spent[phase].append(ended - begun)
         rows = [
             {"phase": phase, "median": f"{median(times):.2f} s", "longest": f"{max(times):.2f} s"}
-            for phase, times in spent.items()
+            for phase, times in sorted(spent.items(), key=lambda each: ORDER.index(each[0]))
         ]
         last = max(phases[-1][1] for phases in self._phases.values())
         return f"\n{self.ready} DPUs are Ready {last:.1f} s after the DPUSet was applied.\n\n{table(rows)}\n"

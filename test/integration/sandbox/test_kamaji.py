@@ -110,8 +110,11 @@ async def test_a_control_plane_comes_is_upgraded_survives_its_runner_and_goes(
             await host_client.delete(made)
             await eventually_gone(host_client, TenantControlPlane, "c", namespace)
             assert list((tmp_path / "tenants").iterdir()) == []
-        # Another of the same name begins with nothing.
-        await host_client.merge_patch(service, {"metadata": {"ownerReferences": None}})
+        # The Service goes with its owner. Another control plane of the same name begins with nothing.
+        await eventually_gone(host_client, Service, "c", namespace, timeout=60.0)
+        port = (await host_client.create(Service(metadata=meta, spec=spec))).spec.ports[0].node_port
+        profile = wanted.network_profile.model_copy(update={"port": port})
+        wanted = wanted.model_copy(update={"network_profile": profile})
         async with stand_in(control_planes, tmp_path, namespace, address):
             await host_client.create(TenantControlPlane(metadata=meta, spec=wanted))
             await eventually(host_client, TenantControlPlane, "c", namespace, until=lambda t: is_ready("v1.30.2", t))
