@@ -162,13 +162,9 @@ class Sink:
     sum: hashlib._Hash
 
     def put(self, pieces: list[bytes]) -> None:
-        """Appends to the file."""
+        """Appends."""
         for piece in pieces:
             self.file.write(piece)
-
-    def add(self, pieces: list[bytes]) -> None:
-        """Counts what is appended into the sum; that takes as long as to write it, so it is done beside it."""
-        for piece in pieces:
             self.sum.update(piece)
 
     def image(self) -> Image:
@@ -180,8 +176,6 @@ async def _write(
     volume: Volume, part: Path, sink: Sink, response: aiohttp.ClientResponse, have: int, total: int, told: Told
 ) -> None:
     writing: asyncio.Future[None] | None = None
-    summing: asyncio.Future[None] | None = None
-    loop = asyncio.get_running_loop()
     pieces: list[bytes] = []
     size = 0
     try:
@@ -190,22 +184,17 @@ async def _write(
             size += len(piece)
             if size < PIECE:
                 continue
-            if writing is not None and summing is not None:
+            if writing is not None:
                 await volume.ended(writing)
-                await summing
             have += size
             told(have, total)
             writing = volume.begin(part, sink.put, pieces)
-            summing = loop.run_in_executor(None, sink.add, pieces)
             pieces, size = [], 0
     finally:
         # Also of a download that breaks off: what came is kept, and the file is left alone by the time it is closed.
-        if summing is not None:
-            await asyncio.wait([summing])
         if writing is not None:
             await volume.ended(writing)
         if pieces:
-            sink.add(pieces)
             await volume.write(part, sink.put, pieces)
             told(have + size, total)
 
