@@ -20,8 +20,9 @@ SMALL = 15.0
 SIDECAR = ".sha256"
 SIDECAR_LIMIT = 4096
 """Bytes that a sidecar may have: some tens of lines."""
-NONE = frozenset({403, 404, 410})
-"""Answers that say that there is no sidecar; stores that hide what they have say 403."""
+AGAIN = frozenset({408, 425, 429})
+"""Of the answers that blame the question those that say nothing of a sidecar. All others of them say that there is none: servers
+that hide what they have answer 403, some that check signatures 400."""
 WITHOUT = "a BFB that names its image's checksum by annotation does without it"
 _LINE = re.compile(r"\\?([0-9a-fA-F]{64})(?: [ *](.+))?")
 
@@ -92,15 +93,16 @@ async def length(url: str) -> int | None:
 async def sidecar(url: str) -> str:
     """The checksum that lies beside the image as ``<url>.sha256``, as sha256sum writes it; empty if there is none.
 
-    :raises DownloadFailed: if the server does not say whether there is one, or what is there can't be read.
+    What nobody wrote as a checksum is none: a server may answer everything with the same page.
+
+    :raises DownloadFailed: if the server does not say whether there is one, or it has none of the image.
     """
-    address = url + SIDECAR
+    address = beside(url)
     text = bytearray()
     try:
         with failures(address):
             async with session(SMALL) as http, await ask(http, address, IDENTITY) as response:
-                # A server that has a page for everything has no sidecar.
-                if response.status in NONE or (response.status == 200 and response.content_type == "text/html"):
+                if 400 <= response.status < 500 and response.status not in AGAIN:
                     return ""
                 if response.status != 200:
                     answer = refused(address, response)
@@ -108,21 +110,25 @@ async def sidecar(url: str) -> str:
                 async for piece in response.content.iter_any():
                     text += piece
                     if len(text) > SIDECAR_LIMIT:
-                        raise _unreadable(address, f"it has more than {SIDECAR_LIMIT} bytes")
+                        return ""
     except TimeoutError as error:
         raise DownloadFailed("ServerSilent", f"{shown(address)}: nothing came for {SMALL:g} s; {WITHOUT}") from error
     return _read(text.decode(errors="replace"), url)
 
 
+def beside(url: str) -> str:
+    """Where the sidecar of an image is: its path is longer, and a query stays what it is."""
+    path = url[: min((at for mark in "?#" if (at := url.find(mark)) >= 0), default=len(url))]
+    return f"{path}{SIDECAR}{url[len(path) :]}"
+
+
 def _read(text: str, url: str) -> str:
     lines: list[re.Match[str]] = [match for line in text.splitlines() if (match := _LINE.fullmatch(line.strip()))]
+    if not lines:
+        return ""
     name = shown(url).rpartition("/")[2]
     of_image = [match for match in lines if len(lines) == 1 or (match[2] or "").rpartition("/")[2] == name]
     if not of_image:
-        raise _unreadable(url + SIDECAR, f"no line is as sha256sum writes it for {name}")
+        message = f"{shown(beside(url))}: no line is as sha256sum writes it for {name}; correct it"
+        raise DownloadFailed("InvalidChecksum", f"{message}. {WITHOUT[0].upper()}{WITHOUT[1:]}")
     return f"sha256:{of_image[0][1].lower()}"
-
-
-def _unreadable(address: str, why: str) -> DownloadFailed:
-    message = f"{shown(address)}: {why}; correct it. {WITHOUT[0].upper()}{WITHOUT[1:]}"
-    return DownloadFailed("InvalidChecksum", message)

@@ -31,7 +31,6 @@ class ImageServer:
     sidecar: bytes | None = None
     """What lies beside the image as its checksum."""
     sidecar_status: int = 200
-    sidecar_type: str = "text/plain"
     port: int = 0
     scheme: str = "http"
     asked: list[web.BaseRequest] = field(default_factory=list)
@@ -90,7 +89,7 @@ class ImageServer:
         self.asked_beside.append(request)
         if self.sidecar is None:
             return web.Response(status=404)
-        return web.Response(status=self.sidecar_status, body=self.sidecar, content_type=self.sidecar_type)
+        return web.Response(status=self.sidecar_status, body=self.sidecar)
 
     @asynccontextmanager
     async def listening(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[ImageServer]:

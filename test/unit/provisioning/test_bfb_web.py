@@ -39,31 +39,45 @@ async def test_a_sidecar_is_read_as_sha256sum_writes_it(server: ImageServer, tex
     assert [request.path for request in server.asked_beside] == ["/bf.bfb.sha256"]
 
 
-@pytest.mark.parametrize("status", [403, 404, 410])
+@pytest.mark.parametrize("status", [400, 403, 404, 405, 410])
 async def test_a_server_may_have_no_sidecar(server: ImageServer, status: int) -> None:
-    server.sidecar, server.sidecar_status = b"nothing", status
+    server.sidecar, server.sidecar_status = HEX.encode(), status
     assert await sidecar(server.url) == ""
 
 
-async def test_a_page_for_people_is_no_sidecar(server: ImageServer) -> None:
-    server.sidecar, server.sidecar_type = b"<html>not found</html>", "text/html"
-    assert await sidecar(server.url) == ""
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"md5 of something", f"{OTHER}  a.bfb\n{OTHER}  b.bfb".encode(), b"\xff\xfe", b"x" * 5000]
-)
-async def test_a_sidecar_that_cannot_be_read_is_told_with_what_to_do(server: ImageServer, text: bytes) -> None:
+@pytest.mark.parametrize("text", [b"", b"<html>not found</html>", b'{"error": "no route"}', b"\xff\xfe", b"x" * 5000])
+async def test_what_nobody_wrote_as_a_checksum_is_no_sidecar(server: ImageServer, text: bytes) -> None:
+    """A server may have one answer for everything, the image for one; an image that needs no sidecar must not wait for one."""
     server.sidecar = text
+    assert await sidecar(server.url) == ""
+
+
+async def test_a_sidecar_without_the_image_is_told_with_what_to_do(server: ImageServer) -> None:
+    server.sidecar = f"{OTHER}  a.bfb\n{OTHER}  b.bfb".encode()
     with pytest.raises(DownloadFailed, match="annotation") as raised:
         await sidecar(server.url)
     assert raised.value.reason == "InvalidChecksum"
 
 
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("http://h/a/b.bfb", "http://h/a/b.bfb.sha256"),
+        ("http://h/b.bfb?sig=x.bfb", "http://h/b.bfb.sha256?sig=x.bfb"),
+        ("http://h/b.bfb#x?y.bfb", "http://h/b.bfb.sha256#x?y.bfb"),
+    ],
+)
+def test_a_query_is_not_part_of_the_name(url: str, address: str) -> None:
+    assert web.beside(url) == address
+
+
 async def test_a_server_that_does_not_say_whether_there_is_a_sidecar_is_asked_again(
     server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.sidecar, server.sidecar_status = b"", 503
+    server.sidecar, server.sidecar_status = b"", 429
+    with pytest.raises(DownloadFailed, match="429"):
+        await sidecar(server.url)
+    server.sidecar_status = 503
     with pytest.raises(DownloadFailed, match="503") as raised:
         await sidecar(server.url)
     assert raised.value.reason == "HTTPStatus"
