@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
-from dpf.provisioning.dpu import dmspod, rebootpolicy
+from dpf.provisioning.dpu import bfcfgfile, dmspod, rebootpolicy
 from dpf.provisioning.dpu.certificates import Certificates
 from dpf.provisioning.dpu.install import Dms, Order, Refused, Unreachable, follow_reboot, perform
 from dpf.provisioning.dpu.observe import Seen
@@ -91,12 +90,11 @@ class DmsCard:
         self._reboots.start(dpu.key, dpu.uid, lambda _: follow_reboot(lambda: self._connect(dpu), seconds=seconds))
 
     async def _forget(self, order: Order) -> None:
-        """Removes the configuration from the volume, where a DMS may have left it: it holds a join token."""
-        path = self._bfb_dir / order.config_name
         try:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
+            await bfcfgfile.remove(self._bfb_dir, order.dpu)
         except OSError as error:
-            log.warning("bfcfg_not_removed", path=str(path), error=error.strerror)
+            # It is removed again when the DPU is deleted.
+            log.warning("bfcfg_not_removed", path=error.filename, error=error.strerror)
 
     @asynccontextmanager
     async def _connect(self, dpu: DPU) -> AsyncIterator[Dms]:

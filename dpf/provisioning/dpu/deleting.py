@@ -9,11 +9,10 @@ the same name keeps its Nodes.
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 
 from dpf.provisioning import leftnodes
-from dpf.provisioning.dpu import effects, jointoken
+from dpf.provisioning.dpu import bfcfgfile, effects, jointoken
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Hold, waits
@@ -83,8 +82,7 @@ async def take_back(hands: Hands, seen: Seen) -> str:
         await effects.undo(hands, seen)
     if seen.install.started_at is not None:
         # Only then: before, a file of that name is a namesake's in another namespace.
-        path = hands.settings.bfb_dir / names.bfcfg_file(dpu.name)
-        await asyncio.to_thread(path.unlink, missing_ok=True)
+        await bfcfgfile.remove(hands.settings.bfb_dir, dpu.name)
     for pod in (seen.dms_pod, seen.hostnetwork_pod):
         if pod is not None and not pod.deleting:
             await hands.client.delete(pod)
@@ -147,6 +145,7 @@ def _deleted(seen: Seen) -> float:
 
 async def _remove_token(hands: Hands, dpu: DPU) -> None:
     """Takes the join token away before its day is over; where the cluster is gone, so is the token."""
+    # The token is made before it is put on record that there is an installation.
     install, reference = dpu.status.install or Install(), dpu.spec.cluster
     if install.join_token_deleted or not reference.name:
         return

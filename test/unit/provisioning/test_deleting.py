@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from dpf.provisioning.dpu import deleting
+from dpf.provisioning.dpu import bfcfgfile, deleting, jointoken
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.story import ATTENTION
@@ -92,3 +93,39 @@ async def test_a_configuration_is_removed_only_if_this_dpu_had_one(tmp_path: Pat
     hands = cast("Hands", SimpleNamespace(settings=Settings(bfb_dir=tmp_path), jobs=jobs, reboots=jobs))
     assert await deleting.take_back(hands, see(subject)) == ""
     assert file.exists() != begun
+
+
+async def test_a_silent_volume_is_named_and_holds_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: answers.wait(30))
+    try:
+        with pytest.raises(OSError, match="does not answer; look at its storage"):
+            await bfcfgfile.remove(tmp_path, "d1", seconds=0.05)
+    finally:
+        answers.set()
+
+
+@pytest.mark.parametrize(
+    ("install", "asked"),
+    [
+        (None, [0]),
+        ({"attempt": 2, "startedAt": NOW.isoformat()}, [2]),
+        ({"attempt": 2, "startedAt": NOW.isoformat(), "joinTokenDeleted": True}, []),
+    ],
+    ids=["killed before it was on record", "not joined yet", "taken away when the card joined"],
+)
+async def test_a_join_token_is_taken_away_unless_it_is_known_to_be_gone(
+    install: dict[str, Any] | None, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+
+    async def take_away(_: Any, __: Any, attempt: int) -> None:
+        attempts.append(attempt)
+
+    async def delete(_: Any) -> None:
+        return
+
+    monkeypatch.setattr(jointoken, "take_away", take_away)
+    hands = cast("Hands", SimpleNamespace(settings=Settings(), client=SimpleNamespace(delete=delete)))
+    await deleting.last(hands, assigned(status={"phase": "Deleting", "install": install}))
+    assert attempts == asked
