@@ -181,9 +181,9 @@ def test_a_card_that_is_still_at_it_has_what_is_left_of_its_time() -> None:
         flash(Slow(1500, at_it=True), activated=ago(minutes=15))
 
 
-def test_when_the_card_was_asked_is_told_for_whoever_goes_on() -> None:
+def told_after_a_second(script: Script) -> Progress:
+    """What a flash has told when it is cut off after a second."""
     job: Job[Firmware | None] = Job("uid")
-    script = Slow(60)
 
     async def work() -> None:
         task = asyncio.create_task(perform(job, ORDER, script))
@@ -192,7 +192,14 @@ def test_when_the_card_was_asked_is_told_for_whoever_goes_on() -> None:
         await asyncio.wait([task])
 
     run_virtual(work)
-    assert abs((job.progress.activated_at - now()).total_seconds()) < 60
+    progress: Progress = job.progress
+    return progress
+
+
+def test_when_the_card_was_asked_is_told_for_whoever_goes_on() -> None:
+    activated = told_after_a_second(Slow(60)).activated_at
+    assert activated is not None
+    assert abs((activated - now()).total_seconds()) < 60
 
 
 class Ailing(Script):
@@ -258,17 +265,7 @@ def test_a_hiccup_while_the_host_reboots_is_no_failed_reboot() -> None:
 
 
 def test_progress_is_told() -> None:
-    job: Job[Firmware | None] = Job("uid")
-    script = Script(busy(40))
-
-    async def work() -> None:
-        task = asyncio.create_task(perform(job, ORDER, script))
-        await asyncio.sleep(1)
-        task.cancel()
-        await asyncio.wait([task])
-
-    run_virtual(work)
-    assert job.progress == Progress("installing: 40 %", 40)
+    assert told_after_a_second(Script(busy(40))) == Progress("installing: 40 %", 40)
 
 
 def test_the_configuration_does_not_show() -> None:
