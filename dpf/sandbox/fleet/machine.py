@@ -193,8 +193,14 @@ class SimulatedSysfs(Sysfs):
         for function in self.virtual(address):
             self._network.remove(self.netdev(function))
             shutil.rmtree(self.devices / function)
-        (self.devices / address / "sriov_numvfs").write_text(f"{number}\n")
+        self.write_count(address, number)
         self.show(address)
+
+    def write_count(self, address: str, number: int) -> None:
+        """Sets ``sriov_numvfs`` at once: a file of the real sysfs is never read half written."""
+        temporary = self.devices / address / ".sriov_numvfs.new"
+        temporary.write_text(f"{number}\n")
+        temporary.replace(self.devices / address / "sriov_numvfs")
 
     def show(self, address: str) -> None:
         """Makes the functions that ``sriov_numvfs`` says be there, and no others."""

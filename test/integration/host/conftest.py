@@ -142,18 +142,30 @@ class HostNamespace:
         own = ["--sysfs", str(self.folder / "sys"), "--features-file", str(self.folder / "features.d" / "dpu")]
         return await self.start("dpu_detector", *own, "--interval=1h", *flags)
 
+    def _asked(self, address: str) -> int | None:
+        """How many functions are asked for; None while the number is being written, when a plain file, unlike one of sysfs,
+        may be read empty."""
+        try:
+            return self.sysfs.count(address) or 0
+        except ValueError:
+            return None
+
     async def drive(self) -> None:
         """The card's driver: makes the functions that are asked for, with network devices, and takes them away."""
         while True:
             for address in (PF0, PF1):
-                asked, there = self.sysfs.count(address) or 0, self.sysfs.virtual(address)
+                asked, there = self._asked(address), self.sysfs.virtual(address)
+                if asked is None:
+                    continue
                 if asked and not there:
                     self.sysfs.show(address)
                     netdev = self.sysfs.netdev(self.sysfs.virtual(address)[0])
                     await self.ip("link", "add", netdev, "type", "veth", "peer", "name", f"{netdev}p")
                 elif there and not asked:
-                    await self.ip("link", "delete", self.sysfs.netdev(there[0]))
-                    await self.sysfs.set_count(address, 0)
+                    netdev = self.sysfs.netdev(there[0])
+                    # The program is told by the device's end, and may ask for functions at once; the number is its own then.
+                    self.sysfs.show(address)
+                    await self.ip("link", "delete", netdev)
             await asyncio.sleep(0.02)
 
 

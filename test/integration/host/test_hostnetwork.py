@@ -62,7 +62,7 @@ async def test_functions_that_are_taken_away_come_back(host: HostNamespace) -> N
     await host.add_bridge()
     program = await host.hostnetwork()
     await until(host.marker.exists, "the marker")
-    (host.sysfs.devices / PF0 / "sriov_numvfs").write_text("0")
+    host.sysfs.write_count(PF0, 0)
     await until(lambda: program.log.read_text().count(f"virtual functions of {PF0}") == 2, "they are made again")
     await until(host.marker.exists, "the marker")
     assert (await host.link(VF0))["master"] == BRIDGE
@@ -106,7 +106,7 @@ async def test_killed_and_started_again_it_finds_its_work_done(host: HostNamespa
     await first.end(signal.SIGKILL)
     assert (await host.link(VF0))["master"] == BRIDGE
     # What the dead one left behind counts for nothing.
-    (host.sysfs.devices / PF0 / "sriov_numvfs").write_text("0")
+    host.sysfs.write_count(PF0, 0)
     await until(lambda: not host.sysfs.virtual(PF0), "the driver has taken them away")
     second = await host.hostnetwork()
     await until(
@@ -142,7 +142,7 @@ async def test_trouble_that_lasts_is_its_last_words(host: HostNamespace) -> None
 
 async def test_a_number_that_users_are_in_the_way_of_is_told(host: HostNamespace) -> None:
     await host.add_bridge()
-    (host.sysfs.devices / PF0 / "sriov_numvfs").write_text("2")
+    host.sysfs.write_count(PF0, 2)
     await until(lambda: host.sysfs.virtual(PF0), "the driver has made them")
     await host.ip("address", "add", "10.8.0.1/24", "dev", VF0)
     await host.hostnetwork()
