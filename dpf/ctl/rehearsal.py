@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import claims, members, rollout
-from dpf.provisioning.dpuset.select import Card, choose
+from dpf.provisioning.dpuset.select import choose
 from dpf.provisioning.dpuset.status import allowed
 from dpf.runtime.k8s import Node
 from dpf_api.dpu import DPU

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import NamedTuple
 
+from dpf.provisioning import indexes
 from dpf.provisioning.bfcfg import join
-from dpf.provisioning.dpu import indexes
 from dpf.runtime.client import Client
 from dpf.runtime.errors import NotFound
 from dpf.runtime.informer import Informer

@@ -19,12 +19,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dpf.clustermanager import static
 from dpf.ctl import plan
-from dpf.provisioning import metrics
+from dpf.provisioning import indexes, metrics
 from dpf.provisioning.admission.register import webhooks
 from dpf.provisioning.bfb.checksum import named
 from dpf.provisioning.bfb.source import shown
 from dpf.provisioning.bfcfg.render import BfCfg, render
-from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, indexes, nodeeffect, nodelabels, rebootpolicy, story
+from dpf.provisioning.cards import Card
+from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, nodeeffect, nodelabels, rebootpolicy, story
 from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpu.phases import PHASES
 from dpf.provisioning.dpucluster import allocator
@@ -143,7 +144,7 @@ def _flavor(flavor: Any) -> None:
 
 
 def _dpuset(dpuset: Any) -> None:
-    card = select.Card("worker1", 0, "0000-04-00")
+    card = Card("worker1", 0, "0000-04-00")
     with refusals():
         dpu = decode(DPU, orjson.dumps(to_wire(members.build(dpuset, card)) | {"status": {"phase": "Ready"}}))
         assert members.drift(dpuset, dpu, card) is not None

@@ -8,7 +8,7 @@ from dpf.provisioning.admission import dpu, dpuset
 from dpf.provisioning.admission.bfb import BFBAdmission
 from dpf.provisioning.admission.dpuflavor import DPUFlavorAdmission
 from dpf.provisioning.admission.users import DPUSET_BY_BFB, DPUSET_BY_FLAVOR, Users
-from dpf.provisioning.dpu.indexes import BFB_NAME, FLAVOR
+from dpf.provisioning.indexes import BFB_NAME, FLAVOR
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.manager import Manager

@@ -24,7 +24,7 @@ from dpf.provisioning.bfb.files import Files
 from dpf.provisioning.bfb.progress import PATIENCE, SLOWEST, Progress
 from dpf.provisioning.bfb.source import DownloadFailed, Image, Source, shown
 from dpf.provisioning.bfb.volume import Volume, part_of, remove, tag_of
-from dpf.provisioning.dpu.indexes import BFB_NAME
+from dpf.provisioning.indexes import BFB_NAME
 from dpf.provisioning.metrics import Counts
 from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster

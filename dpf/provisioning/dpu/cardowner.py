@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from dpf.provisioning.dpu import indexes, nodeeffect
+from dpf.provisioning import indexes
+from dpf.provisioning.dpu import nodeeffect
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen, by_age
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, waits

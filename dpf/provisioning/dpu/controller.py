@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dpf.provisioning.dpu import cardowner, deleting, hostnetworkpod, indexes, nodehealth, podparts
+from dpf.provisioning import indexes
+from dpf.provisioning.dpu import cardowner, deleting, hostnetworkpod, nodehealth, podparts
 from dpf.provisioning.dpu.deciding import deciding
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.machine import Pass

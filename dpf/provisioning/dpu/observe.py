@@ -8,9 +8,9 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
-from dpf.provisioning.dpu import indexes
+from dpf.provisioning import indexes
+from dpf.provisioning.cards import index_of
 from dpf.provisioning.dpu.outcome import Outcome
-from dpf.provisioning.dpuset.select import index_of
 from dpf.provisioning.settings import Settings
 from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster

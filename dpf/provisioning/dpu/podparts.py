@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpf.provisioning.dpu import indexes
+from dpf.provisioning import indexes
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import Waiting
 from dpf.runtime.k8s import Container, Node, Pod, PodSpec

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from dpf.provisioning.dpu import indexes
+from dpf.provisioning import indexes
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import Waiting
 from dpf.runtime.meta import Key

@@ -19,8 +19,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dpf.provisioning import leftnodes
-from dpf.provisioning.dpu import indexes
+from dpf.provisioning import indexes, leftnodes
 from dpf.provisioning.dpucluster.allocator import Allocator
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import is_true, new, set_condition

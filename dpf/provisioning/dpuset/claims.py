@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 
-from dpf.provisioning.dpu import indexes
-from dpf.provisioning.dpuset.select import Card
+from dpf.provisioning import indexes
+from dpf.provisioning.cards import Card
 from dpf.runtime.informer import Informer
 from dpf.runtime.meta import Key
 from dpf_api.dpu import DPU

@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from dpf.provisioning.dpu import indexes
+from dpf.provisioning import indexes
+from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.claims import Claims
-from dpf.provisioning.dpuset.select import Card, Choice, choose
+from dpf.provisioning.dpuset.select import Choice, choose
 from dpf.provisioning.dpuset.status import Tally, allowed, outdated, summary, tally
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset.rollout import Member
-from dpf.provisioning.dpuset.select import Card
 from dpf.runtime.conditions import is_true
 from dpf.runtime.informer import Index
 from dpf.runtime.meta import ObjectMeta, owner_reference, to_wire

@@ -7,9 +7,9 @@ from typing import Any
 import orjson
 import pytest
 
-from dpf.provisioning.dpu.indexes import CARD
+from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset.claims import Claims
-from dpf.provisioning.dpuset.select import Card
+from dpf.provisioning.indexes import CARD
 from dpf.runtime.informer import Informer
 from dpf.runtime.meta import Key, to_wire
 from dpf_api.dpu import DPU

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
+from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset.members import INDEXES, drift
-from dpf.provisioning.dpuset.select import Card
 from dpf.provisioning.dpuset.status import summary, tally
 from dpf.runtime.conditions import find
 from dpf.runtime.informer import Informer

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpf.provisioning.dpuset.select import Card, choose, index_of
+from dpf.provisioning.cards import Card, index_of
+from dpf.provisioning.dpuset.select import choose
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import ObjectMeta
 from dpf_api.names import FEATURE_PREFIX as FEATURE
