@@ -99,7 +99,8 @@ def _condition(obj: Object, kind: str) -> str:
 
 
 def tried_again(obj: Object) -> bool:
-    """Whether an object in Error was asked to try again, or has decided to, and has not begun yet."""
+    """Whether an object in Error was asked to try again, or has decided to, and has not begun yet. Controllers take away the
+    annotation when the try is on record, so at no time it looks as if nobody had asked."""
     retry = obj.status.retry if isinstance(obj, DPU) else None
     return ANNOTATION_RETRY in obj.annotations or (retry is not None and retry.pending)
 
@@ -115,8 +116,6 @@ class Progress:
         self._goal = goal
         self._open = set(targets)
         self._said: dict[Key, str] = {}
-        self._errors: dict[Key, object] = {}
-        """The status of objects in Error that are tried again: it is not their last word."""
         self.total = len(self._open)
         self.failed: dict[Key, str] = {}
         """Objects in Error, and why."""
@@ -143,12 +142,7 @@ class Progress:
             return self._news(key, "done")
         state = state_of(obj)
         self.failed.pop(key, None)
-        if _phase(obj) != "Error":
-            self._errors.pop(key, None)
-        elif tried_again(obj):
-            self._errors[key] = getattr(obj, "status", None)
-        elif self._errors.get(key) != getattr(obj, "status", None):
-            # Else the annotation was taken and the try is not on record yet.
+        if _phase(obj) == "Error" and not tried_again(obj):
             self.failed[key] = state
         return self._news(key, state)
 

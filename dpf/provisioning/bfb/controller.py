@@ -153,9 +153,7 @@ class BFBReconciler(Finalizing[BFB]):
 
         :param checksum: of the image that is expected to be there still.
         """
-        bfb = await self._say(
-            bfb, Phase.DOWNLOADING, "Downloading", f"downloading {shown(bfb.spec.url)}", checksum=checksum
-        )
+        bfb = await self._say_begun(bfb, checksum)
         if (other := self._taken(bfb)) is not None:
             return await self._fail(bfb, "FileNameTaken", f"{file_of(bfb)} is the file of BFB {other} already")
 
@@ -170,6 +168,10 @@ class BFBReconciler(Finalizing[BFB]):
 
         self._jobs.start(bfb.key, bfb.uid, work)
         return Result(requeue_after=PROGRESS_EVERY)
+
+    async def _say_begun(self, bfb: BFB, checksum: str) -> BFB:
+        message = f"downloading {shown(bfb.spec.url)}"
+        return await self._say(bfb, Phase.DOWNLOADING, "Downloading", message, checksum=checksum)
 
     async def _fetch(self, bfb: BFB, progress: Progress) -> Image:
         """The image's file: the one that is there, if it is right, or a download."""
@@ -261,12 +263,13 @@ class BFBReconciler(Finalizing[BFB]):
         return Result(requeue_after=pause)
 
     async def _retry(self, bfb: BFB) -> BFB:
-        """Takes the annotation that asks for a try at once. Until it is gone nothing is begun, so it is taken once."""
-        bfb = await self._client.merge_patch(bfb, {"metadata": {"annotations": {names.ANNOTATION_RETRY: None}}})
+        """Takes the annotation that asks for a try at once. Until it is gone nothing is begun, so it is taken once; it goes when
+        the BFB is in Error no more, so that at no time it looks as if nobody had asked."""
         if bfb.status.phase is Phase.ERROR:
             self._events.normal(bfb, "Retrying", f"asked for by annotation; failed before: {bfb.status.message}")
             self._forget(bfb)
-        return bfb
+            bfb = await self._say_begun(bfb, bfb.status.checksum)
+        return await self._client.merge_patch(bfb, {"metadata": {"annotations": {names.ANNOTATION_RETRY: None}}})
 
     def _wait(self, bfb: BFB) -> float:
         """Seconds until a failed BFB is due for its next try; 0 for one that this process did not see fail."""

@@ -196,8 +196,15 @@ async def test_an_annotation_has_a_failed_download_tried_again_at_once(
     await bfbs.create("image", server.url)
     bfb = await bfbs.until("image", Phase.ERROR)
     server.status = 200
-    await bfbs.client.merge_patch(bfb, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
-    bfb = await bfbs.until("image", Phase.READY)
+    asked = await bfbs.client.merge_patch(bfb, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+    version = asked.metadata.resource_version
+    watch = bfbs.client.watch(BFB, bfbs.namespace, name="image", resource_version=version)
+    async with asyncio.timeout(30), aclosing(watch) as changes:
+        async for _, bfb in changes:
+            waits = bfb.status.phase is Phase.ERROR
+            assert not waits or ANNOTATION_RETRY in bfb.annotations, "who waits sees at any time that it was asked for"
+            if bfb.status.phase is Phase.READY:
+                break
     assert ANNOTATION_RETRY not in bfb.annotations
     told = await bfbs.events(bfb, 4)
     assert sorted(told) == ["FailedDownload", "Retrying", "StartedDownload", "SuccessfulDownload"]
