@@ -16,6 +16,7 @@ from dpf.provisioning.dpucluster.controller import dpucluster_controller
 from dpf.provisioning.dpuset.controller import dpuset_controller
 from dpf.provisioning.metrics import Counts, object_metrics
 from dpf.provisioning.settings import Settings
+from dpf.provisioning.volume import Volume
 from dpf.runtime.jobs import Jobs
 from dpf.runtime.k8s import Secret
 from dpf.runtime.manager import Manager
@@ -44,9 +45,9 @@ def add_controllers(
     remotes = RemoteClusters(field_owner=manager.name, metrics=manager.metrics)
     jobs: Jobs[Firmware | None] = Jobs(limit=settings.installs)
     reboots: Jobs[None] = Jobs(limit=FOLLOWED)
-    allocator = Allocator(cluster)
+    allocator, volume = Allocator(cluster), Volume(settings.bfb_dir)
     certificates = Certificates(cluster.client, settings.certificates)
-    card = DmsCard(cluster, certificates, jobs, reboots, settings.bfb_dir, configure(remotes), dial)
+    card = DmsCard(cluster, certificates, jobs, reboots, volume, configure(remotes), dial)
     hands = Hands(
         client=cluster.client,
         remotes=remotes,
@@ -56,6 +57,7 @@ def add_controllers(
         jobs=jobs,
         reboots=reboots,
         settings=settings,
+        volume=volume,
         events=events,
         counts=counts,
     )
@@ -66,7 +68,7 @@ def add_controllers(
     downloads: Jobs[Image] = Jobs(limit=DOWNLOADS)
     manager.add(
         downloads,
-        bfb_controller(cluster, events, counts, downloads, settings.bfb_dir, manager.options.workers),
+        bfb_controller(cluster, events, counts, downloads, volume, manager.options.workers),
         remotes,
         jobs,
         reboots,

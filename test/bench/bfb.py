@@ -110,7 +110,8 @@ async def _serve(folder: Path) -> None:
 async def _get(target: Path, urls: list[str]) -> None:
     from dpf.provisioning.bfb.download import Place, download
     from dpf.provisioning.bfb.source import Source
-    from dpf.provisioning.bfb.volume import Volume, part_of
+    from dpf.provisioning.bfb.storage import part_of
+    from dpf.provisioning.volume import Volume
 
     volume = Volume(target.parent)
     before = _rss()

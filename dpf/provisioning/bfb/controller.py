@@ -23,9 +23,10 @@ from dpf.provisioning.bfb.file import BY_FILE
 from dpf.provisioning.bfb.files import Files
 from dpf.provisioning.bfb.progress import PATIENCE, SLOWEST, Progress
 from dpf.provisioning.bfb.source import DownloadFailed, Image, Source, shown
-from dpf.provisioning.bfb.volume import Volume, part_of, remove, tag_of
+from dpf.provisioning.bfb.storage import part_of, remove, tag_of
 from dpf.provisioning.indexes import BFB_NAME
 from dpf.provisioning.metrics import Counts
+from dpf.provisioning.volume import Volume, VolumeSilent
 from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch
@@ -60,7 +61,7 @@ class BFBReconciler(Finalizing[BFB]):
     finalizer = names.FINALIZER_BFB
 
     def __init__(
-        self, cluster: Cluster, events: EventRecorder, counts: Counts, jobs: Jobs[Image], folder: Path
+        self, cluster: Cluster, events: EventRecorder, counts: Counts, jobs: Jobs[Image], volume: Volume
     ) -> None:
         self._client = cluster.client
         self._bfbs = cluster.cache[BFB]
@@ -70,7 +71,7 @@ class BFBReconciler(Finalizing[BFB]):
         self._events = events
         self._counts = counts
         self._jobs = jobs
-        self._volume = Volume(folder)
+        self._volume = volume
         self._files = Files(self._volume, events)
         # By uid, and only of what this process saw fail: after a restart a failed download is tried at once.
         self._failures: dict[str, int] = {}
@@ -102,8 +103,8 @@ class BFBReconciler(Finalizing[BFB]):
         await self._download_ended(bfb)
         try:
             await self._volume.ask(remove, *self._leftovers(bfb))
-        except DownloadFailed as error:
-            await self._wait_deleting(bfb, error.reason, error.message)
+        except VolumeSilent as error:
+            await self._wait_deleting(bfb, *_volume_failed(error))
         except OSError as error:
             self._events.warning(bfb, "FailedDelete", f"{error.filename}: {error.strerror}")
             raise
@@ -210,7 +211,7 @@ class BFBReconciler(Finalizing[BFB]):
         except DownloadFailed as error:
             return await self._fail(bfb, error.reason, error.message)
         except OSError as error:
-            return await self._fail(bfb, "VolumeFailed", f"{error.filename}: {error.strerror}")
+            return await self._fail(bfb, *_volume_failed(error))
         self._forget(bfb)
         self._counts.downloads["success"] += 1
         self._events.normal(bfb, "SuccessfulDownload", f"{file_of(bfb)}: {image.size} bytes")
@@ -280,10 +281,8 @@ class BFBReconciler(Finalizing[BFB]):
         """A file that vanished is downloaded again; one that was written to is compared first."""
         try:
             found = await self._files.look(bfb)
-        except DownloadFailed as error:
-            return await self._fail(bfb, error.reason, error.message)
         except OSError as error:
-            return await self._fail(bfb, "VolumeFailed", f"{error.filename}: {error.strerror}")
+            return await self._fail(bfb, *_volume_failed(error))
         if found is None:
             self._events.warning(bfb, "ImageVanished", f"{file_of(bfb)} is gone from the volume; downloaded again")
             return await self._begin(bfb)
@@ -328,8 +327,15 @@ class BFBReconciler(Finalizing[BFB]):
         return await self._client.status(bfb).set(status)
 
 
+def _volume_failed(error: OSError) -> tuple[str, str]:
+    """Reason and message."""
+    if isinstance(error, VolumeSilent):
+        return "VolumeSilent", str(error.strerror)
+    return "VolumeFailed", f"{error.filename}: {error.strerror}"
+
+
 def bfb_controller(
-    cluster: Cluster, events: EventRecorder, counts: Counts, jobs: Jobs[Image], folder: Path, workers: int
+    cluster: Cluster, events: EventRecorder, counts: Counts, jobs: Jobs[Image], volume: Volume, workers: int
 ) -> Controller[BFB]:
     """The controller of BFBs; ``jobs`` are its downloads."""
 
@@ -338,7 +344,7 @@ def bfb_controller(
 
     controller = Controller(
         "bfb",
-        BFBReconciler(cluster, events, counts, jobs, folder),
+        BFBReconciler(cluster, events, counts, jobs, volume),
         watches=[
             For(BFB),
             Watch(DPU, to=used, when=all_of(generation_changed, differs(lambda dpu: dpu.spec.bfb))),

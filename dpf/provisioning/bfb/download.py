@@ -23,7 +23,8 @@ import aiohttp
 
 from dpf.provisioning.bfb import web
 from dpf.provisioning.bfb.source import DownloadFailed, Image, Source, shown
-from dpf.provisioning.bfb.volume import RESERVE, Volume, digest, publish, remove, room, sum_of, tag_of
+from dpf.provisioning.bfb.storage import RESERVE, digest, publish, remove, room, sum_of, tag_of
+from dpf.provisioning.volume import Volume, VolumeSilent
 
 PIECE = 1 << 19
 """Bytes written at once; a download holds two such pieces in memory, one that is written and one that comes."""
@@ -48,6 +49,7 @@ async def download(source: Source, place: Place, told: Told) -> Image:
     """Downloads an image, and gives it its name when it is complete and right.
 
     :raises DownloadFailed: with the reason.
+    :raises VolumeSilent: if the volume does not answer.
     """
     volume, part = place.volume, place.part
     try:
@@ -57,6 +59,8 @@ async def download(source: Source, place: Place, told: Told) -> Image:
         await _check(image, source, total, place)
         await volume.write(part, publish, part, place.target)
         await volume.write(part, remove, tag_of(part))
+    except VolumeSilent:
+        raise
     except OSError as error:
         if error.errno not in FULL:
             raise DownloadFailed("VolumeFailed", f"{error.filename or part}: {error.strerror}") from error

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from dpf.provisioning.bfb import web
 from dpf.provisioning.bfb.source import DownloadFailed, Image, shown
-from dpf.provisioning.bfb.volume import Stamp, Volume, digest, part_of, remove, stamp
+from dpf.provisioning.bfb.storage import Stamp, digest, part_of, remove, stamp
+from dpf.provisioning.volume import Volume
 from dpf.runtime.events import EventRecorder
 from dpf_api import names
 from dpf_api.bfb import BFB, file_of
@@ -37,7 +38,7 @@ class Files:
     async def look(self, bfb: BFB) -> Stamp | None:
         """The file of a Ready BFB; None if it is gone.
 
-        :raises DownloadFailed: VolumeSilent.
+        :raises VolumeSilent: if the volume does not answer.
         """
         return await self._volume.ask(stamp, self.target(bfb))
 
@@ -49,7 +50,8 @@ class Files:
         """The image that is there; None if it must be downloaded.
 
         :param named: the checksum that the BFB names, or empty.
-        :raises DownloadFailed: FileDiffers, VolumeSilent.
+        :raises DownloadFailed: FileDiffers.
+        :raises VolumeSilent: if the volume does not answer.
         """
         target, known = self.target(bfb), bfb.status.checksum
         found = await self._volume.ask(stamp, target)

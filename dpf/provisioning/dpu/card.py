@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 
 from dpf.provisioning.dpu import bfcfgfile, dmspod, rebootpolicy
 from dpf.provisioning.dpu.certificates import Certificates
 from dpf.provisioning.dpu.install import Dms, Order, Refused, Unreachable, follow_reboot, perform
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.provisioning.volume import Volume, VolumeFile
 from dpf.runtime.certs import KeyPair
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import Waiting
@@ -40,7 +40,7 @@ class DmsCard:
         certificates: Certificates,
         jobs: Jobs[Firmware | None],
         reboots: Jobs[None],
-        bfb_dir: Path,
+        volume: Volume,
         configure: Configure,
         dial: Dial,
     ) -> None:
@@ -49,7 +49,7 @@ class DmsCard:
         self._certificates = certificates
         self._jobs = jobs
         self._reboots = reboots
-        self._bfb_dir = bfb_dir
+        self._volume = volume
         self._configure = configure
         self._dial = dial
 
@@ -61,7 +61,8 @@ class DmsCard:
         if seen.bfb is None:
             raise Waiting("BFBNotReady", f"BFB {seen.dpu.spec.bfb!r} is gone; create it again")
         version = file_of(seen.bfb)
-        return Order(seen.dpu.name, version, self._bfb_dir / version, await self._configure(seen, attempt))
+        image = VolumeFile(self._volume, self._volume.folder / version)
+        return Order(seen.dpu.name, version, image, await self._configure(seen, attempt))
 
     def start(self, dpu: DPU, order: Order, activated: datetime | None) -> None:
         """Begins to flash the card, or goes on with it."""
@@ -91,7 +92,7 @@ class DmsCard:
 
     async def _forget(self, order: Order) -> None:
         try:
-            await bfcfgfile.remove(self._bfb_dir, order.dpu)
+            await bfcfgfile.remove(self._volume, order.dpu)
         except OSError as error:
             # It is removed again when the DPU is deleted.
             log.warning("bfcfg_not_removed", path=error.filename, error=error.strerror)

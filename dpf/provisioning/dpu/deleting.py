@@ -82,7 +82,7 @@ async def take_back(hands: Hands, seen: Seen) -> str:
         await effects.undo(hands, seen)
     if seen.install.started_at is not None:
         # Only then: before, a file of that name is a namesake's in another namespace.
-        await bfcfgfile.remove(hands.settings.bfb_dir, dpu.name)
+        await bfcfgfile.remove(hands.volume, dpu.name)
     for pod in (seen.dms_pod, seen.hostnetwork_pod):
         if pod is not None and not pod.deleting:
             await hands.client.delete(pod)

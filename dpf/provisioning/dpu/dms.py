@@ -11,12 +11,12 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dpf.gnxi import dms as wire
 from dpf.provisioning.dpu.install import NoRoom, Refused, Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.provisioning.volume import VolumeFile
 from dpf.runtime.certs import KeyPair
 from dpf_api.dpu import Firmware
 
@@ -71,7 +71,7 @@ class DmsClient:
         update = gnmi_pb2.Update(path=path, val=gnmi_pb2.TypedValue(string_val=mode))
         await self._call(self._gnmi.Set, gnmi_pb2.SetRequest(update=[update]), timeout=TOOL_TIMEOUT)
 
-    async def install(self, version: str, content: Path | bytes) -> None:
+    async def install(self, version: str, content: VolumeFile | bytes) -> None:
         """Hands over an image or a bf.cfg; nothing is sent of what is there already.
 
         :raises OSError: if the image cannot be read.
@@ -80,7 +80,7 @@ class DmsClient:
 
         from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 
-        size = len(content) if isinstance(content, bytes) else (await asyncio.to_thread(content.stat)).st_size
+        size = len(content) if isinstance(content, bytes) else await content.size()
         stream = self._os.Install()
         loop = asyncio.get_running_loop()
         try:
@@ -193,7 +193,9 @@ class DmsClient:
             raise Refused(f"DMS validated {answer.validated.version!r} where {version!r} was sent")
         return kind
 
-    async def _transfer(self, stream: Any, version: str, content: Path | bytes, heard: Callable[[], None]) -> None:
+    async def _transfer(
+        self, stream: Any, version: str, content: VolumeFile | bytes, heard: Callable[[], None]
+    ) -> None:
         """Sends the content and listens meanwhile: DMS may refuse it before the end."""
 
         async def listen() -> None:
@@ -209,7 +211,7 @@ class DmsClient:
             await asyncio.gather(listening, return_exceptions=True)
 
     async def _send(
-        self, stream: Any, content: Path | bytes, heard: Callable[[], None], listening: asyncio.Task[None]
+        self, stream: Any, content: VolumeFile | bytes, heard: Callable[[], None], listening: asyncio.Task[None]
     ) -> None:
         import grpc
 
@@ -217,7 +219,8 @@ class DmsClient:
 
         # If the stream has ended it takes nothing more, and why is what was heard last.
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            async with aclosing(_chunks(content)) as chunks:
+            parts = _chunks(content) if isinstance(content, bytes) else content.chunks(wire.CHUNK)
+            async with aclosing(parts) as chunks:
                 async for chunk in chunks:
                     if listening.done():
                         return
@@ -234,14 +237,6 @@ class DmsClient:
         return Unreachable(text) if code in PASSING else Refused(text)
 
 
-async def _chunks(content: Path | bytes) -> AsyncGenerator[bytes, None]:
-    if isinstance(content, bytes):
-        for start in range(0, len(content), wire.CHUNK):
-            yield content[start : start + wire.CHUNK]
-        return
-    file = await asyncio.to_thread(content.open, "rb")
-    try:
-        while chunk := await asyncio.to_thread(file.read, wire.CHUNK):
-            yield chunk
-    finally:
-        file.close()
+async def _chunks(content: bytes) -> AsyncGenerator[bytes, None]:
+    for start in range(0, len(content), wire.CHUNK):
+        yield content[start : start + wire.CHUNK]

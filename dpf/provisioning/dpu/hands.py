@@ -10,6 +10,7 @@ from dpf.provisioning.dpu.cardaccess import Card
 from dpf.provisioning.dpu.certificates import Certificates
 from dpf.provisioning.metrics import Counts
 from dpf.provisioning.settings import Settings
+from dpf.provisioning.volume import Volume
 from dpf.runtime.client import Client
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.jobs import Jobs
@@ -50,5 +51,6 @@ class Hands:
     jobs: Jobs[Firmware | None]
     reboots: Jobs[None]
     settings: Settings
+    volume: Volume
     events: EventRecorder
     counts: Counts

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Protocol
 
 from dpf.provisioning.dpu.outcome import Progress
 from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.provisioning.volume import VolumeFile
 from dpf.runtime.errors import ApiError, DpfError, Waiting
 from dpf.runtime.jobs import Job
 from dpf.runtime.log import get_logger
@@ -83,7 +83,7 @@ class Order:
 
     dpu: str
     version: str
-    image: Path
+    image: VolumeFile
     config: bytes = field(repr=False)
 
     @property
@@ -101,7 +101,7 @@ class Dms(Protocol):
     """A connection to one card's DMS. Every call raises :class:`Unreachable`, :class:`NoRoom` or :class:`Refused`."""
 
     async def set_mode(self, mode: str) -> None: ...
-    async def install(self, version: str, content: Path | bytes) -> None: ...
+    async def install(self, version: str, content: VolumeFile | bytes) -> None: ...
     async def activate(self, version: str) -> None: ...
     async def report(self) -> Report: ...
     async def firmware(self) -> Firmware | None: ...

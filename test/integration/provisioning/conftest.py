@@ -19,6 +19,7 @@ from dpf.provisioning.dpu.install import Dms, Report
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.rebootpolicy import Policy
 from dpf.provisioning.settings import Settings
+from dpf.provisioning.volume import VolumeFile
 from dpf.runtime.certs import KeyPair
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
@@ -54,7 +55,7 @@ class FakeDms:
         if self.error is not None:
             raise self.error
 
-    async def install(self, version: str, content: Path | bytes) -> None:
+    async def install(self, version: str, content: VolumeFile | bytes) -> None:
         self.calls.append(("install", version))
 
     async def activate(self, version: str) -> None:

@@ -16,16 +16,17 @@ from typing import Any
 
 import pytest
 
+from dpf.provisioning import volume as volume_module
 from dpf.provisioning.bfb import controller as module
 from dpf.provisioning.bfb import download as download_module
 from dpf.provisioning.bfb import files as files_module
 from dpf.provisioning.bfb import progress as progress_module
-from dpf.provisioning.bfb import volume as volume_module
 from dpf.provisioning.bfb.controller import bfb_controller
 from dpf.provisioning.bfb.files import Files
 from dpf.provisioning.bfb.source import Image
-from dpf.provisioning.bfb.volume import Stamp, part_of
+from dpf.provisioning.bfb.storage import Stamp, part_of
 from dpf.provisioning.metrics import Counts
+from dpf.provisioning.volume import Volume
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
@@ -105,7 +106,7 @@ class Bfbs:
         async with Client(kubeconfig, field_owner="provisioning-manager") as client:
             cluster = Cluster("host", client, namespace=self.namespace)
             events, jobs = EventRecorder(client, "test"), Jobs[Image](limit=module.DOWNLOADS)
-            controller = bfb_controller(cluster, events, Counts(), jobs, self.folder, 4)
+            controller = bfb_controller(cluster, events, Counts(), jobs, Volume(self.folder), 4)
             controller.register(cluster, Metrics())
             parts = (events, cluster.cache, jobs, controller)
             tasks = [asyncio.create_task(part.run()) for part in parts]

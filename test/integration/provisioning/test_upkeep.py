@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dpf.provisioning.dpu.install import Refused
+from dpf.provisioning.volume import VolumeFile
 from dpf.runtime.conditions import is_true
 from dpf.runtime.k8s import Event, Node, Pod
 from dpf.runtime.testing import eventually_gone
@@ -126,7 +127,7 @@ class LeavingDms(FakeDms):
 
     volume: Path | None = None
 
-    async def install(self, version: str, content: Path | bytes) -> None:
+    async def install(self, version: str, content: VolumeFile | bytes) -> None:
         await super().install(version, content)
         if isinstance(content, bytes) and self.volume is not None:
             (self.volume / version).write_bytes(content)

@@ -16,12 +16,13 @@ from typing import BinaryIO
 
 import pytest
 
+from dpf.provisioning import volume as volume_module
 from dpf.provisioning.bfb import download as module
-from dpf.provisioning.bfb import volume as volume_module
-from dpf.provisioning.bfb import web
+from dpf.provisioning.bfb import storage, web
 from dpf.provisioning.bfb.download import Place, download
 from dpf.provisioning.bfb.source import DownloadFailed, Image, Source
-from dpf.provisioning.bfb.volume import Volume, part_of, tag_of
+from dpf.provisioning.bfb.storage import part_of, tag_of
+from dpf.provisioning.volume import Volume, VolumeSilent
 from dpf.runtime.certs import SmallCA
 from test.unit.provisioning.imageserver import ImageServer
 
@@ -217,7 +218,7 @@ async def test_a_volume_that_fills_up_is_left_with_the_room_it_had(
 
 def _free(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """The volume has so much room for images."""
-    usage = (1 << 40, 0, volume_module.RESERVE + room)
+    usage = (1 << 40, 0, storage.RESERVE + room)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(*usage))
 
 
@@ -288,7 +289,8 @@ async def test_a_volume_that_is_silent_is_told(
     monkeypatch.setattr(volume_module, "SILENT", 0.05)
     awake = threading.Event()
     monkeypatch.setattr(module, "_there", lambda _: awake.wait())
-    assert "--bfb-dir" in await get.fails("VolumeSilent", server.url)
+    with pytest.raises(VolumeSilent, match="--bfb-dir"):
+        await get(server.url)
     awake.set()
 
 

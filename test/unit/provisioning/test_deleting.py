@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from dpf.provisioning.dpu import bfcfgfile, deleting, jointoken
+from dpf.provisioning.dpu import deleting, jointoken
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.settings import Settings
+from dpf.provisioning.volume import Volume
 from dpf_api import names
 from test.unit.provisioning.worlds import NOW, assigned, card_node, dpu, pod, see
 
@@ -90,19 +90,9 @@ async def test_a_configuration_is_removed_only_if_this_dpu_had_one(tmp_path: Pat
     install = {"startedAt": NOW.isoformat()} if begun else {}
     subject = dpu(status={"phase": "Deleting", "install": install})
     jobs = SimpleNamespace(cancel=lambda _: None)
-    hands = cast("Hands", SimpleNamespace(settings=Settings(bfb_dir=tmp_path), jobs=jobs, reboots=jobs))
+    hands = cast("Hands", SimpleNamespace(volume=Volume(tmp_path), jobs=jobs, reboots=jobs))
     assert await deleting.take_back(hands, see(subject)) == ""
     assert file.exists() != begun
-
-
-async def test_a_silent_volume_is_named_and_holds_no_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = threading.Event()
-    monkeypatch.setattr(Path, "unlink", lambda *_, **__: answers.wait(30))
-    try:
-        with pytest.raises(OSError, match="does not answer; look at its storage"):
-            await bfcfgfile.remove(tmp_path, "d1", seconds=0.05)
-    finally:
-        answers.set()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from dpf.gnxi.gen import gnoi_os_pb2_grpc as os_grpc
 from dpf.provisioning.dpu import dms
 from dpf.provisioning.dpu.dms import DmsClient, dial
 from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
+from dpf.provisioning.volume import Volume, VolumeFile
 from test.unit.dms.fakes import CA, CLIENT
 
 READY = os_pb2.InstallResponse(transfer_ready=os_pb2.TransferReady())
@@ -151,9 +152,9 @@ async def test_an_image_that_cannot_be_read_is_no_fault_of_the_server(tmp_path: 
 
     async with against(install) as client:
         with pytest.raises(FileNotFoundError):
-            await client.install("x.bfb", tmp_path / "x.bfb")
+            await client.install("x.bfb", VolumeFile(Volume(tmp_path), tmp_path / "x.bfb"))
         with pytest.raises(IsADirectoryError):
-            await client.install("x.bfb", tmp_path)
+            await client.install("x.bfb", VolumeFile(Volume(tmp_path), tmp_path))
 
 
 async def test_an_activation_that_is_refused_in_the_answer_fails() -> None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
@@ -24,13 +23,15 @@ from dpf.provisioning.dpu.install import (
 )
 from dpf.provisioning.dpu.outcome import Progress
 from dpf.provisioning.dpu.rebootpolicy import Policy
+from dpf.provisioning.volume import VolumeFile
 from dpf.runtime.errors import Unavailable, Waiting
 from dpf.runtime.jobs import Job
 from dpf.runtime.meta import now
 from dpf.runtime.testing import run_virtual
 from dpf_api.dpu import Firmware
+from test.unit.provisioning.worlds import IMAGE
 
-ORDER = Order("d1", "image.bfb", Path("/bfb/image.bfb"), b"secret")
+ORDER = Order("d1", "image.bfb", IMAGE, b"secret")
 DONE = Report(active=False, outcome="success", text="done", percent=100)
 IDLE = Report(active=False, outcome="unknown", text="")
 
@@ -62,7 +63,7 @@ class Script:
     async def set_mode(self, mode: str) -> None:
         self.calls.append(f"mode {mode}")
 
-    async def install(self, version: str, content: Path | bytes) -> None:
+    async def install(self, version: str, content: VolumeFile | bytes) -> None:
         self.calls.append(f"install {version}")
 
     async def activate(self, version: str) -> None:
@@ -237,7 +238,7 @@ def test_a_connection_that_breaks_now_and_then_ends_no_turn() -> None:
 
 def test_a_full_volume_ends_the_turn_at_once() -> None:
     class Full(Script):
-        async def install(self, version: str, content: Path | bytes) -> None:
+        async def install(self, version: str, content: VolumeFile | bytes) -> None:
             raise NoRoom("no space left on device")
 
     with pytest.raises(NoRoom):

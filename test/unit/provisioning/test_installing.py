@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from dpf.provisioning.dpu.steps import Act, Hold, Step
 from dpf.runtime.errors import Waiting
 from dpf.runtime.meta import Key
 from dpf_api.dpu import DPU, ConditionType
-from test.unit.provisioning.worlds import BOOT, NOW, assigned, condition, pod, see
+from test.unit.provisioning.worlds import BOOT, IMAGE, NOW, assigned, condition, pod, see
 
 DMS = pod("d1-dms")
 
@@ -40,7 +39,7 @@ class Begun:
         self.since: list[Any] = []
 
     async def prepare(self, seen: Any, attempt: int) -> Order:
-        return Order("d1", "image.bfb", Path("/bfb/image.bfb"), f"attempt {attempt}".encode())
+        return Order("d1", "image.bfb", IMAGE, f"attempt {attempt}".encode())
 
     def start(self, dpu: DPU, order: Order, activated: Any) -> None:
         self.since.append(activated)

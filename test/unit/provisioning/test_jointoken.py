@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,7 +16,7 @@ from dpf.provisioning.dpu.phases import PHASES, dpu_cluster_config, error, os_in
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step
 from dpf.runtime.meta import Object
 from dpf_api.dpu import DPU, ConditionType, Phase
-from test.unit.provisioning.worlds import NOW, assigned, card_node, condition, pod, see
+from test.unit.provisioning.worlds import IMAGE, NOW, assigned, card_node, condition, pod, see
 
 HOUR = 3600.0
 
@@ -162,7 +161,7 @@ async def test_labels_that_drift_later_leave_the_token_alone() -> None:
 
 async def test_another_attempt_takes_the_token_of_the_one_before_away() -> None:
     async def prepare(seen: Any, attempt: int) -> Order:
-        return Order("d1", "image.bfb", Path("image.bfb"), b"")
+        return Order("d1", "image.bfb", IMAGE, b"")
 
     cluster = Cluster()
     hands = at_hand(cluster, card=SimpleNamespace(prepare=prepare), client=Cluster())

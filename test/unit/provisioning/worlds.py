@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from dpf.provisioning.dpu.observe import Seen
+from dpf.provisioning.volume import Volume, VolumeFile
 from dpf.runtime.conditions import new
 from dpf.runtime.k8s import Container, Node, Pod, PodSpec
 from dpf.runtime.meta import Condition, now
@@ -16,6 +18,8 @@ from dpf_api.names import LABEL_DPU_PCI_ADDRESS, LABEL_OOB_BRIDGE_CONFIGURED
 
 NOW = now().replace(microsecond=0)
 BOOT = "boot-1"
+IMAGE = VolumeFile(Volume(Path("/bfb")), Path("/bfb/image.bfb"))
+"""Of an order; nobody reads it."""
 
 
 def dpu(

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from dpf.provisioning.bfb import volume as module
-from dpf.provisioning.bfb.source import DownloadFailed, Image
-from dpf.provisioning.bfb.volume import Volume, digest, part_of
+from dpf.provisioning import volume as module
+from dpf.provisioning.bfb import storage
+from dpf.provisioning.bfb.source import Image
+from dpf.provisioning.bfb.storage import digest, part_of
+from dpf.provisioning.volume import Volume, VolumeFile, VolumeSilent
 
 
 @pytest.fixture
@@ -60,11 +62,10 @@ async def test_a_silent_volume_holds_nobody_and_one_thread(
     volume: Volume, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SILENT", 0.05)
-    with pytest.raises(DownloadFailed) as raised:
+    with pytest.raises(VolumeSilent, match="look at its storage"):
         await volume.ask(held)
-    assert raised.value.reason == "VolumeSilent"
     asked: list[int] = []
-    with pytest.raises(DownloadFailed):
+    with pytest.raises(VolumeSilent):
         await volume.ask(asked.append, 1)
     assert asked == [], "nobody asks while the volume holds a thread"
     (call,) = volume._held
@@ -79,7 +80,7 @@ async def test_a_volume_that_keeps_a_thread_for_ever_is_asked_again(
 ) -> None:
     monkeypatch.setattr(module, "SILENT", 0.05)
     monkeypatch.setattr(module, "PROBE", 0.0)
-    with pytest.raises(DownloadFailed):
+    with pytest.raises(VolumeSilent):
         await volume.ask(held)
     assert await volume.ask(int, "7") == 7
 
@@ -106,7 +107,7 @@ async def test_a_write_that_does_not_end_is_left_and_the_next_one_waits_for_it(
             await volume.write(part, held)
         finally:
             # As a file is closed: it comes behind what is held, and is not waited for for ever either.
-            with pytest.raises(DownloadFailed):
+            with pytest.raises(VolumeSilent):
                 await volume.write(part, held.leave.wait)
 
     task = asyncio.create_task(work())
@@ -128,7 +129,7 @@ async def test_a_write_that_does_not_end_is_left_and_the_next_one_waits_for_it(
 def test_a_silent_volume_does_not_keep_a_process_from_ending(tmp_path: Path) -> None:
     program = f"""
 import asyncio, pathlib, threading
-from dpf.provisioning.bfb import volume as module
+from dpf.provisioning import volume as module
 module.SILENT = module.LET_GO = 0.1
 folder = pathlib.Path({str(tmp_path)!r})
 async def main():
@@ -146,10 +147,26 @@ except TimeoutError:
 
 
 async def test_a_digest_is_worked_out_step_by_step(volume: Volume, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STEP", 1 << 18)
+    monkeypatch.setattr(storage, "STEP", 1 << 18)
     body = bytes(range(256)) * 3000
     path = volume.folder / "image"
     path.write_bytes(body)
     assert await digest(volume, path) == Image(len(body), f"sha256:{hashlib.sha256(body).hexdigest()}")
     path.write_bytes(b"")
     assert (await digest(volume, path)).size == 0
+
+
+async def test_a_file_is_read_piece_by_piece(volume: Volume) -> None:
+    file = VolumeFile(volume, volume.folder / "image")
+    file.path.write_bytes(b"0123456789")
+    assert await file.size() == 10
+    assert [chunk async for chunk in file.chunks(4)] == [b"0123", b"4567", b"89"]
+
+
+async def test_a_file_that_the_volume_does_not_give_holds_no_reader(
+    volume: Volume, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SILENT", 0.05)
+    monkeypatch.setattr(Path, "open", lambda *_, **__: held())
+    with pytest.raises(VolumeSilent):
+        await anext(VolumeFile(volume, volume.folder / "image").chunks(4))

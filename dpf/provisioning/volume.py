@@ -1,4 +1,6 @@
-"""The shared volume. It may be a server's at the other end of a wire (NFS), which can fall silent and wake up hours later.
+"""The volume that the manager shares with every DMS: images, and bf.cfg files.
+
+It may be a server's at the other end of a wire (NFS), which can fall silent and wake up hours later.
 
 * What only reads or can be done again (``ask``) has a deadline. A thread that the volume holds is left behind; while it is, and
   for a minute, others are told at once that the volume is silent, so that neither workers nor threads pile up.
@@ -10,20 +12,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
+import errno
 import queue
-import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
-
-from dpf.provisioning.bfb.source import DownloadFailed, Image
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,11 +34,14 @@ LET_GO = 3.0
 """Seconds that a cancelled caller gives a write to end; a pod has ten in all."""
 THREADS = 24
 """At most; downloads hold one each while they write."""
-STEP = 64 << 20
-"""Bytes that are read and summed up within one deadline."""
-RESERVE = 256 << 20
-"""Bytes that images leave free: room for the bf.cfg of 2,000 cards, which have at most 128 KiB each."""
-MODE = 0o644
+
+
+class VolumeSilent(OSError):
+    """The volume does not answer. What was asked for may be done all the same, some time."""
+
+    def __init__(self, folder: Path) -> None:
+        why = f"the shared volume does not answer for {SILENT:g} s; look at its storage and at the mount of --bfb-dir"
+        super().__init__(errno.ETIMEDOUT, why, str(folder))
 
 
 class Volume:
@@ -56,10 +57,10 @@ class Volume:
     async def ask(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Calls something short that may be called again, in a thread.
 
-        :raises DownloadFailed: VolumeSilent, if there is no answer in time.
+        :raises VolumeSilent: if there is no answer in time.
         """
         if self._held and monotonic() < self._ask_at:
-            raise _silent()
+            raise VolumeSilent(self.folder)
         call = self._threads.submit(partial(work, *args, **kwargs))
         try:
             async with asyncio.timeout(SILENT):
@@ -69,7 +70,7 @@ class Volume:
                 self._ask_at = monotonic() + PROBE
                 self._held.add(call)
                 call.add_done_callback(self._held.discard)
-            raise _silent() from error
+            raise VolumeSilent(self.folder) from error
 
     def begin(self, part: Path, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
         """Begins a write of the image whose part that is; :meth:`ended` waits for it."""
@@ -89,7 +90,7 @@ class Volume:
                 raise
         await asyncio.wait([writing], timeout=LET_GO)
         if not writing.done():
-            raise _silent()
+            raise VolumeSilent(self.folder)
         return writing.result()
 
     async def write(self, part: Path, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -120,11 +121,25 @@ def _awaitable(call: Future[R]) -> asyncio.Future[R]:
     return future
 
 
-def _silent() -> DownloadFailed:
-    message = (
-        f"the volume of the images does not answer for {SILENT:g} s; look at its storage and at the mount of --bfb-dir"
-    )
-    return DownloadFailed("VolumeSilent", message)
+@dataclass(frozen=True)
+class VolumeFile:
+    """A file on it that is read. Every step raises OSError if it can't be, :class:`VolumeSilent` too."""
+
+    volume: Volume
+    path: Path
+
+    async def size(self) -> int:
+        """Its bytes."""
+        return (await self.volume.ask(self.path.stat)).st_size
+
+    async def chunks(self, size: int) -> AsyncGenerator[bytes, None]:
+        """What is in it, so many bytes at a time."""
+        file = await self.volume.ask(self.path.open, "rb", buffering=0)
+        try:
+            while chunk := await self.volume.ask(file.read, size):
+                yield chunk
+        finally:
+            file.close()
 
 
 class _Threads:
@@ -154,84 +169,3 @@ class _Threads:
                     future.set_exception(error)
             del future, work
             self._idle.release()
-
-
-# The files on it
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What tells a file that was written to, or is another one, from the file that was looked at before."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-
-def stamp(path: Path) -> Stamp | None:
-    """A file's; None if it is not there."""
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
-def part_of(folder: Path, uid: str) -> Path:
-    """Where an image that is being downloaded lies."""
-    return folder / f"bfb-{uid}"
-
-
-def tag_of(part: Path) -> Path:
-    """Where it is remembered which version of the image that is."""
-    return part.with_name(f"{part.name}.tag")
-
-
-def room(part: Path, *, resume: bool) -> int:
-    """Bytes that may still be written to the volume; what is there of an image that begins anew counts as free."""
-    there = 0 if resume or not part.exists() else part.stat().st_size
-    return shutil.disk_usage(part.parent).free + there - RESERVE
-
-
-def remove(*paths: Path) -> None:
-    """Removes files that may be there."""
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
-def publish(part: Path, target: Path) -> None:
-    """A complete image gets its name once it is on the disk."""
-    descriptor = os.open(part, os.O_RDONLY)
-    try:
-        os.fchmod(descriptor, MODE)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    part.replace(target)
-
-
-async def digest(volume: Volume, path: Path) -> Image:
-    """Size and checksum of a file.
-
-    :raises DownloadFailed: VolumeSilent.
-    """
-    size, found = await sum_of(volume, path)
-    return Image(size, f"sha256:{found.hexdigest()}")
-
-
-async def sum_of(volume: Volume, path: Path) -> tuple[int, hashlib._Hash]:
-    """Its size, and its sum to be gone on with."""
-    found, size = hashlib.sha256(), 0
-    while more := await volume.ask(_sum_up, path, size, found):
-        size += more
-    return size, found
-
-
-def _sum_up(path: Path, start: int, found: hashlib._Hash) -> int:
-    buffer, done = memoryview(bytearray(1 << 18)), 0
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while done < STEP and (size := file.readinto(buffer)):
-            found.update(buffer[:size])
-            done += size
-    return done
