@@ -65,6 +65,7 @@ ATTENTION = frozenset(
         "PCIAddressMissing",
         "PodsDoNotEnd",
         "VolumeFull",
+        "VolumeSilent",
         "WaitingForManualPowerCycleOrReboot",
     }
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from dpf.provisioning.dpu.install import NoRoom, Order, Unreachable
 from dpf.provisioning.dpu.outcome import Outcome, Progress
 from dpf.provisioning.dpu.phases import os_installing, rebooting
 from dpf.provisioning.dpu.steps import Act, Hold, Step
+from dpf.provisioning.volume import VolumeSilent
 from dpf.runtime.errors import Waiting
 from dpf.runtime.meta import Key
 from dpf_api.dpu import DPU, ConditionType
@@ -110,6 +112,7 @@ def test_a_dms_that_does_not_answer_is_a_wait_of_its_own_until_it_does() -> None
     [
         (Unreachable("refused"), "DMSUnreachable"),
         (NoRoom("no space left on device"), "VolumeFull"),
+        (VolumeSilent(Path("/bfb")), "VolumeSilent"),
         (RuntimeError("what this waited for was cancelled"), "DMSUnreachable"),
     ],
 )

@@ -15,6 +15,7 @@ from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.outcome import Outcome, Progress
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
+from dpf.provisioning.volume import VolumeSilent
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import DpfError, Waiting
 from dpf.runtime.meta import Condition, now
@@ -24,7 +25,8 @@ from dpf_api.dpu import ConditionType, Install, Phase
 INSTALLED, RUNNING = ConditionType.OS_INSTALLED, ConditionType.DMS_RUNNING
 UNREACHABLE = "DMSUnreachable"
 VOLUME_FULL = "VolumeFull"
-TROUBLE = (UNREACHABLE, VOLUME_FULL)
+VOLUME_SILENT = "VolumeSilent"
+TROUBLE = (UNREACHABLE, VOLUME_FULL, VOLUME_SILENT)
 """Reasons of waits that may last; said until it is known that they are over, though it is tried again meanwhile."""
 AGAIN = (10.0, 300.0)
 """Seconds until such a DPU has another turn: at least and at most. In between the longer, the longer the trouble lasts."""
@@ -138,7 +140,8 @@ async def begin_anew(hands: Hands, seen: Seen) -> Changes | None:
 async def try_again(hands: Hands, seen: Seen) -> Changes | None:
     """Forgets a job that something outside the card has ended, and reports its error; with back-off it is begun anew.
 
-    :raises Waiting: if DMS did not answer or has no room. Its pod, when it is ready again, wakes the DPU before the pause is over.
+    :raises Waiting: if DMS or the shared volume did not answer, or has no room. The pod, when it
+        is ready again, wakes the DPU before the pause is over.
     """
     hands.jobs.cancel(seen.dpu.key)
     error = seen.job.error if seen.job is not None else None
@@ -147,6 +150,8 @@ async def try_again(hands: Hands, seen: Seen) -> Changes | None:
     pause = min(max(AGAIN[0], seen.waited(INSTALLED) / 4), AGAIN[1])
     if isinstance(error, NoRoom):
         raise Waiting(VOLUME_FULL, f"{error}; it is tried again", retry_after=pause)
+    if isinstance(error, VolumeSilent):
+        raise Waiting(VOLUME_SILENT, f"{error.strerror}; it is tried again", retry_after=pause)
     if isinstance(error, DpfError | OSError) and not isinstance(error, Unreachable):
         raise error
     raise Waiting(UNREACHABLE, str(error), retry_after=pause)
