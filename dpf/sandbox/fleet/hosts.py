@@ -105,8 +105,11 @@ class Host:
             stored = await self._write_status(api, ready=True)
             if changes:
                 await api.patch(f"{NODES}/{self.name}", {"metadata": {"labels": changes}})
-        await api.ensure(lease_path(), lease(self.name, stored["metadata"]["uid"], times.duration))
+        await self._make_lease(api, times, stored)
         self._save()
+
+    async def _make_lease(self, api: Api, times: LeaseTimes, stored: Json) -> None:
+        await api.ensure(lease_path(), lease(self.name, stored["metadata"]["uid"], times.duration))
 
     async def _create(self, api: Api) -> Json:
         body = node(self.name, self.address, boot_id=self.boot_id, labels=self._discovery.labels)
@@ -159,7 +162,11 @@ class Host:
                 continue
             patch = {"spec": {"renewTime": timestamp().replace("Z", ".000000Z")}}
             try:
-                await api.patch(lease_path(self.name), patch)
+                try:
+                    await api.patch(lease_path(self.name), patch)
+                except NotFound:
+                    # It was that of an earlier Node of this name, and has gone with that.
+                    await self._make_lease(api, times, await api.get(f"{NODES}/{self.name}"))
             except ApiError as error:
                 log.warning("host_lease_not_renewed", host=self.name, error=str(error))
 

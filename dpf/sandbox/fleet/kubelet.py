@@ -123,20 +123,30 @@ class Kubelet:
                     http, "PATCH", f"{server}{NODES}/{name}/status", data=orjson.dumps(patch)
                 ) as response:
                     stored = orjson.loads(await response.read())
-            body = lease(name, stored["metadata"]["uid"], self._times.duration)
-            url = f"{server}{lease_path()}"
-            async with answer(http, "POST", url, accept=(409,), data=orjson.dumps(body)):
-                pass
+            await self._make_lease(http, server, name, stored["metadata"]["uid"])
+
+    async def _make_lease(self, http: aiohttp.ClientSession, server: str, name: str, uid: str) -> None:
+        body = lease(name, uid, self._times.duration)
+        async with answer(http, "POST", f"{server}{lease_path()}", accept=(409,), data=orjson.dumps(body)):
+            pass
 
     async def _renew(self, connection: CardConnection, name: str) -> bool:
-        """Renews the Lease; False if the Node (and its Lease with it) was deleted."""
+        """Renews the Lease; False if the Node was deleted.
+
+        A Lease that is gone alone is made anew: it was that of an earlier Node of this name, and has gone with that.
+        """
         patch = {"spec": {"renewTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}}
         url = f"{connection.server}{lease_path(name)}"
-        async with (
-            connection.session() as http,
-            answer(http, "PATCH", url, accept=(404,), data=orjson.dumps(patch)) as response,
-        ):
-            return response.status != 404
+        async with connection.session() as http:
+            async with answer(http, "PATCH", url, accept=(404,), data=orjson.dumps(patch)) as response:
+                if response.status != 404:
+                    return True
+            async with answer(http, "GET", f"{connection.server}{NODES}/{name}", accept=(404,)) as response:
+                if response.status == 404:
+                    return False
+                stored = orjson.loads(await response.read())
+            await self._make_lease(http, connection.server, name, stored["metadata"]["uid"])
+        return True
 
 
 class CardConnection:

@@ -12,6 +12,8 @@ import pytest
 
 from dpf.host.pci import Sysfs
 from dpf.sandbox.fleet.containers import Container, Run
+from dpf.sandbox.fleet.kubelet import LeaseTimes
+from dpf.sandbox.fleet.nodes import lease_path
 from test.integration.sandbox.conftest import Fleet, boot_id, is_ready
 
 
@@ -97,6 +99,26 @@ async def test_deleted_node_comes_back_only_with_the_next_boot(fleet: Fleet) -> 
     new = await fleet.node(fleet.dpu, card.dpu, lambda node: node["metadata"]["uid"] != old["metadata"]["uid"])
     assert is_ready(new)
     assert (await fleet.summary(card))["joins"] == 1
+
+
+async def test_lease_that_is_gone_alone_comes_back(stopped_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a Node that is made again before its earlier Lease is collected, the Lease goes later."""
+    times = LeaseTimes(40, 0.1)
+    monkeypatch.setattr(LeaseTimes, "for_fleet", lambda _: times)
+    fleet, card = stopped_fleet, stopped_fleet.cards[0]
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(fleet.run())
+        await joined(fleet)
+        for api, name in ((fleet.host, card.host), (fleet.dpu, card.dpu)):
+            uid = (await api.get(f"/api/v1/nodes/{name}"))["metadata"]["uid"]
+            old = (await api.get(lease_path(name)))["metadata"]["uid"]
+            await api.delete(lease_path(name), uid=old)
+            async for event, found in api.follow(lease_path()):
+                meta = found["metadata"]
+                if event != "DELETED" and meta["name"] == name and meta["uid"] != old:
+                    assert meta["ownerReferences"][0]["uid"] == uid
+                    break
+        running.cancel()
 
 
 async def test_card_does_not_join_without_the_host_network(fleet: Fleet) -> None:
