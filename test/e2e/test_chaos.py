@@ -49,7 +49,7 @@ COLLECTED_WITHIN = 120.0
 """Seconds that a garbage collector may take whose API server was killed."""
 DPUS_PATH = f"/apis/provisioning.dpu.nvidia.com/v1alpha1/namespaces/{NAMESPACE}/dpus"
 TAINT = {"key": "dpf.test/busy", "effect": "NoSchedule"}
-COLLECTORS = ("host-kcm", "dpu-kcm")
+COLLECTORS = ("host-controller-manager", "dpu-controller-manager")
 PROCESSES = ("provisioning-manager", "static-cluster-manager", "host-apiserver", "dpu-apiserver", "fleet")
 
 Names = set[tuple[str, str]]
