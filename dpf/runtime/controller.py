@@ -303,9 +303,13 @@ class Controller(Generic[O]):
         span, outcome, failure = None, "success", ""
         if tracing.tracer is not None:
             span = tracing.tracer.reconcile(self.name, self.kind.RESOURCE.kind, key.namespace, key.name, ident)
+        deadline = asyncio.timeout(self._timeout) if self._timeout is not None else None
         try:
-            async with asyncio.timeout(self._timeout) as deadline:
+            if deadline is None:
                 result = await self._dispatch(obj)
+            else:
+                async with deadline:
+                    result = await self._dispatch(obj)
         except asyncio.CancelledError as error:
             if being_cancelled():
                 outcome = "cancelled"
@@ -313,7 +317,7 @@ class Controller(Generic[O]):
             outcome, failure = "error", "what it waited for was cancelled"
             self._failed(queue, key, priority, cut_short(error), started)
         except Exception as error:  # noqa: BLE001  (a mistake is a retry of its object, never the end of others)
-            if isinstance(error, TimeoutError) and deadline.expired():
+            if deadline is not None and deadline.expired() and isinstance(error, TimeoutError):
                 metrics.timeouts += 1
             outcome, failure = _outcome(error)
             self._failed(queue, key, priority, error, started)

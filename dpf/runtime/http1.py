@@ -99,7 +99,7 @@ class HttpConnections:
         connection = await self._connect()
         try:
             response = await connection.begin(head, silence)
-            yield response, connection.pieces(silence)
+            yield response, connection.pieces()
         finally:
             connection.abort()
 
@@ -156,6 +156,9 @@ class _Connection(asyncio.Protocol):
         self._body: deque[bytes] = deque()
         self._buffered = 0
         self._arrived: asyncio.Future[None] | None = None
+        self._silence = self._silent_at = 0.0
+        """Of a stream: seconds without a byte that its reader waits, and when those are over."""
+        self._timer: asyncio.TimerHandle | None = None
 
     # What the pool does with it
 
@@ -170,13 +173,19 @@ class _Connection(asyncio.Protocol):
         return self._answered
 
     async def begin(self, request: bytes, silence: float) -> Response:
-        """Sends a request whose answer is streamed; returns the answer's head."""
-        self._streamed = True
+        """Sends a request whose answer is streamed; returns the answer's head.
+
+        :param silence: seconds without a byte after which this, and then :meth:`pieces`, raises :class:`TimeoutError`.
+        """
+        self._streamed, self._silence = True, silence
         async with asyncio.timeout(silence):
             return await self.exchange(request)
 
-    async def pieces(self, silence: float) -> AsyncGenerator[bytes, None]:
+    async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The body of a streamed answer."""
+        # One timer for all waits: a busy watch waits thousands of times before it fires.
+        self._silent_at = self._loop.time() + self._silence
+        self._timer = self._loop.call_at(self._silent_at, self._look_at_silence)
         while True:
             while self._body:
                 piece = self._body.popleft()
@@ -187,11 +196,23 @@ class _Connection(asyncio.Protocol):
             if self._lost is not None:
                 raise self._lost
             self._arrived = self._loop.create_future()
-            async with asyncio.timeout(silence):
-                await self._arrived
+            self._silent_at = self._loop.time() + self._silence
+            await self._arrived
+
+    def _look_at_silence(self) -> None:
+        now = self._loop.time()
+        if now < self._silent_at:
+            self._timer = self._loop.call_at(self._silent_at, self._look_at_silence)
+        elif self._arrived is not None and not self._arrived.done():
+            self._arrived.set_exception(TimeoutError())
+        else:
+            # Its reader is busy: silence counts from when it waits.
+            self._timer = self._loop.call_at(now + self._silence, self._look_at_silence)
 
     def abort(self, why: str = "the connection was given up") -> None:
         """Ends the connection at once."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._socket is not None:
             self._socket.abort()
         self._lose(ConnectionLost(why))

@@ -291,7 +291,7 @@ class Informer(Generic[T]):
         restored = version < self.watched_version
         hidden, self._deleted_here = set() if restored else self._deleted_here, set()
         for raw in raws:
-            record = _record(raw)
+            record = _record(raw, wire.identity(raw))
             if hidden and (uid := record.uid) in hidden:
                 self._deleted_here.add(uid)
                 continue
@@ -312,7 +312,9 @@ class Informer(Generic[T]):
             if key not in fresh:
                 self._tell(Change(self, "DELETED", known, None, final_state_unknown=True))
         for key, record in fresh.items():
-            self._changed(old.get(key), record, initial=initial)
+            before = old.get(key)
+            remade = before is not None and before is not record and before.uid != record.uid
+            self._changed(before, record, remade=remade, initial=initial)
         self.synced.set()
 
     def apply(self, event_type: str, raw: bytes | msgspec.Raw) -> None:
@@ -327,12 +329,13 @@ class Informer(Generic[T]):
         if event_type == "DELETED":
             self._deleted_here.discard(identity.uid)
             if known is not None and known.uid == identity.uid:
-                self._remove(known, _record(wire.slim(raw)))
+                self._remove(known, _record(wire.slim(raw), identity))
             return
         # The echo of our own write, and what is older than it, is known: most events of a busy controller.
         stale = known is not None and known.version >= version
         if not stale and identity.uid not in self._deleted_here:
-            self._store(known, _record(wire.slim(raw)))
+            remade = known is not None and known.uid != identity.uid
+            self._store(known, _record(wire.slim(raw), identity), remade=remade)
 
     def bookmark(self, version: int) -> None:
         """Takes that the watch has shown everything up to a version."""
@@ -345,15 +348,18 @@ class Informer(Generic[T]):
 
         :param based_on: the resourceVersion that the write was locked on, if it was.
         """
-        record = _record(raw)
-        known = self._records.get(record.key)
-        if record.version <= (known.version if known is not None else self.watched_version):
+        key, uid, version = obj.key, obj.uid, wire.version_of(obj.metadata.resource_version)
+        known = self._records.get(key)
+        if version <= (known.version if known is not None else self.watched_version):
             return
-        if record.uid in self._deleted_here or (known is None and not self.synced.is_set()):
+        if uid in self._deleted_here or (known is None and not self.synced.is_set()):
             return
+        record = Record(Key(intern(key.namespace), key.name), version, raw)
         record.view = weakref.ref(obj, record.forget_view)
         only_ours = known is not None and based_on != "" and known.version == wire.version_of(based_on)
-        self._store(known, record, origin=ORIGIN.get() if only_ours else None)
+        # What a lock held on is the same object.
+        remade = known is not None and not only_ours and known.uid != uid
+        self._store(known, record, remade=remade, origin=ORIGIN.get() if only_ours else None)
 
     def removed(self, obj: Object) -> None:
         """Takes that a delete of ours removed the object for good; older events of it that still come are dropped."""
@@ -364,10 +370,10 @@ class Informer(Generic[T]):
 
     # Within
 
-    def _store(self, known: Record | None, record: Record, *, origin: object | None = None) -> None:
+    def _store(self, known: Record | None, record: Record, *, remade: bool, origin: object | None = None) -> None:
         self._records[record.key] = record
         self._reindex(record.key, record)
-        self._changed(known, record, origin=origin)
+        self._changed(known, record, remade=remade, origin=origin)
 
     def _remove(self, known: Record, last: Record) -> None:
         del self._records[known.key]
@@ -375,11 +381,21 @@ class Informer(Generic[T]):
         self._tell(Change(self, "DELETED", last, None))
 
     def _changed(
-        self, known: Record | None, record: Record, *, initial: bool = False, origin: object | None = None
+        self,
+        known: Record | None,
+        record: Record,
+        *,
+        remade: bool,
+        initial: bool = False,
+        origin: object | None = None,
     ) -> None:
+        """Tells of a record in another's place.
+
+        :param remade: whether that was of another object of the same name.
+        """
         if known is record:
             return
-        if known is not None and known.uid != record.uid:
+        if known is not None and remade:
             self._tell(Change(self, "DELETED", known, None, final_state_unknown=True))
             known = None
         kind = "ADDED" if known is None else "MODIFIED"
@@ -416,6 +432,5 @@ class Informer(Generic[T]):
         return [obj for record in records if (obj := self.view(record)) is not None]
 
 
-def _record(raw: bytes) -> Record:
-    identity = wire.identity(raw)
+def _record(raw: bytes, identity: wire.Identity) -> Record:
     return Record(Key(intern(identity.namespace), identity.name), wire.version_of(identity.resource_version), raw)

@@ -10,6 +10,7 @@ a client.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,6 +57,14 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
+def _quoted(part: str) -> str:
+    """A part of a path; what names are made of needs no quoting, and each request has four of them."""
+    return part if _PLAIN.fullmatch(part) else quote(part, safe="")
+
+
+_PLAIN = re.compile(r"[a-z0-9.-]+")
+
+
 class Key(NamedTuple):
     """Namespace and name of an object; the namespace is empty for cluster-scoped kinds."""
 
@@ -83,10 +92,8 @@ class Resource:
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
         """The URL path of the collection, an object or one of its subresources; all namespaces if none is given."""
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
-        scope = f"/namespaces/{quote(namespace, safe='')}" if namespace and self.namespaced else ""
-        return f"{root}{scope}/{self.plural}" + "".join(
-            f"/{quote(part, safe='')}" for part in (name, subresource) if part
-        )
+        scope = f"/namespaces/{_quoted(namespace)}" if namespace and self.namespaced else ""
+        return f"{root}{scope}/{self.plural}" + "".join(f"/{_quoted(part)}" for part in (name, subresource) if part)
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural

@@ -7,7 +7,6 @@ object). What predicates and indexes need of the metadata is decoded on demand i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -183,12 +182,14 @@ class LineSplitter:
     def __init__(self) -> None:
         self._parts: list[bytes] = []
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yields each line that the chunk completes, without its newline; empty lines are left out."""
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The lines that the chunk completes, without their newlines; empty lines are left out."""
         if b"\n" not in chunk:
             self._parts.append(chunk)
-            return
-        first, *rest = chunk.split(b"\n")
-        self._parts.append(first)
-        yield from filter(None, [b"".join(self._parts), *rest[:-1]])
-        self._parts = [rest[-1]] if rest[-1] else []
+            return []
+        *lines, rest = chunk.split(b"\n")
+        if self._parts:
+            self._parts.append(lines[0])
+            lines[0] = b"".join(self._parts)
+        self._parts = [rest] if rest else []
+        return [line for line in lines if line]
