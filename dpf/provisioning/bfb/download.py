@@ -5,7 +5,8 @@
 * An image that the volume has no room for is not begun. One that fills it up nevertheless is removed: cards need the room.
 * The deadline is on silence, not on the whole: a large image over a thin line is fine.
 * Length and, where one is known, checksum must be right before the file gets its name. The checksum is worked out as the bytes
-  come, and while one piece is written and summed the next one is received.
+  come, and while one piece is written and summed the next one is received. What is written goes to the disk meanwhile, so that
+  little is left to wait for at the end.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ from dpf.provisioning.bfb.source import DownloadFailed, Image, Source, shown
 from dpf.provisioning.bfb.storage import RESERVE, digest, publish, remove, room, sum_of, tag_of
 from dpf.provisioning.volume import Volume, VolumeSilent
 
+SYNC_EVERY = 64 << 20
+"""Bytes after which the disk is told to take what is there; nobody waits for it until the end."""
 PIECE = 1 << 19
 """Bytes written at once; a download holds two such pieces in memory, one that is written and one that comes."""
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -180,24 +184,30 @@ async def _write(
     volume: Volume, part: Path, sink: Sink, response: aiohttp.ClientResponse, have: int, total: int, told: Told
 ) -> None:
     writing: asyncio.Future[None] | None = None
+    syncing: asyncio.Future[None] | None = None
     pieces: list[bytes] = []
-    size = 0
+    size, synced = 0, have
     try:
-        async for piece in response.content.iter_any():
+        async for piece, _ in response.content.iter_chunks():
             pieces.append(piece)
             size += len(piece)
             if size < PIECE:
                 continue
             if writing is not None:
                 await volume.ended(writing)
+            if have - synced >= SYNC_EVERY and (syncing is None or syncing.done()):
+                if syncing is not None:
+                    syncing.result()
+                syncing, synced = volume.begin(part, os.fdatasync, sink.file.fileno()), have
             have += size
             told(have, total)
             writing = volume.begin(part, sink.put, pieces)
             pieces, size = [], 0
     finally:
         # Also of a download that breaks off: what came is kept, and the file is left alone by the time it is closed.
-        if writing is not None:
-            await volume.ended(writing)
+        for begun in (syncing, writing):
+            if begun is not None:
+                await volume.ended(begun)
         if pieces:
             await volume.write(part, sink.put, pieces)
             told(have + size, total)
