@@ -205,9 +205,12 @@ async def _write(
             pieces, size = [], 0
     finally:
         # Also of a download that breaks off: what came is kept, and the file is left alone by the time it is closed.
-        for begun in (syncing, writing):
-            if begun is not None:
-                await volume.ended(begun)
+        try:
+            if syncing is not None:
+                await volume.ended(syncing)
+        finally:
+            if writing is not None:
+                await volume.ended(writing)
         if pieces:
             await volume.write(part, sink.put, pieces)
             told(have + size, total)

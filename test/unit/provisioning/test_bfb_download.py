@@ -216,6 +216,36 @@ async def test_a_volume_that_fills_up_is_left_with_the_room_it_had(
     assert get.target.read_bytes() == BODY
 
 
+async def test_what_is_written_goes_to_the_disk_while_the_rest_comes(
+    get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SYNC_EVERY", module.PIECE)
+    sync, synced = os.fdatasync, asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def told(descriptor: int) -> None:
+        sync(descriptor)
+        loop.call_soon_threadsafe(synced.set)
+
+    monkeypatch.setattr(os, "fdatasync", told)
+    await get(server.url, SHA)
+    await synced.wait()
+
+
+async def test_a_disk_that_fails_behind_a_write_fails_the_download(
+    get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SYNC_EVERY", module.PIECE)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        assert "Input/output error" in await get.fails("VolumeFailed", server.url)
+    await get(server.url, SHA)
+
+
 def _free(monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     """The volume has so much room for images."""
     usage = (1 << 40, 0, storage.RESERVE + room)
