@@ -17,14 +17,14 @@ help: ## this list
 setup: $(VENV)/.installed ## the virtual environment with pinned packages and the console scripts
 
 $(VENV)/.installed: requirements.lock pyproject.toml
-	@echo "setup: installing pinned packages into $(VENV) (under a minute)"
+	@echo "setup: installing pinned packages into $(VENV) (under a minute)" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 control-planes: setup ## etcd, kube-apiserver and kube-controller-manager, built once and cached
-	@$(BIN)/python -m dpf.sandbox.controlplane build
+	@$(BIN)/python -m dpf.sandbox.controlplane build >/dev/null
 
 demo: control-planes ## the main job: a sandbox, a DPUSet, Ready DPUs, a summary, all taken down (DPUS=4)
 	@$(BIN)/dpfctl sandbox demo --dpus $(DPUS)

@@ -1,8 +1,8 @@
 """``dpfctl sandbox demo``: the main job before your eyes, from nothing to Ready DPUs and back to nothing.
 
 What is shown is read by a watch of the DPUs, as ``kubectl get dpus -w`` would; with a terminal as a table that changes in
-place, else as one line per change. It fails if a DPU ends in Error, if not all are Ready in time, or if a card was flashed or
-joined other than once.
+place, else as one line per change. It fails if a DPU ends in Error, if not all are Ready in time, if a card was flashed, joined or
+had its host rebooted other than once, if a process had to be restarted, or if the sandbox cannot be taken down.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ from dpf_api.dpu import Phase
 DPUS = "/apis/provisioning.dpu.nvidia.com/v1alpha1/dpus"
 ORDER = [phase.value for phase in Phase]
 """Phases as a DPU goes through them."""
+ONCE = ("installs", "activates", "hostReboots", "joins")
+"""What must have been done to each card exactly once."""
 ROWS = 24
 """Rows of the live table; a bigger fleet shows those that changed last."""
 
@@ -66,9 +68,19 @@ def run_demo(arguments: argparse.Namespace) -> int:
     except (DemoFailed, DpfError, control.ControlError) as error:
         complain(f"error: {error}\nThe logs are in {layout.logs}")
     finally:
-        take_down(layout, keep_logs=failed)
-        say(f"Everything is taken down again; it took {monotonic() - started:.0f} s in all.")
+        failed |= not _taken_down(layout, keep_logs=failed)
+        say(f"It took {monotonic() - started:.0f} s in all.")
     return int(failed)
+
+
+def _taken_down(layout: Layout, *, keep_logs: bool) -> bool:
+    try:
+        take_down(layout, keep_logs=keep_logs)
+    except control.ControlError as error:
+        complain(f"error: {error}")
+        return False
+    say("Everything is taken down again.")
+    return True
 
 
 async def _provision(layout: Layout, dpus: int) -> None:
@@ -84,15 +96,18 @@ async def _provision(layout: Layout, dpus: int) -> None:
             async with asyncio.timeout(limit):
                 await _watch(api, journey, dpus)
         except TimeoutError:
-            raise DemoFailed(f"after {limit:.0f} s not all DPUs are Ready:\n{table(journey.rows())}") from None
+            rows = journey.rows()
+            shown = table(rows) if rows else "there is none: look at the log of provisioning-manager"
+            raise DemoFailed(f"after {limit:.0f} s not all DPUs are Ready:\n{shown}") from None
         after = [await requests(server) for server in (api, dpu_api)]
     cards = await control.ask(layout.fleet_socket, "GET", "/cards")
+    processes = await control.ask(layout.control_socket, "GET", "/processes")
     say(journey.summary())
     for name, old, new in zip(("host", "DPU"), before, after, strict=True):
         total = sum(new.values()) - sum(old.values())
         writes = sum(new[verb] - old[verb] for verb in ("POST", "PUT", "PATCH", "DELETE", "APPLY"))
         say(f"{name} cluster: {total / dpus:.1f} requests per DPU by everybody, {writes / dpus:.1f} of them writes")
-    _check_cards(cards)
+    check(cards, processes)
     say("Each card was flashed once, and joined the DPU cluster once.")
     say(
         '\nTry next:\n  dpfctl sandbox up && eval "$(dpfctl sandbox env)"\n  dpfctl sandbox samples | kubectl apply -f -'
@@ -100,10 +115,19 @@ async def _provision(layout: Layout, dpus: int) -> None:
     say("  kubectl get dpus -A -w\n  dpfctl sandbox kill provisioning-manager\n")
 
 
-def _check_cards(cards: list[dict[str, Any]]) -> None:
-    wrong = [card for card in cards if (card["activates"], card["installs"], card["joins"]) != (1, 1, 1)]
+def check(cards: list[dict[str, Any]], processes: list[dict[str, Any]]) -> None:
+    """Whether everything was done once.
+
+    :param cards: as ``dpfctl sandbox cards`` has them.
+    :param processes: as ``dpfctl sandbox ps`` has them. Pods of hosts that were rebooted started again with them.
+    :raises DemoFailed: if not.
+    """
+    wrong = [card for card in cards if {card[what] for what in ONCE} != {1}]
     if wrong:
-        raise DemoFailed(f"these cards were not flashed and joined exactly once:\n{table(wrong)}")
+        raise DemoFailed(f"these cards were not flashed, rebooted and joined exactly once:\n{table(wrong)}")
+    dead = [each for each in processes if each["restarts"] and not each["name"].endswith(("-dms", "-hostnetwork"))]
+    if dead:
+        raise DemoFailed(f"these processes ended and were started again:\n{table(dead)}")
 
 
 async def _watch(api: Api, journey: Journey, dpus: int) -> None:

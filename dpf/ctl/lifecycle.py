@@ -75,14 +75,20 @@ async def _await_ready(layout: Layout, supervisor: subprocess.Popen[bytes], tell
 
 
 def take_down(layout: Layout, *, keep_logs: bool = False) -> None:
-    """Ends the sandbox, if one runs, and removes its data."""
+    """Ends the sandbox, if one runs, and removes its data.
+
+    :raises ControlError: if it does not end; its data stays.
+    """
     if runs(layout):
         asyncio.run(_end(layout))
     _clear(layout, keep_logs=keep_logs)
 
 
 async def _end(layout: Layout) -> None:
-    """Asks the supervisor to end and returns when its process has."""
+    """Asks the supervisor to end and returns when its process has.
+
+    :raises ControlError: if it does not, within :data:`GONE_WITHIN`.
+    """
     answer = await control.ask(layout.control_socket, "GET", "/pid")
     with suppress(ProcessLookupError):
         descriptor = os.pidfd_open(answer["pid"])
@@ -90,7 +96,9 @@ async def _end(layout: Layout) -> None:
             # It may be gone before it has answered.
             with suppress(ControlError):
                 await control.ask(layout.control_socket, "POST", "/down")
-            await asyncio.to_thread(select.select, [descriptor], [], [], GONE_WITHIN)
+            ended, _, _ = await asyncio.to_thread(select.select, [descriptor], [], [], GONE_WITHIN)
+            if not ended:
+                raise ControlError(f"the sandbox does not end: see {layout.logs}, and kill process {answer['pid']}")
         finally:
             os.close(descriptor)
 

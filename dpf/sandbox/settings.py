@@ -11,7 +11,7 @@ from dpf.sandbox.fleet.cardstate import Durations
 from dpf.sandbox.fleet.disk import write_private
 from dpf.sandbox.layout import Inventory, Layout
 
-LARGEST_WITH_PROCESSES = 16
+LARGEST_WITH_PROCESSES = 48
 """DPUs up to which every ``dms`` is a process of its own."""
 
 VISIBLE_DELAYS = Durations(install=4.0, boot=1.5, host_reboot=2.0)

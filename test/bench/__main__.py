@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import traceback
 
 from dpf.runtime import log
 from test.bench import admission, bfb, framework, isolation, plan, system, upkeep
@@ -31,11 +32,18 @@ def main() -> int:
     parser.add_argument("--only", choices=BENCHES, help="one bench alone")
     only = parser.parse_args().only
     log.configure("warning", "console")
+    failed = 0
     for bench in [BENCHES[only]] if only else dict.fromkeys(BENCHES.values()):
-        for result in asyncio.run(bench()):
+        try:
+            results = asyncio.run(bench())
+        except Exception:  # noqa: BLE001  (whatever it is, the others are measured all the same)
+            traceback.print_exc()
+            failed = 1
+            continue
+        for result in results:
             sys.stdout.write(result.line() + "\n")
             sys.stdout.flush()
-    return 0
+    return failed
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ from dpf.sandbox.settings import Settings
 from dpf_api.bfb import BFB
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU, Phase
-from test.bench.result import Result, say
+from test.bench.result import Result, median, say, spread
 
 SIZES = (10, 100, 1000)
+ROUNDS = 3
 REST = 60.0
 """Seconds that a fleet at rest is watched."""
 TICK = os.sysconf("SC_CLK_TCK")
@@ -191,58 +192,105 @@ async def _at_rest(box: Sandbox) -> float:
     return (after - before) * 60 / REST
 
 
+@dataclass(frozen=True)
+class Figure:
+    """What is told of a fleet of each size.
+
+    :param everywhere: whether the goal holds for every size, or for the largest alone.
+    :param upstream: what DPF v24.10 takes for the largest.
+    """
+
+    field: str
+    name: str
+    unit: str
+    goal: float
+    everywhere: bool
+    upstream: str = ""
+
+    def result(self, dpus: int, values: list[float]) -> Result:
+        """The median of some runs."""
+        largest = dpus == SIZES[-1]
+        return Result(
+            f"provision.{dpus}.{self.name}",
+            median(values),
+            self.unit,
+            self.goal if largest or self.everywhere else None,
+            compared_with=f"DPF v24.10: {self.upstream}" if largest and self.upstream else "",
+            detail=spread(values),
+        )
+
+
+FIGURES = (
+    Figure("wall", "wall", "s", 180.0, everywhere=False, upstream="654"),
+    Figure("first", "first_ready", "s", 10.0, everywhere=True, upstream="297"),
+    Figure("requests", "requests", "requests per DPU", 18.0, everywhere=True, upstream="33 to 42"),
+    Figure("writes", "writes", "writes per DPU", 15.0, everywhere=True),
+    Figure("cpu_ms", "cpu", "ms CPU per DPU", 80.0, everywhere=False, upstream="535"),
+    Figure("peak_mib", "peak_rss", "MiB", 200.0, everywhere=True, upstream="210"),
+)
+AT_REST = Figure("", "rest", "requests per minute", 60.0, everywhere=False, upstream="24 per DPU")
+
+
 async def fleet() -> list[Result]:
-    """10, 100 and 1,000 DPUs."""
+    """10, 100 and 1,000 DPUs, each the median of three runs in sandboxes of their own."""
     results: list[Result] = []
     cpu: dict[int, float] = {}
     for dpus in SIZES:
-        async with sandbox(dpus) as box:
-            run = await provision(box, dpus)
-            cpu[dpus] = run.cpu_ms
-            largest = dpus == SIZES[-1]
-            name = f"provision.{dpus}"
-            results += [
-                Result(f"{name}.wall", run.wall, "s", 180.0 if largest else None),
-                Result(f"{name}.first_ready", run.first, "s", 10.0),
-                Result(f"{name}.requests", run.requests, "requests per DPU", 18.0),
-                Result(f"{name}.writes", run.writes, "writes per DPU", 15.0),
-                Result(f"{name}.cpu", run.cpu_ms, "ms CPU per DPU", 80.0 if largest else None),
-                Result(f"{name}.peak_rss", run.peak_mib, "MiB", 200.0),
-            ]
-            say(f"{dpus} DPUs: {run}")
-            if largest:
-                results.append(Result(f"{name}.rest", await _at_rest(box), "requests per minute", 60.0))
+        largest = dpus == SIZES[-1]
+        runs, rest = [], []
+        for _ in range(ROUNDS):
+            async with sandbox(dpus) as box:
+                runs.append(await provision(box, dpus))
+                say(f"{dpus} DPUs: {runs[-1]}")
+                if largest:
+                    rest.append(await _at_rest(box))
+        cpu[dpus] = median([run.cpu_ms for run in runs])
+        results += [figure.result(dpus, [getattr(run, figure.field) for run in runs]) for figure in FIGURES]
+        if largest:
+            results.append(AT_REST.result(dpus, rest))
     growth = cpu[SIZES[-1]] / cpu[100]
-    results.append(Result("provision.cpu_growth", growth, "CPU per DPU at 1,000 over 100", 1.2))
-    return results
+    unit = "CPU per DPU at 1,000 over 100"
+    return [*results, Result("provision.cpu_growth", growth, unit, 1.2, compared_with="DPF v24.10: 2.8")]
 
 
 async def one() -> list[Result]:
     """One DPU from applied to Ready; the median of three."""
     walls = []
-    for _ in range(3):
+    for _ in range(ROUNDS):
         async with sandbox(1) as box:
             walls.append((await provision(box, 1)).wall)
-    return [Result("one", sorted(walls)[1], "s", 3.0, detail=f"{min(walls):.2f} to {max(walls):.2f} in 3 runs")]
+    return [Result("one", median(walls), "s", 3.0, compared_with="DPF v24.10: 15 to 21", detail=spread(walls))]
 
 
 async def footprint() -> list[Result]:
-    """What a manager takes before it has anything to do: time until its caches are filled, and memory then."""
+    """What a manager takes before it has anything to do: time until its caches are filled, the median of three, and memory at
+    idle."""
     results = []
     async with sandbox(1) as box:
         for name, process in box.processes.items():
-            seconds = await _restart(box, name)
-            await asyncio.sleep(3)
-            rows = await control.ask(box.layout.control_socket, "GET", "/processes")
-            process = Process(name, next(row["pid"] for row in rows if row["name"] == name))
+            starts = [await _start(box, name) for _ in range(ROUNDS)]
+            peer = "controller-runtime: "
             results += [
-                Result(f"footprint.{name}.start", seconds, "s from exec to caches filled", 1.0),
-                Result(f"footprint.{name}.rss", process.memory("VmRSS"), "MiB at idle", 64.0),
+                Result(
+                    f"footprint.{name}.start",
+                    median(starts),
+                    "s from exec to caches filled",
+                    1.0,
+                    compared_with=f"{peer}0.1",
+                    detail=spread(starts),
+                ),
+                Result(
+                    f"footprint.{name}.rss",
+                    process.memory("VmRSS"),
+                    "MiB at idle",
+                    64.0,
+                    compared_with=f"{peer}48",
+                ),
             ]
     return results
 
 
-async def _restart(box: Sandbox, name: str) -> float:
+async def _start(box: Sandbox, name: str) -> float:
     """Starts a second process of the manager with the first one's flags and takes the time until it is ready."""
     flags = Path(f"/proc/{box.processes[name].pid}/cmdline").read_bytes().decode().split("\0")[:-1]
     health = "127.0.0.1:18081"

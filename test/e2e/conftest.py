@@ -27,7 +27,8 @@ from dpf.sandbox.manifests import Applier
 from dpf.sandbox.settings import Settings
 from dpf_api.dpu import DPU, Phase
 
-HOSTS = 32
+HOSTS = 48
+"""No more than have a ``dms`` of their own each."""
 READY_WITHIN = 90.0
 LOOK = 0.2
 """Seconds between looks at what nobody tells of."""
@@ -95,6 +96,17 @@ class Box:
                     return
                 except ControlError:
                     await asyncio.sleep(LOOK)
+
+    async def pid(self, process: str) -> int | None:
+        """A process's id, once it runs; None of one that is none of its own."""
+        async with asyncio.timeout(READY_WITHIN):
+            while True:
+                rows = await control.ask(self.layout.control_socket, "GET", "/processes")
+                found: dict[str, Any] | None = next((row for row in rows if row["name"] == process), None)
+                if found is not None and (found["pid"] is not None or found["ready"]):
+                    pid: int | None = found["pid"]
+                    return pid
+                await asyncio.sleep(LOOK)
 
     async def card(self, dpu: str) -> dict[str, Any]:
         """What was done to the card."""

@@ -30,6 +30,7 @@ from dpf.sandbox.control import ControlError
 from dpf.sandbox.fleet.disk import read_json
 from dpf.sandbox.layout import NAMESPACE, Layout
 from dpf.sandbox.manifests import Applier
+from dpf.sandbox.processes import tail
 from dpf.sandbox.settings import Settings
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
@@ -124,7 +125,10 @@ class Chaos:
                     if not missing:
                         return
         except TimeoutError:
-            raise AssertionError(f"not Ready with {bfb}: {missing}") from None
+            said = [
+                f"{log.name}:\n{tail(log)}" for dpu in missing for log in (self.layout.logs / "pods").glob(f"{dpu}*")
+            ]
+            raise AssertionError("\n".join([f"not Ready with {bfb}: {missing}", *said])) from None
 
     async def booted(self) -> None:
         """Returns when every card runs and its kubelet has registered its Node since it booted last.

@@ -86,6 +86,8 @@ class Kubelet:
         pem = await self._bootstrap.certificate(info, configuration.join, configuration.hostname)
         write_private(card.folder / "kubelet.pem", pem)
         _Identity(info, registered_boot=-1).save(card.folder)
+        # Before its Node is there, by which everybody else sees that it has joined.
+        card.count_join()
 
     async def _keep_node(self, card: Card, name: str, identity: _Identity) -> None:
         async with CardConnection(card, identity, self._keep) as connection:
@@ -96,11 +98,8 @@ class Kubelet:
                     log.warning("card_registration_failed", card=card.name, error=str(error))
                     await asyncio.sleep(LONGEST_RETRY)
                     continue
-                first = identity.registered_boot < 0
                 identity = _Identity(identity.info, card.record.counters.boots)
                 identity.save(card.folder)
-                if first:
-                    card.count_join()
                 log.info("card_node_registered", card=card.name, node=name)
             alive = True
             while alive:

@@ -69,16 +69,41 @@ def plug(sysfs: Path, card: Hardware) -> None:
         function = sysfs / "bus" / "pci" / "devices" / f"{card.slot}.{port}"
         if function.exists():
             continue
-        (function / "net" / netdev).mkdir(parents=True)
-        files = {"vendor": VENDOR, "device": BLUEFIELD_3, "sriov_totalvfs": str(OFFERED), "sriov_numvfs": "0"}
-        for name, content in files.items():
-            (function / name).write_text(f"{content}\n")
-        if port == 0:
-            rdma = function / "infiniband" / f"mlx5_{card.number}"
-            rdma.mkdir(parents=True)
-            (rdma / "board_id").write_text(f"{card.psid}\n")
-            vital = {"PN": card.part, "EC": "A6", "SN": card.serial or serial_number(card.slot)}
-            (function / "vpd").write_bytes(vital_product_data(card.product, vital))
+        with _appearing(function) as made:
+            (made / "net" / netdev).mkdir(parents=True)
+            files = {"vendor": VENDOR, "device": BLUEFIELD_3, "sriov_totalvfs": str(OFFERED), "sriov_numvfs": "0"}
+            for name, content in files.items():
+                (made / name).write_text(f"{content}\n")
+            if port == 0:
+                rdma = made / "infiniband" / f"mlx5_{card.number}"
+                rdma.mkdir(parents=True)
+                (rdma / "board_id").write_text(f"{card.psid}\n")
+                vital = {"PN": card.part, "EC": "A6", "SN": card.serial or serial_number(card.slot)}
+                (made / "vpd").write_bytes(vital_product_data(card.product, vital))
+
+
+@contextmanager
+def _appearing(function: Path) -> Iterator[Path]:
+    """A folder to be filled, which is then the function's: a fleet may be killed at any time, and what it leaves is a function
+    or none."""
+    made = _aside(function)
+    made.mkdir(parents=True)
+    yield made
+    function.parent.mkdir(parents=True, exist_ok=True)
+    made.replace(function)
+
+
+def _vanish(function: Path) -> None:
+    """Takes a function away, all of it at once."""
+    if function.exists():
+        shutil.rmtree(function.replace(_aside(function)))
+
+
+def _aside(function: Path) -> Path:
+    """A name for a folder that is no function, or no more; whatever a dead fleet left there is gone."""
+    aside = function.parent.parent / f".{function.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    return aside
 
 
 @dataclass
@@ -192,7 +217,7 @@ class SimulatedSysfs(Sysfs):
             raise OSError(16, "Device or resource busy")
         for function in self.virtual(address):
             self._network.remove(self.netdev(function))
-            shutil.rmtree(self.devices / function)
+            _vanish(self.devices / function)
         self.write_count(address, number)
         self.show(address)
 
@@ -214,10 +239,11 @@ class SimulatedSysfs(Sysfs):
             function, name = f"{slot[:-2]}{1 + index // 8 + 2 * int(port):02x}.{index % 8}", f"{netdev}v{index}"
             made = self.devices / function
             if not made.exists():
-                (made / "net" / name).mkdir(parents=True)
-                (made / "vendor").write_text(f"{VENDOR}\n")
-                (made / "device").write_text(f"{VIRTUAL}\n")
-                (made / "driver").symlink_to("../../drivers/mlx5_core")
+                with _appearing(made) as new:
+                    (new / "net" / name).mkdir(parents=True)
+                    (new / "vendor").write_text(f"{VENDOR}\n")
+                    (new / "device").write_text(f"{VIRTUAL}\n")
+                    (new / "driver").symlink_to("../../drivers/mlx5_core")
             if not (folder / f"virtfn{index}").is_symlink():
                 (folder / f"virtfn{index}").symlink_to(f"../{function}")
             self._network.add(name)

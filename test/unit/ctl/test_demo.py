@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpf.ctl.demo import Journey, requests
+import pytest
+
+from dpf.ctl.demo import DemoFailed, Journey, check, requests
 
 
 def dpu(name: str, phase: str, message: str = "") -> dict[str, Any]:
@@ -39,6 +41,25 @@ def test_summary_has_the_time_per_phase() -> None:
         journey.observe(dpu("a", phase))
     assert "1 DPUs are Ready" in journey.summary()
     assert "OS Installing" in journey.summary()
+
+
+def card(**other: Any) -> dict[str, Any]:
+    return {"dpu": "a", "installs": 1, "activates": 1, "hostReboots": 1, "joins": 1} | other
+
+
+def test_everything_is_as_it_should_be_when_all_was_done_once() -> None:
+    check([card()], [{"name": "fleet", "restarts": 0}, {"name": "a-dms", "restarts": 1}])
+
+
+@pytest.mark.parametrize("what", ["installs", "activates", "hostReboots", "joins"])
+def test_a_card_to_which_something_was_done_twice_fails_the_demo(what: str) -> None:
+    with pytest.raises(DemoFailed, match="exactly once"):
+        check([card(), card(**{what: 2})], [])
+
+
+def test_a_manager_that_had_to_be_restarted_fails_the_demo() -> None:
+    with pytest.raises(DemoFailed, match="provisioning-manager"):
+        check([card()], [{"name": "provisioning-manager", "restarts": 1}])
 
 
 METRICS = """\
