@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dpf.runtime.errors import ApiError
+from dpf.runtime.errors import ApiError, NotFound
 from dpf.runtime.log import get_logger
 from dpf.sandbox.api import Api, Json, path_of
 from dpf.sandbox.fleet.containers import EntryPoint
@@ -23,6 +23,8 @@ from dpf.sandbox.layout import Layout
 log = get_logger(__name__)
 
 PODS = "/api/v1/pods"
+RETRY = 1.0
+"""Seconds until what the API server did not take is tried again."""
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Pods:
                 group.create_task(self._stop(uid, entry, delete=False))
         elif pod["metadata"].get("deletionTimestamp"):
             if entry is None and target(pod) in self._hosts and pod["spec"].get("nodeName"):
-                group.create_task(self._api.delete(path_of(pod, "pods"), uid=uid))
+                group.create_task(self._remove(pod))
             elif entry is not None and not entry.stopping:
                 entry.stopping = True
                 group.create_task(self._stop(uid, entry, delete=True))
@@ -132,18 +134,29 @@ class Pods:
         entry.worker.volumes.remove()
         del self._entries[uid]
         if delete:
+            await self._remove(entry.worker.pod)
+
+    async def _remove(self, pod: Json) -> None:
+        """Removes a pod that has ended from the API, however long its server is away."""
+        while True:
             try:
-                await self._api.delete(path_of(entry.worker.pod, "pods"), uid=uid)
+                await self._api.delete(path_of(pod, "pods"), uid=pod["metadata"]["uid"])
+                return
             except ApiError as error:
-                log.warning("pod_not_removed", pod=entry.worker.pod["metadata"]["name"], error=str(error))
+                log.warning("pod_not_removed", pod=pod["metadata"]["name"], error=str(error))
+            await asyncio.sleep(RETRY)
 
 
 async def _guarded(worker: PodWorker) -> None:
-    """Runs a pod such that its failure is its own: the other pods go on."""
-    try:
-        await worker.run()
-    except (OSError, ExceptionGroup) as error:
-        log.error("pod_worker_failed", pod=worker.pod["metadata"]["name"], error=repr(error))
+    """Runs a pod such that its failure is its own, and passes: the other pods go on, and it is tried again."""
+    while True:
+        try:
+            await worker.run()
+        except NotFound:
+            return
+        except (ApiError, OSError, ExceptionGroup) as error:
+            log.error("pod_worker_failed", pod=worker.pod["metadata"]["name"], error=repr(error))
+        await asyncio.sleep(RETRY)
 
 
 def target(pod: Json) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dpf.runtime.errors import ApiError, NotFound
+from dpf.runtime.errors import ApiError, Conflict, NotFound
 from dpf.runtime.log import get_logger
 from dpf.sandbox.api import Api, Json, path_of
 from dpf.sandbox.fleet.cards import Card
@@ -101,8 +101,7 @@ class PodWorker:
 
     async def run(self) -> None:
         """Binds the pod to its host if need be, and keeps it running until cancelled."""
-        if not await self._bind():
-            return
+        await self._bind()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._report())
             self._dirty.set()
@@ -120,20 +119,19 @@ class PodWorker:
             elif slot.task is not None:
                 slot.task.cancel()
 
-    async def _bind(self) -> bool:
-        """Whether the pod is bound to its host now."""
+    async def _bind(self) -> None:
+        """Returns when the pod is bound to its host.
+
+        :raises ApiError: if that is not taken. That it is bound already, by a try whose answer was lost, is as good.
+        """
         if self.pod["spec"].get("nodeName"):
-            return True
+            return
         metadata = self.pod["metadata"]
         target = {"apiVersion": "v1", "kind": "Node", "name": self.host.name}
         body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": metadata["name"]}, "target": target}
-        try:
+        with suppress(Conflict):
             await self.api.create(path_of(self.pod, "pods", subresource="binding"), body)
-        except ApiError as error:
-            log.info("pod_not_bound", pod=metadata["name"], host=self.host.name, error=str(error))
-            return False
         self.pod["spec"]["nodeName"] = self.host.name
-        return True
 
     async def _keep(self, slot: _Slot) -> None:
         """Runs a container again and again."""
