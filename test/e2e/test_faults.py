@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dpf.runtime import conditions
+from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually
 from dpf.sandbox.layout import NAMESPACE
+from dpf_api.bfb import BFB, BFBSpec
 from dpf_api.dpu import DPU, Phase
+from dpf_api.dpuset import DPUSet, StrategyType
 from test.e2e.conftest import Box
 
 
@@ -74,3 +77,34 @@ async def test_a_card_that_never_joins_says_what_is_waited_for(box: Box, host: s
     assert waiting.status.reason
     assert dpu in waiting.status.message
     await box.fault(dpu, "")
+
+
+async def test_a_wrong_url_holds_up_nobody_else_and_is_mended_by_another_bfb_in_the_template(
+    box: Box, host: str
+) -> None:
+    url = box.settings.bfb_url
+
+    async def bfb(name: str, url: str) -> BFB:
+        return await box.client.create(BFB(metadata=ObjectMeta(name=name, namespace=NAMESPACE), spec=BFBSpec(url=url)))
+
+    wrong = await bfb(f"wrong-{host}", url.replace(".bfb", "-missing.bfb"))
+    dpu = await box.provision(host, bfb={"name": wrong.name})
+    message = await box.waits(dpu, "BFBFailed")
+    assert wrong.name in message
+    assert "404" in message
+
+    await box.ready(await box.provision(box.hosts.pop(0)))
+    waiting = await box.client.get(DPU, dpu, NAMESPACE)
+    assert waiting.status.phase is Phase.PENDING
+
+    right = await bfb(f"right-{host}", url)
+    dpuset = await box.client.get(DPUSet, f"set-{host}", NAMESPACE)
+    assert dpuset.spec.strategy is not None
+    assert dpuset.spec.strategy.type is StrategyType.ROLLING_UPDATE
+    template = {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": right.name}}}}}
+    await box.client.merge_patch(dpuset, template)
+    ready = await box.ready(dpu)
+    assert ready.spec.bfb == right.name
+    assert ready.uid != waiting.uid
+    card = await box.card(dpu)
+    assert {key: card[key] for key in ("installs", "activates", "joins")} == {"installs": 1, "activates": 1, "joins": 1}

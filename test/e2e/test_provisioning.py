@@ -21,7 +21,7 @@ from test.e2e.conftest import Box
 from test.spec import spec
 
 
-@spec("provisioning:99", "provisioning:101")
+@spec("provisioning:101")
 async def test_a_dpu_becomes_ready_and_goes_leaving_nothing_behind(box: Box, host: str) -> None:
     name = await box.provision(host)
     dpu = await box.ready(name)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dpf.provisioning.admission.register import SERVICE
+from dpf.provisioning.admission.register import SERVICE, registration
 from dpf.runtime.leader import RELEASE_TIMEOUT
 from dpf.runtime.options import ManagerOptions, parse
 from dpf_cmd import kamaji_cluster_manager, provisioning_manager, static_cluster_manager
@@ -154,3 +154,18 @@ def test_the_image_is_made_of_what_is_pinned_and_does_not_run_as_root() -> None:
     for name in PROCESSES:
         context = pod(name)["securityContext"]
         assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
+
+
+def test_the_page_removes_the_manager_then_its_webhooks_then_what_they_would_be_asked_about() -> None:
+    """What is deleted while a registered webhook is dead is refused; a manager that runs registers them anew."""
+    page = (ROOT / "docs" / "install.md").read_text()
+    own = registration(NAMESPACE)
+    steps = [
+        f"kubectl -n {NAMESPACE} delete deployment provisioning-manager --cascade=foreground",
+        f"kubectl delete mutatingwebhookconfiguration {own.mutating}",
+        f"kubectl delete validatingwebhookconfiguration {own.validating}",
+        "kubectl delete -k my-dpf",
+    ]
+    places = [page.index(f"    {step}") for step in steps]
+    assert places == sorted(places)
+    assert "provisioning-manager" in of_kind("Deployment")

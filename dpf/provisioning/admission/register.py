@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 from dpf.provisioning.admission import dpu, dpuset
@@ -38,18 +39,16 @@ def registration(namespace: str) -> Registration:
 def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
     """The webhooks; they look references up in the cluster's cache.
 
-    Nothing waits for one that has nothing to say: DPUs, DPUSets and BFBs that are there are checked only if they bear the
-    annotation that no schema can check, and of flavors that are there only those that have no spec yet, as it is frozen then.
-    While no webhook answers, defaults are left to whoever reads the object, and a BFB in use is kept by its finalizer alone; what
-    would go through unchecked is refused.
+    Nothing waits for one that has nothing to say: DPUs, DPUSets and BFBs that are there are sent here only if the annotation
+    changes that no schema can check, and of flavors that are there only those that get their spec now, as it is frozen then. So
+    what managers and garbage collection write to them, finalizers above all, goes through though nobody answers.
+    While no webhook answers, defaults are left to whoever reads the object, and what would go through unchecked is refused: a BFB
+    or flavor that is new or deleted, and the annotation.
     """
     dpusets, dpus = cluster.cache[DPUSet], cluster.cache[DPU]
     bfbs = BFBAdmission(cluster.cache[BFB], Users(dpusets, DPUSET_BY_BFB, dpus, BFB_NAME))
     flavors = DPUFlavorAdmission(Users(dpusets, DPUSET_BY_FLAVOR, dpus, FLAVOR))
-    dpu_annotated = _annotated("object.metadata", ANNOTATION_HOST_POWER_CYCLE_REQUIRED)
-    template = _annotated("object.spec.dpuTemplate", ANNOTATION_HOST_POWER_CYCLE_REQUIRED)
-    set_annotated = f"has(object.spec.dpuTemplate) && {template}"
-    bfb_annotated = f"request.operation != 'UPDATE' || ({_annotated('object.metadata', ANNOTATION_CHECKSUM)})"
+    power_cycle = ANNOTATION_HOST_POWER_CYCLE_REQUIRED
     return [
         Webhook("mbfb.kb.io", BFB, _path("mutate", BFB), WRITES, default=bfbs.default, required=False),
         Webhook(
@@ -58,27 +57,52 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
             _path("validate", BFB),
             (*WRITES, "DELETE"),
             validate=bfbs.validate,
-            when=bfb_annotated,
+            when=f"request.operation != 'UPDATE' || ({_annotates('metadata', ANNOTATION_CHECKSUM)})",
         ),
-        Webhook("vdpu.kb.io", DPU, _path("validate", DPU), WRITES, validate=dpu.validate, when=dpu_annotated),
+        Webhook(
+            "vdpu.kb.io",
+            DPU,
+            _path("validate", DPU),
+            WRITES,
+            validate=dpu.validate,
+            when=_annotates("metadata", power_cycle),
+        ),
         Webhook(
             "vdpuflavor.kb.io",
             DPUFlavor,
             _path("validate", DPUFlavor),
             (*WRITES, "DELETE"),
             validate=flavors.validate,
-            when="request.operation != 'UPDATE' || !has(oldObject.spec)",
+            when="request.operation != 'UPDATE' || (has(object.spec) && !has(oldObject.spec))",
         ),
         Webhook("mdpuset.kb.io", DPUSet, _path("mutate", DPUSet), WRITES, default=dpuset.default, required=False),
         Webhook(
-            "vdpuset.kb.io", DPUSet, _path("validate", DPUSet), WRITES, validate=dpuset.validate, when=set_annotated
+            "vdpuset.kb.io",
+            DPUSet,
+            _path("validate", DPUSet),
+            WRITES,
+            validate=dpuset.validate,
+            when=_annotates("spec.dpuTemplate", power_cycle),
         ),
     ]
 
 
+def _annotates(holder: str, annotation: str) -> str:
+    """CEL: the request puts the annotation there, or another value into it.
+
+    :param holder: path in the object of what has the annotations.
+    """
+    same = f"object.{holder}.annotations['{annotation}'] == oldObject.{holder}.annotations['{annotation}']"
+    before = _annotated(f"oldObject.{holder}", annotation)
+    return f"{_annotated(f'object.{holder}', annotation)} && (request.operation != 'UPDATE' || !({before} && {same}))"
+
+
 def _annotated(holder: str, annotation: str) -> str:
-    """CEL: the annotation is there."""
-    return f"has({holder}.annotations) && '{annotation}' in {holder}.annotations"
+    """CEL: the annotation is there, and all that leads to it."""
+    first, *rest = f"{holder}.annotations".split(".")
+    paths = accumulate(rest, lambda path, part: f"{path}.{part}", initial=first)
+    there = [f"has({path})" for path in paths if path != first]
+    return " && ".join([*there, f"'{annotation}' in {holder}.annotations"])
 
 
 def server(manager: Manager, address: str) -> WebhookServer:

@@ -25,7 +25,8 @@ def image(seen: Seen, kind: ConditionType) -> Hold:
         return Hold(waits(kind, "GetBFBFailed", f"no BFB {name!r} in namespace {seen.dpu.namespace}; create it"))
     if bfb.status.phase is BFBPhase.ERROR:
         why = bfb.status.message or bfb.status.reason or "see its events"
-        message = f"BFB {name} can't be downloaded: {why}. It is tried again by itself; or name another BFB in the DPU"
+        then = "It is tried again by itself; or name another BFB in the DPU, or in its DPUSet"
+        message = f"BFB {name} can't be downloaded: {why}. {then}"
         return Hold(waits(kind, "BFBFailed", message))
     return wait(
         seen,

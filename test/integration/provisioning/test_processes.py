@@ -1,0 +1,131 @@
+"""provisioning-manager as a process on a real API server: who goes on when it is killed, and how it ends in the middle of work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from dpf.runtime.client import Client
+from dpf.runtime.k8s import Lease
+from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.testing import eventually
+from dpf.sandbox.processes import die_with_parent
+from dpf_api.bfb import BFB, BFBSpec, Phase
+from test.integration.conftest import Planes
+from test.integration.runtime.test_manager import Process
+from test.unit.provisioning.imageserver import ImageServer
+
+NAME = "provisioning-manager"
+LEASE = 3.0
+QUICK = (
+    f"--leader-elect-lease-duration={LEASE:g}s",
+    "--leader-elect-renew-deadline=2s",
+    "--leader-elect-retry-period=500ms",
+)
+GRACE = 8.0
+"""Seconds; what ``--graceful-shutdown-timeout`` is if nobody says otherwise."""
+
+
+Start = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def start(control_planes: Planes, namespace: str, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts managers of one namespace and one volume; none outlives the test."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start(*flags: str) -> Process:
+        command = [sys.executable, "-m", "dpf_cmd.provisioning_manager", f"--kubeconfig={control_planes.host}"]
+        command += [f"--namespace={namespace}", "--leader-elect", f"--leader-elect-namespace={namespace}"]
+        command += [f"--bfb-dir={tmp_path}", "--bfb-pvc=bfb", "--dms-image=dms", "--hostnetwork-image=hostnetwork"]
+        command += ["--webhook-bind-address=0", "--metrics-bind-address=0", "--health-probe-bind-address=0", *flags]
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            preexec_fn=die_with_parent,
+        )
+        started.append(process)
+        return Process(process)
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+        sys.stdout.buffer.write((await process.communicate())[0])
+
+
+@pytest.fixture
+def bfb(host_client: Client, namespace: str) -> Callable[[str, str], Awaitable[BFB]]:
+    """Makes a BFB, of a name and a URL."""
+
+    async def make(name: str, url: str) -> BFB:
+        return await host_client.create(BFB(metadata=ObjectMeta(name=name, namespace=namespace), spec=BFBSpec(url=url)))
+
+    return make
+
+
+Make = Callable[[str, str], Awaitable[BFB]]
+
+
+async def test_of_two_managers_one_acts_and_when_it_is_killed_the_other_goes_on_within_the_lease(
+    host_client: Client, namespace: str, start: Start, bfb: Make, tmp_path: Path
+) -> None:
+    """The download that was cut goes on behind the bytes that are there."""
+
+    async def until(name: str, phase: Phase) -> BFB:
+        return await eventually(host_client, BFB, name, namespace, until=lambda seen: seen.status.phase is phase)
+
+    first = await start(*QUICK)
+    leader = (await first.says("leading"))["identity"]
+    second = await start(*QUICK)
+    await second.says("caches_filled")
+    body = os.urandom(2 << 20)
+    async with (
+        ImageServer(b"an image").listening() as quick,
+        ImageServer(body, silent_after=1 << 20).listening() as hangs,
+    ):
+        await bfb("one", quick.url)
+        await until("one", Phase.READY)
+        assert [request.method for request in quick.asked] == ["GET"], "one of them acts"
+        await bfb("cut", hangs.url)
+        await eventually(host_client, BFB, "cut", namespace, until=lambda seen: seen.status.downloaded_bytes > 0)
+        assert (await host_client.get(Lease, NAME, namespace)).spec.holder_identity == leader
+        first.send(signal.SIGKILL)
+        killed = asyncio.get_running_loop().time()
+        assert (await second.says("leading"))["identity"] != leader
+        assert asyncio.get_running_loop().time() - killed < LEASE + 1.5
+        hangs.silent_after = None
+        await bfb("two", quick.url)
+        await until("two", Phase.READY)
+        await until("cut", Phase.READY)
+        assert len(quick.asked) == 2, "what was there is not downloaded again"
+        assert len(hangs.asked) == 2
+        assert hangs.ranges()[1].startswith("bytes=")
+        assert any(path.read_bytes() == body for path in tmp_path.iterdir()), "and it is whole"
+    second.send(signal.SIGTERM)
+    assert await second.ended() == 0
+    assert (await host_client.get(Lease, NAME, namespace)).spec.holder_identity == ""
+
+
+async def test_sigterm_in_the_middle_of_a_download_that_hangs_ends_it_within_the_grace_period_and_releases_the_lease(
+    host_client: Client, namespace: str, start: Start, bfb: Make
+) -> None:
+    process = await start()
+    async with ImageServer(os.urandom(2 << 20), silent_after=1 << 20).listening() as server:
+        await bfb("hangs", server.url)
+        await eventually(host_client, BFB, "hangs", namespace, until=lambda seen: seen.status.downloaded_bytes > 0)
+        process.send(signal.SIGTERM)
+        told = asyncio.get_running_loop().time()
+        assert await process.ended() == 0
+        assert asyncio.get_running_loop().time() - told < GRACE
+    assert (await host_client.get(Lease, NAME, namespace)).spec.holder_identity == ""
+    found = await host_client.get(BFB, "hangs", namespace)
+    assert found.status.phase is Phase.DOWNLOADING, "whoever comes next goes on; nothing has failed"
