@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 Json = dict[str, Any]
-KNOWN = {"resources", "images", "configMapGenerator"}
+KNOWN = {"resources", "images", "configMapGenerator", "patches"}
 
 
 def build(folder: Path) -> list[Json]:
@@ -21,6 +21,8 @@ def build(folder: Path) -> list[Json]:
     assert kustomization.keys() <= KNOWN, f"{folder}: {kustomization.keys() - KNOWN}"
     objects = [each for name in kustomization.get("resources", ()) for each in _resource(folder, name)]
     objects += [_config_map(each) for each in kustomization.get("configMapGenerator", ())]
+    for patch in kustomization.get("patches", ()):
+        _patch_arguments(objects, yaml.safe_load(patch["patch"]))
     images = {each["name"]: f"{each['newName']}:{each['newTag']}" for each in kustomization.get("images", ())}
     for obj in objects:
         for container in containers(obj):
@@ -34,6 +36,16 @@ def containers(obj: Json) -> list[Json]:
         return []
     found: list[Json] = obj["spec"]["template"]["spec"]["containers"]
     return found
+
+
+def _patch_arguments(objects: list[Json], patch: Json) -> None:
+    """A strategic merge patch that gives containers other arguments."""
+    same = [obj for obj in objects if all(obj[key] == patch[key] for key in ("apiVersion", "kind"))]
+    [patched] = [obj for obj in same if patch["metadata"].items() <= obj["metadata"].items()]
+    for wanted in containers(patch):
+        assert wanted.keys() == {"name", "args"}, wanted
+        [container] = [each for each in containers(patched) if each["name"] == wanted["name"]]
+        container["args"] = wanted["args"]
 
 
 def _resource(folder: Path, name: str) -> Iterator[Json]:

@@ -43,6 +43,9 @@ class Options:
     deletion_timeout: Annotated[
         Seconds, "how long a deleted DPU waits for its DPU cluster to let its Node be removed; 0 is for ever"
     ] = DELETION_TIMEOUT
+    all_dpuclusters: Annotated[
+        bool, "DPUClusters of all namespaces, each with the kubeconfig Secret beside it, not only those of --namespace"
+    ] = False
     webhook_bind_address: Annotated[
         str, "HOST:PORT to serve and register admission webhooks on; 0 leaves them out, as from a shell"
     ] = ":9443"
@@ -65,6 +68,7 @@ class Options:
             image_timeout=self.image_timeout,
             join_timeout=self.join_timeout,
             deletion_timeout=self.deletion_timeout,
+            all_dpuclusters=self.all_dpuclusters,
             certificates=self.certificates,
             installs=self.installs,
         )

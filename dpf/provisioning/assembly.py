@@ -13,6 +13,7 @@ from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Observer
 from dpf.provisioning.dpucluster.allocator import Allocator
 from dpf.provisioning.dpucluster.controller import dpucluster_controller
+from dpf.provisioning.dpucluster.kubeconfigs import OPAQUE, Kubeconfigs
 from dpf.provisioning.dpuset.controller import dpuset_controller
 from dpf.provisioning.metrics import Counts, object_metrics
 from dpf.provisioning.settings import Settings
@@ -22,6 +23,7 @@ from dpf.runtime.k8s import Secret
 from dpf.runtime.manager import Manager
 from dpf.runtime.remote import RemoteClusters
 from dpf_api.dpu import Firmware
+from dpf_api.dpucluster import DPUCluster
 
 FOLLOWED = 1000
 """Reboots of hosts that an eye is kept on at once: each costs a question to its DMS a minute."""
@@ -37,14 +39,16 @@ def add_controllers(
     :returns: the registry of the DPU clusters.
     """
     cluster, events = manager.cluster, manager.events
-    # Kubeconfigs are of this type; the key pairs of DMS servers are not, and there are many of those.
-    cluster.cache.configure(Secret, fields="type=Opaque")
+    cluster.cache.configure(Secret, fields=OPAQUE)
+    if settings.all_dpuclusters:
+        cluster.cache.configure(DPUCluster, namespace="")
     counts = Counts()
     manager.metrics.add(counts.collect)
     manager.metrics.add_text(object_metrics(cluster, lambda: all(manager.metrics.leading.values())))
     remotes = RemoteClusters(field_owner=manager.name, metrics=manager.metrics)
     jobs: Jobs[Firmware | None] = Jobs(limit=settings.installs)
     reboots: Jobs[None] = Jobs(limit=FOLLOWED)
+    kubeconfigs = Kubeconfigs(cluster)
     allocator, volume = Allocator(cluster), Volume(settings.bfb_dir)
     certificates = Certificates(cluster.client, settings.certificates)
     card = DmsCard(cluster, certificates, jobs, reboots, volume, configure(remotes), dial)
@@ -70,10 +74,11 @@ def add_controllers(
         downloads,
         bfb_controller(cluster, events, counts, downloads, volume, manager.options.workers),
         remotes,
+        kubeconfigs,
         jobs,
         reboots,
         dpuset_controller(cluster, events),
         dpus,
-        dpucluster_controller(cluster, remotes, allocator, events),
+        dpucluster_controller(cluster, remotes, kubeconfigs, allocator, events),
     )
     return remotes

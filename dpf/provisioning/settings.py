@@ -21,6 +21,7 @@ class Settings:
     :param image_timeout: the same for an image that is being downloaded.
     :param join_timeout: the same for a card that is to join its cluster.
     :param deletion_timeout: seconds for which a DPU that is being deleted waits for its DPU cluster; 0 is for ever.
+    :param all_dpuclusters: whether DPUClusters of all namespaces count, or those of the one that the process looks at.
     :param certificates: who signs the certificates of DMS: this process's own small CA, or cert-manager.
     :param installs: installations that run at once.
     """
@@ -36,5 +37,6 @@ class Settings:
     image_timeout: float = 1800.0
     join_timeout: float = 1800.0
     deletion_timeout: float = 600.0
+    all_dpuclusters: bool = False
     certificates: CertificateSource = "self"
     installs: int = 64

@@ -23,7 +23,7 @@ def managers(layout: Layout, without: Sequence[str]) -> list[Supervised]:
 
 def provisioning_manager(layout: Layout) -> Supervised:
     """``provisioning-manager`` with the sandbox's images and shared folder."""
-    flags = ["--bfb-dir", str(layout.bfb_dir), "--bfb-pvc", BFB_CLAIM]
+    flags = ["--namespace", NAMESPACE, "--all-dpuclusters", "--bfb-dir", str(layout.bfb_dir), "--bfb-pvc", BFB_CLAIM]
     flags += ["--dms-image", "dms", "--hostnetwork-image", "hostnetwork"]
     # On a loopback address it registers itself by URL, which the sandbox's API server reaches.
     flags += ["--webhook-bind-address", f"127.0.0.1:{free_port()}"]
@@ -31,19 +31,19 @@ def provisioning_manager(layout: Layout) -> Supervised:
 
 
 def static_cluster_manager(layout: Layout) -> Supervised:
-    """``static-cluster-manager``."""
+    """``static-cluster-manager``, of all namespaces."""
     return _manager(layout, "static-cluster-manager", [])
 
 
 def kamaji_cluster_manager(layout: Layout) -> Supervised:
-    """``kamaji-cluster-manager``."""
+    """``kamaji-cluster-manager``, of all namespaces."""
     return _manager(layout, "kamaji-cluster-manager", [])
 
 
 def _manager(layout: Layout, name: str, flags: list[str]) -> Supervised:
     health, metrics = free_port(), free_port()
     command = [sys.executable, "-m", f"dpf_cmd.{name.replace('-', '_')}"]
-    command += ["--kubeconfig", str(layout.kubeconfigs / f"{name}.conf"), "--namespace", NAMESPACE, "--leader-elect"]
+    command += ["--kubeconfig", str(layout.kubeconfigs / f"{name}.conf"), "--leader-elect"]
     command += ["--metrics-bind-address", f"127.0.0.1:{metrics}", "--health-probe-bind-address", f"127.0.0.1:{health}"]
 
     async def get() -> None:

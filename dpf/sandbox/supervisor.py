@@ -166,7 +166,8 @@ class Supervisor:
         crds = [*manifests.documents(config / "crd"), *manifests.documents(config / "crd" / "external")]
         await applier.install_crds(crds)
         await applier.apply([objects.namespace()])
-        await applier.apply(manifests.documents(config / "rbac"))
+        for rights in ("rbac", "all-namespaces"):
+            await applier.apply(manifests.documents(config / rights))
         await applier.apply([objects.operator_config(), kamaji.data_store()])
         self._installed.set()
         self._step(f"{len(crds)} CRDs, accounts and settings are in place")

@@ -25,7 +25,7 @@ async def test_everything_that_is_installed_is_accepted_word_for_word(
 ) -> None:
     # The rule's kind is node feature discovery's.
     detector = [obj for obj in build(CONFIG / "detector") if obj["kind"] != "NodeFeatureRule"]
-    objects = [*build(CONFIG / "default"), *detector]
+    objects = [*build(CONFIG / "all-namespaces"), *detector]
     with suppress(AlreadyExists):
         await host_client.create(Namespace(metadata=ObjectMeta(name="dpf-operator-system")))
     strict = {"dryRun": "All", "fieldValidation": "Strict", "fieldManager": "test", "force": "true"}

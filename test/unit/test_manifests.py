@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from dpf.provisioning.admission.register import SERVICE, registration
+from dpf.provisioning.dpucluster.kubeconfigs import READER
 from dpf.runtime.leader import RELEASE_TIMEOUT
 from dpf.runtime.options import ManagerOptions, parse
 from dpf_cmd import kamaji_cluster_manager, provisioning_manager, static_cluster_manager
@@ -26,11 +28,12 @@ PROCESSES: dict[str, Any] = {
 """Module of each process that is deployed. A new manager has a row here, a file in config/manager and one in config/rbac."""
 
 OBJECTS = build(CONFIG / "default")
+EVERYWHERE = build(CONFIG / "all-namespaces")
 
 
-def of_kind(kind: str) -> dict[str, Json]:
+def of_kind(kind: str, objects: list[Json] = OBJECTS) -> dict[str, Json]:
     """Objects by name."""
-    return {obj["metadata"]["name"]: obj for obj in OBJECTS if obj["kind"] == kind}
+    return {obj["metadata"]["name"]: obj for obj in objects if obj["kind"] == kind}
 
 
 def pod(name: str) -> Json:
@@ -45,15 +48,15 @@ def environment(name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in container.get("envFrom", ()):
         found |= of_kind("ConfigMap")[source["configMapRef"]["name"]]["data"]
-    for each in container["env"]:
+    for each in container.get("env", ()):
         assert each["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.namespace"
         found[each["name"]] = NAMESPACE
     return found
 
 
-def options(name: str) -> Any:
+def options(name: str, objects: list[Json] = OBJECTS) -> Any:
     """The flags of a Deployment, as its process reads them."""
-    [container] = containers(of_kind("Deployment")[name])
+    [container] = containers(of_kind("Deployment", objects)[name])
     known = environment(name)
     arguments = [re.sub(r"\$\((\w+)\)", lambda match: known[match[1]], word) for word in container["args"]]
     return parse(PROCESSES[name].Options, arguments, prog=name, description="")
@@ -73,7 +76,8 @@ def test_every_argument_is_a_flag_and_ports_and_grace_are_those_that_the_process
     manager: ManagerOptions = options(name).manager
     assert manager.leader_elect
     assert manager.guarded
-    assert manager.namespace == NAMESPACE
+    # Static clusters may be anywhere, and nothing else is looked at.
+    assert manager.namespace == ("" if name == "static-cluster-manager" else NAMESPACE)
     [container] = containers(of_kind("Deployment")[name])
     ports = {port["name"]: f":{port['containerPort']}" for port in container["ports"]}
     assert (ports["metrics"], ports["health"]) == (manager.metrics_bind_address, manager.health_probe_bind_address)
@@ -139,7 +143,33 @@ def test_a_manager_has_its_own_account_and_no_power_over_its_node(name: str) -> 
     assert container["resources"].keys() == {"requests", "limits"}
 
 
-@pytest.mark.parametrize("folder", ["crd", "detector", "manager", "rbac"])
+def test_dpuclusters_of_all_namespaces_are_seen_and_by_default_no_secret_of_theirs_may_be_read() -> None:
+    assert options("provisioning-manager").settings().all_dpuclusters
+    assert READER in of_kind("ClusterRole")
+    bindings = [*of_kind("ClusterRoleBinding").values(), *of_kind("RoleBinding").values()]
+    assert READER not in {each["roleRef"]["name"] for each in bindings}
+    for binding in of_kind("ClusterRoleBinding").values():
+        role = of_kind("ClusterRole").get(binding["roleRef"]["name"], {"rules": []})
+        assert not any("secrets" in rule["resources"] for rule in role["rules"])
+
+
+def test_all_namespaces_differs_from_the_default_in_two_bindings_and_one_flag() -> None:
+    for name in PROCESSES:
+        usual, found = options(name), options(name, EVERYWHERE)
+        if name == "kamaji-cluster-manager":
+            assert found.manager.namespace == ""
+            usual = replace(usual, manager=replace(usual.manager, namespace=""))
+        assert found == usual
+    bindings = of_kind("ClusterRoleBinding", EVERYWHERE)
+    added = bindings.keys() - of_kind("ClusterRoleBinding").keys()
+    assert {(bindings[name]["roleRef"]["name"], bindings[name]["subjects"][0]["name"]) for name in added} == {
+        (READER, "provisioning-manager"),
+        ("dpf-kamaji-clusters", "kamaji-cluster-manager"),
+    }
+    assert len(EVERYWHERE) == len(OBJECTS) + len(added)
+
+
+@pytest.mark.parametrize("folder", ["all-namespaces", "crd", "detector", "manager", "rbac"])
 def test_nothing_that_lies_in_a_folder_is_left_out(folder: str) -> None:
     listed = set(yaml.safe_load((CONFIG / folder / "kustomization.yaml").read_text())["resources"])
     assert {path.name for path in (CONFIG / folder).glob("*.yaml")} - {"kustomization.yaml"} <= listed

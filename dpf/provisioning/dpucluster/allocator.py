@@ -49,18 +49,21 @@ def first_fitting(clusters: Iterable[DPUCluster], taken: Callable[[DPUCluster], 
     :raises Waiting: if there is none; the message says of each why not.
     """
     problems = []
-    for cluster in sorted(clusters, key=lambda each: (each.name, each.namespace)):
+    candidates = sorted(clusters, key=lambda each: (each.name, each.namespace))
+    scattered = len({each.namespace for each in candidates}) > 1
+    for cluster in candidates:
         limit = cluster.spec.max_nodes
+        what = str(cluster.key) if scattered else cluster.name
         if cluster.deleting:
-            problems.append(f"{cluster.name} is being deleted")
+            problems.append(f"{what} is being deleted")
         elif cluster.status.phase is not Phase.READY:
-            problems.append(f"{cluster.name} is {cluster.status.phase.value}")
+            problems.append(f"{what} is {cluster.status.phase.value}")
         elif taken(cluster) >= limit:
-            problems.append(f"{cluster.name} is full (maxNodes {limit})")
+            problems.append(f"{what} is full (maxNodes {limit})")
         else:
             return cluster
-    what = "; ".join(problems) if problems else "there is none"
-    raise Waiting(REASON, f"no DPUCluster is available: {what}; create one, or wait for one to be Ready and have room")
+    why = "; ".join(problems) if problems else "there is none"
+    raise Waiting(REASON, f"no DPUCluster is available: {why}; create one, or wait for one to be Ready and have room")
 
 
 class Allocator:

@@ -21,6 +21,7 @@ from typing import Any
 
 from dpf.provisioning import indexes, leftnodes
 from dpf.provisioning.dpucluster.allocator import Allocator
+from dpf.provisioning.dpucluster.kubeconfigs import FIRST_LOOK, READER, Kubeconfigs, Refused, Unread
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import is_true, new, set_condition
 from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch, WatchRemoteHealth
@@ -54,9 +55,16 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
 
     finalizer = FINALIZER_DPUCLUSTER
 
-    def __init__(self, cluster: Cluster, remotes: RemoteClusters, allocator: Allocator, events: EventRecorder) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        remotes: RemoteClusters,
+        kubeconfigs: Kubeconfigs,
+        allocator: Allocator,
+        events: EventRecorder,
+    ) -> None:
         self._client = cluster.client
-        self._secrets = cluster.cache[Secret]
+        self._kubeconfigs = kubeconfigs
         self._dpus = cluster.cache[DPU]
         self._remotes = remotes
         self._allocator = allocator
@@ -70,6 +78,7 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         if users := self._allocator.users(cluster):
             return await self._say(cluster, users) or Result()
         await self._remotes.disconnect(cluster.key)
+        self._kubeconfigs.forget(cluster.key)
         self._counted_at.pop(cluster.uid, None)
         return None
 
@@ -78,7 +87,10 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
 
         :param holders: DPUs that its deletion waits for.
         """
-        health, endpoint = await self._connect(cluster)
+        try:
+            health, endpoint = await self._connect(cluster)
+        except Unread:
+            return Result(requeue_after=FIRST_LOOK)
         if health is None:
             return None  # No answer yet, good or bad; the registry tells when there is one.
         count = self._allocator.assigned(cluster)
@@ -126,15 +138,21 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         return wait
 
     async def _connect(self, cluster: DPUCluster) -> tuple[Health | None, str]:
-        """What is known of the cluster's health, and its address; None while nothing is."""
+        """What is known of the cluster's health, and its address; None while nothing is.
+
+        :raises Unread: if it is not known yet whether its Secret is there.
+        """
         name = cluster.spec.kubeconfig
         if not name:
             return Health(ok=False, message="waiting for a cluster manager to set spec.kubeconfig"), ""
-        secret = self._secrets.get(name, cluster.namespace)
+        where = f"Secret {name} (type Opaque) in namespace {cluster.namespace}"
+        try:
+            secret = self._kubeconfigs.get(cluster)
+        except Refused as error:
+            message = f"{where} may not be read: {error}; bind ClusterRole {READER} to that account in this namespace"
+            return Health(ok=False, message=message), ""
         if secret is None:
-            return Health(
-                ok=False, message=f"no Secret {name} (type Opaque) in namespace {cluster.namespace}; create it"
-            ), ""
+            return Health(ok=False, message=f"no {where}; create it"), ""
         try:
             text = secret.value(KUBECONFIG_KEY)
             if not text:
@@ -158,7 +176,7 @@ def judge(cluster: DPUCluster, health: Health) -> DPUClusterStatus:
         fallen = status.phase in (Phase.READY, Phase.NOT_READY)
         phase = Phase.NOT_READY if fallen else Phase.CREATING
         waiting = next((c for c in conditions if c.type in CONTRACT and c.status != "True"), None)
-        message = waiting.message or waiting.reason if waiting is not None else "waiting for its cluster manager"
+        message = waiting.message or waiting.reason if waiting is not None else unmanaged(cluster)
         reason = waiting.reason if waiting is not None else "NotCreated"
         changes: dict[str, Any] = {"phase": phase, "reason": reason, "message": message}
         if fallen:
@@ -181,6 +199,12 @@ def judge(cluster: DPUCluster, health: Health) -> DPUClusterStatus:
     )
 
 
+def unmanaged(cluster: DPUCluster) -> str:
+    """What to look for while no cluster manager has said anything."""
+    where = f"of type {cluster.spec.type} run, and look at namespace {cluster.namespace}"
+    return f"waiting for its cluster manager: does the one {where}?"
+
+
 def made(conditions: Sequence[Condition]) -> bool:
     """Whether the cluster manager says that the cluster is there: Created, and no other condition of the contract is amiss."""
     return is_true(conditions, CREATED) and all(c.status == "True" for c in conditions if c.type in CONTRACT)
@@ -193,7 +217,7 @@ def in_use(users: Sequence[DPU]) -> str:
 
 
 def dpucluster_controller(
-    cluster: Cluster, remotes: RemoteClusters, allocator: Allocator, events: EventRecorder
+    cluster: Cluster, remotes: RemoteClusters, kubeconfigs: Kubeconfigs, allocator: Allocator, events: EventRecorder
 ) -> Controller[DPUCluster]:
     """The controller of DPU clusters."""
     clusters = cluster.cache[DPUCluster]
@@ -205,9 +229,9 @@ def dpucluster_controller(
         reference = dpu.spec.cluster
         return (Key(reference.namespace, reference.name),) if reference.name else ()
 
-    return Controller(
+    controller = Controller(
         "dpucluster",
-        DPUClusterReconciler(cluster, remotes, allocator, events),
+        DPUClusterReconciler(cluster, remotes, kubeconfigs, allocator, events),
         watches=[
             For(DPUCluster),
             Watch(Secret, to=using, when=differs(lambda secret: secret.data)),
@@ -216,3 +240,5 @@ def dpucluster_controller(
         ],
         workers=2,
     )
+    kubeconfigs.wake = controller.enqueue
+    return controller

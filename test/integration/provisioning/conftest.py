@@ -104,6 +104,8 @@ class World:
     """How managers reach DMS, if not the one that the test plays."""
     refused: int = 0
     """Requests that the server would not let managers make."""
+    everywhere: bool = False
+    """Whether DPUClusters of all namespaces count, as with --all-dpuclusters; those with the label ``test`` of this test."""
     remotes: RemoteClusters | None = None
     """The DPU clusters of the manager that was started last."""
     _tasks: dict[Cluster, asyncio.Task[None]] = field(default_factory=dict)
@@ -232,6 +234,8 @@ class World:
         kubeconfig = Kubeconfig.load(self.account or self.planes.host)
         async with Client(kubeconfig, field_owner="provisioning-manager", observer=observe) as client:
             manager = Manager("test", Cluster("host", client, namespace=self.namespace), chosen, Metrics())
+            if self.everywhere:
+                manager.cluster.cache.configure(DPUCluster, namespace="", labels=f"test={self.namespace}")
             self.remotes = add_controllers(manager, settings, lambda _: _configure, self.dial or dial)
             manager.add(static_cluster_controller(manager.cluster))
             prepare(manager)

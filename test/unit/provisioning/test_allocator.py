@@ -209,3 +209,9 @@ def test_a_dpu_that_names_a_namespace_gets_a_cluster_of_it() -> None:
     with pytest.raises(Waiting, match="there is none"):
         world.allocator.choose(elsewhere)
     assert world.allocator.choose(dpu(cluster={"namespace": "ns"})).name == "dc1"
+
+
+def test_namesakes_of_several_namespaces_are_told_apart_in_what_it_says() -> None:
+    with pytest.raises(Waiting) as info:
+        first_fitting([cluster("NotReady", namespace="a"), cluster(max_nodes=1, namespace="b")], lambda _: 1)
+    assert "a/c is NotReady; b/c is full (maxNodes 1)" in info.value.message

@@ -42,6 +42,12 @@ def test_a_cluster_is_ready_if_its_manager_has_made_it_and_its_server_answers(
     assert (status.phase, status.reason) == (phase, reason)
 
 
+def test_a_cluster_that_no_manager_has_seen_says_what_to_look_for() -> None:
+    message = judge(having(), HEALTHY).message
+    assert f"of type {having().spec.type}" in message
+    assert f"namespace {having().namespace}" in message
+
+
 def test_a_ready_cluster_that_its_manager_takes_back_is_not_ready() -> None:
     lost = having(CREATED, new("KeepalivedReady", False, "PodsNotReady", "0 of 3 run"), phase="Ready")
     status = judge(lost, HEALTHY)
