@@ -77,6 +77,10 @@ class BFBStatus(Model):
     checksum: str = ""
     """SHA-256 of the downloaded image, as sha256:<64 hexadecimal digits>."""
 
+    file_stamp: str = ""
+    """Size of the image's file, and when it was last written to in nanoseconds, as they were when the file was found to have that
+    checksum. A file that has others is read again before it is used."""
+
     observed_generation: Annotated[int, Schema(minimum=0, extra={"format": "int64"})] = 0
     """The generation of the spec that this status speaks of."""
 

@@ -171,7 +171,9 @@ class BFBReconciler(Finalizing[BFB]):
         return Result(requeue_after=PROGRESS_EVERY)
 
     async def _say_begun(self, bfb: BFB, checksum: str) -> BFB:
-        message = f"downloading {shown(bfb.spec.url)}"
+        message = (
+            f"looking whether {file_of(bfb)} still is {checksum}" if checksum else f"downloading {shown(bfb.spec.url)}"
+        )
         return await self._say(bfb, Phase.DOWNLOADING, "Downloading", message, checksum=checksum)
 
     async def _fetch(self, bfb: BFB, progress: Progress) -> Image:
@@ -197,7 +199,9 @@ class BFBReconciler(Finalizing[BFB]):
                 progress.mark(clock())
 
         place = Place(self._volume, self._part(bfb), self._files.target(bfb), lambda: self._promised(bfb))
-        return await download(Source(url, checksum or await web.sidecar(url)), place, told)
+        image = await download(Source(url, checksum or await web.sidecar(url)), place, told)
+        await self._files.keep(bfb)
+        return image
 
     def _promised(self, bfb: BFB) -> int:
         """Bytes that other downloads are still going to write."""
@@ -215,7 +219,16 @@ class BFBReconciler(Finalizing[BFB]):
         self._forget(bfb)
         self._counts.downloads["success"] += 1
         self._events.normal(bfb, "SuccessfulDownload", f"{file_of(bfb)}: {image.size} bytes")
-        await self._say(bfb, Phase.READY, "", "", have=image.size, size=image.size, checksum=image.checksum)
+        await self._say(
+            bfb,
+            Phase.READY,
+            "",
+            "",
+            have=image.size,
+            size=image.size,
+            checksum=image.checksum,
+            stamp=self._files.record(bfb),
+        )
         return Result(requeue_after=LOOK)
 
     async def _follow(self, bfb: BFB, job: Job[Image]) -> Result | None:
@@ -302,9 +315,15 @@ class BFBReconciler(Finalizing[BFB]):
         rate: int = 0,
         left: int | None = None,
         checksum: str = "",
+        stamp: str | None = None,
     ) -> BFB:
-        """Writes the status, if it is another one."""
+        """Writes the status, if it is another one.
+
+        :param stamp: of the file; the one that is known stays as long as the checksum does.
+        """
         ready, old = phase is Phase.READY, bfb.status
+        if stamp is None:
+            stamp = old.file_stamp if checksum else ""
         generation = bfb.metadata.generation
         kept = old.conditions
         for kind in (ConditionType.DOWNLOADED, ConditionType.READY):
@@ -321,6 +340,7 @@ class BFBReconciler(Finalizing[BFB]):
             bytes_per_second=rate,
             seconds_left=left,
             checksum=checksum,
+            file_stamp=stamp,
             observed_generation=generation,
             conditions=kept,
         )

@@ -1,7 +1,8 @@
 """Downloads an image, whole or not at all, and goes on where an earlier try broke off.
 
 * What comes is written to ``bfb-<uid>`` beside the image's place; a small file beside that remembers which version of the image it
-  is (ETag or Last-Modified). The next try asks for the rest of that version; if the server has another by now it sends all.
+  is (a strong ETag, else Last-Modified). The next try asks for the rest of that version; if the server has another by now it sends
+  all.
 * An image that the volume has no room for is not begun. One that fills it up nevertheless is removed: cards need the room.
 * The deadline is on silence, not on the whole: a large image over a thin line is fine.
 * Length and, where one is known, checksum must be right before the file gets its name. The checksum is worked out as the bytes
@@ -18,6 +19,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
 from typing import BinaryIO
 
@@ -131,13 +133,32 @@ def _announced(response: aiohttp.ClientResponse) -> int:
 
 
 def _tag(response: aiohttp.ClientResponse) -> str:
-    """Which version of the image it is; empty if that is not told in a way that can be sent back."""
-    told = (response.headers.get("ETag", ""), response.headers.get("Last-Modified", ""))
-    return next((each for each in told if _sendable(each)), "")
+    """Which version of the image it is; empty if that is not told in a way that can be sent back as If-Range."""
+    etag, modified = (response.headers.get(name, "") for name in ("ETag", "Last-Modified"))
+    if _sendable(etag):
+        return etag
+    return modified if _sendable(modified) and _settled(modified, response.headers.get("Date", "")) else ""
 
 
 def _sendable(tag: str) -> bool:
-    return bool(tag) and tag.isascii() and tag.isprintable()
+    """Whether it is worth sending: a weak ETag matches nothing in If-Range (RFC 9110, 13.1.5), and all would come each time."""
+    return bool(tag) and tag.isascii() and tag.isprintable() and not tag.startswith("W/")
+
+
+def _settled(modified: str, date: str) -> bool:
+    """Whether the image was written to long enough before the answer: two versions of the same second have one Last-Modified
+    (RFC 9110, 8.8.2.2)."""
+    then, told = _moment(modified), _moment(date)
+    return then is not None and told is not None and told - then >= 1
+
+
+def _moment(text: str) -> float | None:
+    """Seconds; None if it is no time."""
+    try:
+        parsed = parsedate_tz(text)
+        return None if parsed is None else mktime_tz(parsed)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _there(part: Path) -> tuple[int, str]:

@@ -3,6 +3,13 @@
 A file is the image if it has the checksum that the BFB names, or the one that it had when the BFB became Ready. Where nothing is
 named the server is asked: for a checksum beside the image, then for the image's size. What is not what was asked for by checksum
 is replaced; what only looks wrong is left alone, and its BFB says so. A server that tells nothing leaves the file as good as it is.
+
+What the file looked like when it was found right (its stamp) stands in the BFB's status beside its checksum. A manager that begins
+compares the two: it reads no image whose stamp is the same, however many there are, and takes none for right by its size. It
+stands in the status, and not in a file beside the image, because whoever swaps or restores the volume would bring that file along,
+and because it is written with the same write as the checksum and goes with the BFB. A BFB that has no stamp yet, for an earlier
+version made it Ready, has its image read once. So is one whose stamp differs; it is not Ready meanwhile, for what may be another
+image must not be flashed.
 """
 
 from __future__ import annotations
@@ -25,7 +32,7 @@ class Files:
         self._volume = volume
         self._events = events
         self._seen: dict[str, Stamp] = {}
-        """By uid: of the file that was found right. A change while no manager runs shows only if the size is another one."""
+        """By uid: of the file that was found right. It knows the inode too, which the status does not."""
 
     def target(self, bfb: BFB) -> Path:
         """The image's place."""
@@ -35,16 +42,31 @@ class Files:
         """The image is downloaded anew, or gone."""
         self._seen.pop(bfb.uid, None)
 
+    async def keep(self, bfb: BFB) -> None:
+        """Notes what the file looks like that was downloaded just now.
+
+        :raises VolumeSilent: if the volume does not answer.
+        """
+        if (found := await self.look(bfb)) is not None:
+            self._seen[bfb.uid] = found
+
+    def record(self, bfb: BFB) -> str:
+        """What the status says of the file that was found right; empty if none was."""
+        seen = self._seen.get(bfb.uid)
+        return "" if seen is None else seen.record
+
     async def look(self, bfb: BFB) -> Stamp | None:
-        """The file of a Ready BFB; None if it is gone.
+        """What the BFB's file looks like; None if it is gone.
 
         :raises VolumeSilent: if the volume does not answer.
         """
         return await self._volume.ask(stamp, self.target(bfb))
 
     def same(self, bfb: BFB, found: Stamp) -> bool:
-        """Whether it is as it was when it was found right; the first look takes a file of the right size for that."""
-        return found.size == bfb.status.file_size and self._seen.setdefault(bfb.uid, found) == found
+        """Whether it is as it was when it was found right, by this process or as the status tells of an earlier one."""
+        if bfb.uid not in self._seen and found.record == bfb.status.file_stamp:
+            self._seen[bfb.uid] = found
+        return found.size == bfb.status.file_size and self._seen.get(bfb.uid) == found
 
     async def take(self, bfb: BFB, named: str) -> Image | None:
         """The image that is there; None if it must be downloaded.
@@ -57,7 +79,7 @@ class Files:
         found = await self._volume.ask(stamp, target)
         if found is None:
             return None
-        if known and named in {"", known} and self._seen.get(bfb.uid) == found:
+        if known and named in {"", known} and self.same(bfb, found):
             return Image(found.size, known)
         image = await digest(self._volume, target)
         wanted = named or known

@@ -26,6 +26,12 @@ class Stamp:
     mtime_ns: int
     inode: int
 
+    @property
+    def record(self) -> str:
+        """What of it outlives the process. Not the inode: some volumes number theirs anew whenever they are mounted, and every
+        restart would have all images read."""
+        return f"{self.size}-{self.mtime_ns}"
+
 
 def stamp(path: Path) -> Stamp | None:
     """A file's; None if it is not there."""

@@ -45,7 +45,12 @@ async def dial(address: str, pair: KeyPair) -> AsyncIterator[DmsClient]:
 
     credentials = grpc.ssl_channel_credentials(pair.ca, pair.key, pair.cert)
     # Channels are not shared between connections, or a DMS with another certificate would be reached by an old one.
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+    # The environment's proxy is for images that come from outside; cards are where no proxy leads.
+    options = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_retries", 0),
+        ("grpc.enable_http_proxy", 0),
+    ]
     async with grpc.aio.secure_channel(address, credentials, options=options) as channel:
         yield DmsClient(channel, address)
 

@@ -21,6 +21,7 @@ from dpf.provisioning.bfb import controller as module
 from dpf.provisioning.bfb import download as download_module
 from dpf.provisioning.bfb import files as files_module
 from dpf.provisioning.bfb import progress as progress_module
+from dpf.provisioning.bfb import storage
 from dpf.provisioning.bfb.controller import bfb_controller
 from dpf.provisioning.bfb.files import Files
 from dpf.provisioning.bfb.source import Image
@@ -342,6 +343,94 @@ async def test_a_file_that_is_touched_is_compared_and_kept(bfbs: Bfbs, server: I
     bfb = await bfbs.went(ready, Phase.DOWNLOADING, Phase.READY)
     assert bfb.status.checksum == SHA
     assert [request.method for request in server.asked] == ["GET"]
+
+
+async def test_a_file_that_is_swapped_while_no_manager_runs_is_downloaded_again(
+    idle: Bfbs, server: ImageServer
+) -> None:
+    """For one of the same size: its stamp tells."""
+    file = idle.folder / "mine.bfb"
+    async with idle.running():
+        await idle.create("image", server.url, fileName="mine.bfb")
+        ready = await idle.until("image", Phase.READY)
+    other = idle.folder / "other"
+    other.write_bytes(BODY[::-1])
+    other.replace(file)
+    async with idle.running():
+        bfb = await idle.went(ready, Phase.DOWNLOADING, Phase.READY)
+        told = await idle.events(bfb, 5)
+    assert file.read_bytes() == BODY
+    assert told.count("ImageChanged") == 1
+    assert [request.method for request in server.asked] == ["GET", "GET"]
+    assert bfb.status.file_stamp not in {"", ready.status.file_stamp}
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that were read to the end, by name."""
+    found: list[str] = []
+
+    async def noting(volume: Volume, path: Path) -> Image:
+        found.append(path.name)
+        return await storage.digest(volume, path)
+
+    monkeypatch.setattr(files_module, "digest", noting)
+    return found
+
+
+async def test_a_file_that_is_as_it_was_is_not_read_again_by_the_next_manager(
+    idle: Bfbs, server: ImageServer, read: list[str]
+) -> None:
+    async with idle.running():
+        await idle.create("image", server.url, fileName="mine.bfb")
+        ready = await idle.until("image", Phase.READY)
+    stat = (idle.folder / "mine.bfb").stat()
+    assert ready.status.file_stamp == f"{len(BODY)}-{stat.st_mtime_ns}"
+    # What a remount does to the inodes of some volumes.
+    (idle.folder / "copy").write_bytes(BODY)
+    os.utime(idle.folder / "copy", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    (idle.folder / "copy").replace(idle.folder / "mine.bfb")
+    idle.looked.clear()
+    async with idle.running():
+        await idle.looked.wait()
+        idle.looked.clear()
+        await idle.looked.wait()
+        bfb = await idle.client.get(BFB, "image", idle.namespace)
+    assert bfb.metadata.resource_version == ready.metadata.resource_version
+    assert (read, len(server.asked)) == ([], 1)
+
+
+async def test_a_file_that_was_ready_before_there_were_stamps_is_read_once(
+    idle: Bfbs, server: ImageServer, read: list[str]
+) -> None:
+    async with idle.running():
+        await idle.create("image", server.url, fileName="mine.bfb")
+        before = await idle.until("image", Phase.READY)
+    older = await idle.client.status(before).set(before.status.model_copy(update={"file_stamp": ""}))
+    async with idle.running():
+        begun = await idle.went(older, Phase.DOWNLOADING)
+        bfb = await idle.went(begun, Phase.READY)
+    assert SHA in begun.status.message
+    assert bfb.status.file_stamp == before.status.file_stamp
+    assert (read, len(server.asked)) == (["mine.bfb"], 1)
+
+
+async def test_a_file_that_was_there_when_the_volume_fell_silent_is_not_read_again_by_the_next_manager(
+    idle: Bfbs, server: ImageServer, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    awake = threading.Event()
+    async with idle.running():
+        await idle.create("image", server.url, fileName="mine.bfb")
+        ready = await idle.until("image", Phase.READY)
+        with monkeypatch.context() as patch:
+            patch.setattr(volume_module, "SILENT", 0.2)
+            patch.setattr(files_module, "stamp", lambda _: awake.wait())
+            await idle.until("image", Phase.ERROR)
+    awake.set()
+    async with idle.running():
+        bfb = await idle.until("image", Phase.READY)
+    assert bfb.status.file_stamp == ready.status.file_stamp
+    assert (read, len(server.asked)) == ([], 1)
 
 
 async def test_a_silent_volume_is_told_and_holds_up_nothing_else(

@@ -17,6 +17,8 @@ class ImageServer:
 
     body: bytes
     etag: str = '"one"'
+    modified: str = ""
+    """Its Last-Modified."""
     status: int = 200
     cut_after: int | None = None
     """Bytes after which the connection is cut, once, when ``taken`` says that they have been."""
@@ -56,8 +58,9 @@ class ImageServer:
         if self.status != 200:
             return web.Response(status=self.status)
         wanted = request.headers.get("Range", "")
-        start = int(wanted[6:-1]) if wanted and request.headers.get("If-Range") == self.etag else 0
-        whole, headers = len(self.body), {"ETag": self.etag} if self.etag else {}
+        start = int(wanted[6:-1]) if wanted and self._has(request.headers.get("If-Range", "")) else 0
+        told = {"ETag": self.etag, "Last-Modified": self.modified}
+        whole, headers = len(self.body), {name: value for name, value in told.items() if value}
         if start >= whole and start:
             return web.Response(status=416, headers={"Content-Range": f"bytes */{whole}"})
         if start:
@@ -84,6 +87,10 @@ class ImageServer:
         else:
             await response.write(self.body[start:])
         return response
+
+    def _has(self, version: str) -> bool:
+        """As RFC 9110 has it for If-Range: a weak tag is no version's."""
+        return version in {self.etag, self.modified} and version != "" and not version.startswith("W/")
 
     def _beside(self, request: web.BaseRequest) -> web.Response:
         self.asked_beside.append(request)

@@ -9,8 +9,10 @@ import os
 import shutil
 import ssl
 import threading
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from email.utils import formatdate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -89,14 +91,6 @@ async def test_redirects_are_followed(get: Download, server: ImageServer) -> Non
     assert (await get(server.url.replace("bf.bfb", "elsewhere.bfb"))).checksum == SHA
 
 
-async def test_a_proxy_of_the_environment_is_used(
-    get: Download, server: ImageServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", f"http://localhost:{server.port}")
-    await get("http://images.invalid/bf.bfb")
-    assert get.target.read_bytes() == BODY
-
-
 @pytest.mark.parametrize("status", [404, 403, 500, 503])
 async def test_an_error_of_the_server_is_told(get: Download, server: ImageServer, status: int) -> None:
     server.status = status
@@ -121,6 +115,36 @@ async def test_an_image_that_changed_meanwhile_starts_anew(get: Download, server
 async def test_without_a_version_nothing_is_added_to_what_is_there(get: Download, server: ImageServer) -> None:
     server.etag = ""
     await get.breaks_off(server)
+    await get(server.url, SHA)
+    assert server.ranges() == ["", ""]
+
+
+def _modified(ago: float) -> str:
+    """A Last-Modified of so many seconds ago."""
+    return formatdate(time.time() - ago, usegmt=True)
+
+
+async def test_a_weak_version_is_not_asked_for_where_there_is_another(get: Download, server: ImageServer) -> None:
+    """A server that compresses what it can has weak ETags for all: If-Range never matches one."""
+    server.etag, server.modified = 'W/"one"', _modified(3600)
+    await get.breaks_off(server)
+    assert tag_of(get.part).read_text() == server.modified
+    await get(server.url, SHA)
+    assert server.ranges() == ["", f"bytes={module.PIECE}-"]
+    assert get.target.read_bytes() == BODY
+
+
+async def test_a_strong_version_is_asked_for_before_a_date(get: Download, server: ImageServer) -> None:
+    server.modified = _modified(3600)
+    await get.breaks_off(server)
+    assert tag_of(get.part).read_text() == server.etag
+
+
+@pytest.mark.parametrize("modified", ["", "lately", "Thu, 99 Foo 9999999999 00:00:00 GMT", _modified(-3600)])
+async def test_what_may_be_the_date_of_two_versions_is_none(get: Download, server: ImageServer, modified: str) -> None:
+    server.etag, server.modified = 'W/"one"', modified
+    await get.breaks_off(server)
+    assert tag_of(get.part).read_text() == ""
     await get(server.url, SHA)
     assert server.ranges() == ["", ""]
 
@@ -290,7 +314,7 @@ async def test_what_is_there_of_an_earlier_version_makes_room_for_the_new_one(
     assert get.target.read_bytes() == BODY[::-1]
 
 
-@pytest.mark.parametrize("tag", [b"\xff\xfe", b"", b"a\r\nRange: bytes=0-1", "é".encode()])
+@pytest.mark.parametrize("tag", [b"\xff\xfe", b"", b"a\r\nRange: bytes=0-1", "é".encode(), b'W/"one"'])
 async def test_a_tag_that_cannot_be_read_is_none(get: Download, server: ImageServer, tag: bytes) -> None:
     await get.breaks_off(server)
     tag_of(get.part).write_bytes(tag)

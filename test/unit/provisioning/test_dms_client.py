@@ -70,6 +70,19 @@ def validated(version: str) -> Any:
     return os_pb2.InstallResponse(validated=os_pb2.Validated(version=version))
 
 
+async def test_the_proxy_that_images_come_through_is_none_to_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_grpc_proxy", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+
+    async def install(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        yield validated("x.bfb")
+
+    async with against(install) as client:
+        await client.install("x.bfb", b"x")
+
+
 async def test_another_version_than_was_sent_fails(tmp_path: Path) -> None:
     async def install(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
         yield validated("y.bfb")
