@@ -120,7 +120,7 @@ class DPUSetStatus(Model):
     """How many DPUs are in each phase."""
 
     replicas: Annotated[int, Schema(minimum=0)] = 0
-    """How many DPUs there are to be: one for each card that is selected."""
+    """How many DPUs there are to be: one for each card that is selected, and those whose node just tells no more of their card."""
 
     ready_replicas: Annotated[int, Schema(minimum=0)] = 0
     """How many of them are Ready."""

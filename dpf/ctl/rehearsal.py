@@ -17,7 +17,7 @@ from typing import Any
 from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import claims, members, rollout
 from dpf.provisioning.dpuset.select import choose
-from dpf.provisioning.dpuset.status import allowed
+from dpf.provisioning.dpuset.status import allowed, lost, named
 from dpf.runtime.k8s import Node
 from dpf_api.dpu import DPU
 from dpf_api.dpuset import DPUSet, Strategy
@@ -61,6 +61,7 @@ class Rehearsal:
     allowed: int
     """DPUs that may be in flight in a rolling update; 0 with Recreate."""
     selected: int
+    """Cards that are selected, and DPUs that are kept though their node just tells no more of their card."""
     changes: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -103,12 +104,13 @@ def rehearse(old: DPUSet | None, new: DPUSet, nodes: Iterable[Node], dpus: Seque
     wanted, rejected, chosen = _select(new, nodes)
     own = {each.name: each for each in dpus if old is not None and each.owned_by(old) and not each.deleting}
     leaving = {each.name for each in dpus if old is not None and each.owned_by(old) and each.deleting}
-    room = allowed(new, len(wanted))
-    rolling = room is not None
-    result = Rehearsal(new, old is None, strategy.type.value, room or 0, len(wanted))
-
     gone = {n for n, dpu in own.items() if n not in wanted and (n in rejected or dpu.spec.node_name not in chosen)}
     kept = [dpu for name, dpu in sorted(own.items()) if name not in gone]
+    total = len(wanted.keys() | {dpu.name for dpu in kept})
+    room = allowed(new, total)
+    rolling = room is not None
+    result = Rehearsal(new, old is None, strategy.type.value, room or 0, total)
+
     made = _create(result, new, [card for name, card in wanted.items() if name not in own], leaving, dpus)
     for name in sorted(gone):
         result.changes.append(Change(Action.DELETE, name, own[name].spec.node_name, "is not selected any more"))
@@ -210,10 +212,7 @@ def _roll(result: Rehearsal, new: DPUSet, wanted: Mapping[str, Card], kept: Sequ
                 [by_name[each.name] for each in states if each.outdated and each.selected],
                 "the budget is used up",
             )
-            down = sum(not each.available for each in states)
-            result.notes.append(
-                f"the rolling update stops: {down} DPUs are unavailable and only {result.allowed} may be"
-            )
+            result.notes.append(_stop(states, result.allowed))
             break
         if names:
             batch += 1
@@ -225,6 +224,16 @@ def _roll(result: Rehearsal, new: DPUSet, wanted: Mapping[str, Card], kept: Sequ
         states = [each for each in states if each.name not in names]
     untold = [by_name[each.name] for each in states if each.outdated and not each.selected]
     _left(result, untold, "the labels of its node tell of no such card")
+
+
+def _stop(states: Sequence[rollout.Member], allowed: int) -> str:
+    """Why nothing more may be taken, and what to do about it."""
+    down = [each for each in states if not each.available]
+    words = f"the rolling update stops: {len(down)} DPUs are unavailable and only {allowed} may be"
+    if awaited := [each.name for each in down if each.in_flight]:
+        words += f"; goes on when one of these is Ready: {named(awaited)}"
+    held = [each.name for each in down if each.held]
+    return f"{words}; {lost(held)}" if held else words
 
 
 def _left(result: Rehearsal, dpus: Iterable[DPU], why: str) -> None:

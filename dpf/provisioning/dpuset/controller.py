@@ -17,7 +17,7 @@ from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.claims import Claims
 from dpf.provisioning.dpuset.select import Choice, choose
-from dpf.provisioning.dpuset.status import Tally, allowed, outdated, summary, tally
+from dpf.provisioning.dpuset.status import Refusals, Tally, allowed, outdated, summary, tally
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch
@@ -45,7 +45,13 @@ INTERVAL = 0.25
 STATUS_INTERVAL = 1.0
 """Seconds between status writes of one set while things move."""
 
-ROLLOUT = {"BudgetUsedUp": "RolloutPaused", "Recreate": "RolloutPaused", "UpToDate": "RolloutFinished"}
+ROLLOUT = {
+    "BudgetUsedUp": "RolloutPaused",
+    "CardNotFound": "RolloutPaused",
+    "DeletionFailed": "RolloutPaused",
+    "Recreate": "RolloutPaused",
+    "UpToDate": "RolloutFinished",
+}
 """What the event is called when a rollout has come to stand so; the other ways are told by what is done."""
 
 
@@ -63,6 +69,8 @@ class Selection:
     """Names of DPUs of cards that are known and not selected."""
     refused: set[str] = field(default_factory=set)
     """Names of DPUs that can't be made, and of which that was told."""
+    refusals: Refusals = field(default_factory=Refusals)
+    """What the API server did not let be done."""
     synced: object = None
     """The state of the set that its DPUs were last brought up to."""
     moved: set[str] = field(default_factory=set)
@@ -100,7 +108,12 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         have = {key.name for key in self._dpus.keys_by(members.OF_SET, dpuset.uid)}
         missing = self._settle(dpuset, selection, [c for name, c in selection.wanted.items() if name not in have])
         pause = self._pause(dpuset, selection) if missing else 0.0
-        errors = [] if pause > 0 else await _at_once(lambda card: self._create(dpuset, card), missing[:BATCH])
+        errors: list[DpfError] = []
+        # What is still to be done is tried again now, so an answer of before is not kept.
+        selection.refusals.deleted.clear()
+        if pause <= 0:
+            selection.refusals.made.clear()
+            errors += await _at_once(lambda card: self._create(dpuset, selection, card), missing[:BATCH])
         errors += await self._remove_deselected(dpuset, selection, have)
         errors += await self._sync(dpuset, selection)
         errors += await self._roll(dpuset, selection)
@@ -169,7 +182,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         selection.refused = set(refused)
         return [card for card in cards if card.name not in refused]
 
-    async def _create(self, dpuset: DPUSet, card: Card) -> DpfError | None:
+    async def _create(self, dpuset: DPUSet, selection: Selection, card: Card) -> DpfError | None:
         dpu = members.build(dpuset, card)
         try:
             await self._client.create(dpu)
@@ -180,6 +193,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
                 self.wake(dpuset.key)
             return None
         except DpfError as error:
+            selection.refusals.made[dpu.name] = str(error)
             self._events.warning(dpuset, "FailedCreate", f"DPU {dpu.name}: {error}")
             return error
         self._events.normal(dpuset, "SuccessfulCreate", f"created DPU {dpu.name}")
@@ -221,21 +235,21 @@ class DPUSetReconciler(Finalizing[DPUSet]):
     async def _remove_deselected(self, dpuset: DPUSet, selection: Selection, have: set[str]) -> list[DpfError]:
         """Deletes DPUs of nodes that are not selected any more, and of cards that are known and not selected. A card whose
         labels are just not there, as while the detector restarts, keeps its DPU."""
-        errors = []
+        errors: list[DpfError | None] = []
         for name in sorted(have - selection.wanted.keys()):
             dpu = self._dpus.get(name, dpuset.namespace)
             gone = dpu is not None and (name in selection.rejected or dpu.spec.node_name not in selection.choices)
-            if dpu is not None and gone and (error := await self._delete(dpuset, dpu, "is not selected any more")):
-                errors.append(error)
-        return errors
+            if dpu is not None and gone:
+                errors.append(await self._delete(dpuset, selection, dpu, "is not selected any more"))
+        return [error for error in errors if error is not None]
 
     async def _roll(self, dpuset: DPUSet, selection: Selection) -> list[DpfError]:
         """One round of a rolling update. The DPUs are only looked at if one may go."""
-        room = allowed(dpuset, len(selection.wanted))
-        if room is None or not outdated(dpuset, self._dpus):
+        if not outdated(dpuset, self._dpus):
             return []
         stand = self._tally(dpuset, selection)
-        if stand.in_flight >= room:
+        room = allowed(dpuset, stand.total)
+        if room is None or stand.in_flight >= room:
             return []
         dpus = {
             dpu.name: dpu
@@ -244,18 +258,19 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         }
         states = [members.state(dpuset, dpu, selected=name in selection.wanted) for name, dpu in dpus.items()]
         names = rollout.replaceable(states, missing=len(stand.missing), allowed=room)
-        outcomes = [await self._delete(dpuset, dpus[name], "is replaced") for name in names]
+        outcomes = [await self._delete(dpuset, selection, dpus[name], "is replaced") for name in names]
         return [error for error in outcomes if error is not None]
 
     def _tally(self, dpuset: DPUSet, selection: Selection) -> Tally:
-        return tally(dpuset, selection.wanted.keys(), self._dpus, selection.refused)
+        return tally(dpuset, selection.wanted.keys(), self._dpus, selection.refused, selection.refusals)
 
-    async def _delete(self, dpuset: DPUSet, dpu: DPU, why: str) -> DpfError | None:
+    async def _delete(self, dpuset: DPUSet, selection: Selection, dpu: DPU, why: str) -> DpfError | None:
         if dpu.deleting:
             return None
         try:
             await self._client.delete(dpu)
         except DpfError as error:
+            selection.refusals.deleted[dpu.name] = str(error)
             self._events.warning(dpuset, "FailedDelete", f"DPU {dpu.name}: {error}")
             return error
         self._events.normal(dpuset, "SuccessfulDelete", f"DPU {dpu.name} {why}")
@@ -277,13 +292,15 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         return 0.0
 
     def _tell(self, dpuset: DPUSet, status: DPUSetStatus) -> None:
-        """Says how the rollout stands, if it stands otherwise than before."""
+        """Says how the rollout stands, if it stands otherwise than before; as a warning if something must be mended first."""
         kind = ConditionType.PROGRESSING.value
         was, progress = find(dpuset.status.conditions, kind), find(status.conditions, kind)
-        if was is None or progress is None or was.reason == progress.reason:
+        if was is None or progress is None or (was.status, was.reason) == (progress.status, progress.reason):
             return
         if (reason := ROLLOUT.get(progress.reason)) is not None:
-            self._events.normal(dpuset, reason, progress.message, action="Rollout")
+            stopped = progress.status == "False" and progress.reason != "Recreate"
+            tell = self._events.warning if stopped else self._events.normal
+            tell(dpuset, reason, progress.message, action="Rollout")
 
 
 async def _at_once(do: Callable[[W], Awaitable[DpfError | None]], work: Iterable[W]) -> list[DpfError]:

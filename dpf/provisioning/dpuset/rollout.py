@@ -42,6 +42,11 @@ class Member:
         """Whether it is being replaced, or was and is not of use yet."""
         return self.leaving or not (self.outdated or self.available)
 
+    @property
+    def held(self) -> bool:
+        """Whether it uses up the budget and nothing that the rollout does ends that: it is of no use, and can't be replaced."""
+        return self.outdated and not (self.available or self.leaving or self.selected)
+
 
 def budget(max_unavailable: int | str | None, total: int) -> int:
     """How many of ``total`` DPUs may be unavailable: percentages are rounded up, and it is at least 1.

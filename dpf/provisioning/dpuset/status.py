@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from dpf.provisioning.dpuset.members import AVAILABLE, LEAVING, LIKE, OF_SET, PHASE, UNDER_WAY, in_phase, template_of
-from dpf.provisioning.dpuset.rollout import budget
+from dpf.provisioning.dpuset.members import (
+    AVAILABLE,
+    LEAVING,
+    LIKE,
+    OF_SET,
+    PHASE,
+    UNDER_WAY,
+    in_phase,
+    state,
+    template_of,
+)
+from dpf.provisioning.dpuset.rollout import Member, budget
 from dpf.runtime.conditions import new, set_condition
 from dpf.runtime.informer import Informer
 from dpf.runtime.meta import Condition, Key
@@ -18,12 +28,20 @@ NAMED = 3
 """DPUs that a message names."""
 
 
+@dataclass
+class Refusals:
+    """What the API server did not let be done at the last look at the set: its answers, by the DPU's name."""
+
+    made: dict[str, str] = field(default_factory=dict)
+    deleted: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Tally:
     """How the DPUs of a set stand."""
 
     wanted: int
-    """How many there are to be."""
+    """How many cards are selected."""
     missing: tuple[str, ...]
     """Those that are not there and can be made."""
     leaving: tuple[str, ...]
@@ -36,6 +54,17 @@ class Tally:
     """How many of these are not available."""
     available: int
     failed: int
+    untold: tuple[Member, ...] = ()
+    """Those that stay though their card is not selected: its labels are just not there, or they can't be deleted."""
+    unmade: Mapping[str, str] = field(default_factory=dict)
+    """Of those that are not there the ones that the API server did not let be made, and its answer."""
+    undeleted: Mapping[str, str] = field(default_factory=dict)
+    """Of those that stay the ones that it did not let be deleted."""
+
+    @property
+    def total(self) -> int:
+        """How many there are to be."""
+        return self.wanted + len(self.untold)
 
     @property
     def outdated(self) -> int:
@@ -52,24 +81,61 @@ class Tally:
         """How many are not available, whatever the reason."""
         return len(self.missing) + len(self.leaving) + self.staying - self.available
 
+    @property
+    def replaceable(self) -> int:
+        """How many are not as the template says and would be made anew."""
+        return self.outdated - sum(member.outdated for member in self.untold)
 
-def tally(dpuset: DPUSet, wanted: Collection[str], dpus: Informer[DPU], taken: Collection[str] = ()) -> Tally:
+    @property
+    def held(self) -> int:
+        """How many use up the budget without being made anew."""
+        return sum(member.held for member in self.untold)
+
+    @property
+    def down(self) -> int:
+        """How many are not available, and would be made anew."""
+        return self.unavailable - self.in_flight - self.held
+
+    def room(self, allowed: int) -> bool:
+        """Whether a rollout that has something to replace may replace one now; as :func:`rollout.replaceable` decides it.
+
+        :param allowed: how many may be unavailable.
+        """
+        return self.unavailable < allowed or (self.down > 0 and self.in_flight < allowed)
+
+
+def tally(
+    dpuset: DPUSet,
+    wanted: Collection[str],
+    dpus: Informer[DPU],
+    taken: Collection[str] = (),
+    refusals: Refusals | None = None,
+) -> Tally:
     """Counts a set's DPUs.
 
-    :param wanted: names of the DPUs that there are to be.
+    :param wanted: names of the DPUs of the cards that are selected.
     :param taken: of these the ones that can't be made, as another's DPU has their card.
     """
-    uid, like = dpuset.uid, template_of(dpuset)
+    uid, like, refusals = dpuset.uid, template_of(dpuset), refusals or Refusals()
     leaving = dpus.keys_by(LEAVING, uid)
+    missing = tuple(name for name in wanted if Key(dpuset.namespace, name) not in dpus and name not in taken)
+    others = (dpus.get(key.name, key.namespace) for key in dpus.keys_by(OF_SET, uid) if key.name not in wanted)
     return Tally(
         wanted=len(wanted),
-        missing=tuple(name for name in wanted if Key(dpuset.namespace, name) not in dpus and name not in taken),
+        missing=missing,
         leaving=tuple(key.name for key in leaving if key.name in wanted),
         staying=dpus.count_by(OF_SET, uid) - len(leaving),
         updated=dpus.count_by(LIKE, like),
         under_way=dpus.count_by(UNDER_WAY, like),
         available=dpus.count_by(AVAILABLE, uid),
         failed=dpus.count_by(PHASE, in_phase(uid, Phase.ERROR)),
+        untold=tuple(state(dpuset, dpu, selected=False) for dpu in others if dpu is not None and not dpu.deleting),
+        unmade={name: said for name, said in refusals.made.items() if name in missing},
+        undeleted={
+            name: said
+            for name, said in refusals.deleted.items()
+            if (dpu := dpus.get(name, dpuset.namespace)) is not None and not dpu.deleting
+        },
     )
 
 
@@ -79,12 +145,15 @@ def outdated(dpuset: DPUSet, dpus: Informer[DPU]) -> int:
     return staying - dpus.count_by(LIKE, template_of(dpuset))
 
 
-def allowed(dpuset: DPUSet, wanted: int) -> int | None:
-    """How many DPUs of the set a rolling update may have in flight; None if there is no rolling update."""
+def allowed(dpuset: DPUSet, total: int) -> int | None:
+    """How many DPUs of the set a rolling update may have in flight; None if there is no rolling update.
+
+    :param total: how many DPUs there are to be, also those that stay though no label tells of their card: they take up room.
+    """
     strategy = dpuset.spec.strategy
     if strategy is None or strategy.type is not StrategyType.ROLLING_UPDATE:
         return None
-    return budget(strategy.rolling_update.max_unavailable if strategy.rolling_update is not None else None, wanted)
+    return budget(strategy.rolling_update.max_unavailable if strategy.rolling_update is not None else None, total)
 
 
 def summary(
@@ -101,7 +170,7 @@ def summary(
     return dpuset.status.model_copy(
         update={
             "dpu_statistics": {phase: count for phase, count in counts.items() if count},
-            "replicas": stand.wanted,
+            "replicas": stand.total,
             "ready_replicas": stand.available,
             "updated_replicas": stand.updated,
             "reason": "" if ready.status == "True" else ready.reason,
@@ -116,15 +185,19 @@ def _ready(dpuset: DPUSet, stand: Tally, taken: Sequence[str], contested: Sequen
         message = "; ".join(each for each in (*said, _first_of(contested)) if each)
         return new(SetCondition.READY.value, status, reason, message, generation=dpuset.metadata.generation)
 
+    down = [member for member in stand.untold if not member.available]
     if stand.wanted == 0:
         message = "no card is selected; look at nodeSelector, dpuSelector and the labels of the nodes"
-        return condition(False, "NothingSelected", message)
-    if stand.available >= stand.wanted:
+        return condition(False, "NothingSelected", message, *_untold(stand, down))
+    if stand.available >= stand.total:
         return condition(True, "AllReady")
-    message = f"{stand.available} of {stand.wanted} DPUs are ready, {stand.failed} failed"
+    message = f"{stand.available} of {stand.total} DPUs are ready, {stand.failed} failed"
+    said = [*_untold(stand, down), *_refused("made", stand.unmade)]
     if taken:
-        return condition(False, "CardTaken", message, _first_of(taken))
-    return condition(False, "Failed" if stand.failed else "Provisioning", message)
+        return condition(False, "CardTaken", message, _first_of(taken), *said)
+    if down and len(down) == stand.total - stand.available:
+        return condition(False, _why_untold(stand, down), message, *said)
+    return condition(False, "Failed" if stand.failed else "Provisioning", message, *said)
 
 
 def _first_of(said: Sequence[str]) -> str:
@@ -138,28 +211,74 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
     def condition(status: bool, reason: str, message: str) -> Condition:
         return new(SetCondition.PROGRESSING.value, status, reason, message, generation=dpuset.metadata.generation)
 
-    so_far = f"{stand.updated} of {stand.wanted} DPUs are as the template says"
+    so_far = f"{stand.updated} of {stand.total} DPUs are as the template says"
+    left = [member for member in stand.untold if member.outdated]
     if not stand.outdated:
-        whole = stand.staying >= stand.wanted
-        return condition(True, "UpToDate" if whole else "Creating", so_far)
-    room = allowed(dpuset, stand.wanted)
+        whole = stand.staying >= stand.total
+        message = "; ".join([so_far, *_refused("made", stand.unmade)])
+        return condition(True, "UpToDate" if whole else "Creating", message)
+    room = allowed(dpuset, stand.total)
     if room is None:
         others = f"delete the {stand.outdated} others to have them provisioned anew"
-        return condition(False, "Recreate", f"{so_far}; {others}")
-    if stand.in_flight >= room:
-        why = f"{stand.unavailable} are unavailable ({stand.failed} failed) and {room} may be"
-        return condition(True, "BudgetUsedUp", f"{so_far}; {why}; goes on when {_awaited(dpuset, stand, dpus)}")
-    return condition(True, "RollingUpdate", so_far)
+        return condition(False, "Recreate", "; ".join([so_far, others, *_untold(stand, left)]))
+    if not stand.replaceable:
+        return condition(False, _why_untold(stand, left), "; ".join([so_far, *_untold(stand, left)]))
+    if stand.room(room):
+        # Whatever may go is tried at each look, so what was not let go is what keeps the rollout.
+        names = {member.name for member in stand.untold}
+        kept = {name: said for name, said in stand.undeleted.items() if name not in names}
+        if kept:
+            return condition(False, "DeletionFailed", "; ".join([so_far, *_refused("deleted", kept)]))
+        return condition(True, "RollingUpdate", so_far)
+    why = f"{so_far}; {stand.unavailable} are unavailable ({stand.failed} failed) and {room} may be"
+    if stand.held >= room and not stand.down:
+        held = "; ".join(_untold(stand, [member for member in left if member.held]))
+        return condition(False, "BudgetUsedUp", f"{why}; held up by DPUs that can't be replaced: {held}")
+    down = _untold(stand, [member for member in stand.untold if not member.available])
+    message = "; ".join([why, f"goes on when {_awaited(dpuset, stand, dpus)}", *down, *_refused("made", stand.unmade)])
+    return condition(True, "BudgetUsedUp", message)
+
+
+def _untold(stand: Tally, which: Sequence[Member]) -> Iterator[str]:
+    """Why DPUs of cards that are not selected stay as they are, and what to do about it."""
+    kept = {each.name: stand.undeleted[each.name] for each in which if each.name in stand.undeleted}
+    if names := [each.name for each in which if each.name not in kept]:
+        yield lost(names)
+    yield from _refused("deleted", kept)
+
+
+def _why_untold(stand: Tally, which: Sequence[Member]) -> str:
+    return "DeletionFailed" if all(each.name in stand.undeleted for each in which) else "CardNotFound"
+
+
+def lost(names: Collection[str]) -> str:
+    """What is said of DPUs whose card the labels of their node do not tell of any more, and what to do about it."""
+    return (
+        f"node labels tell no more of the cards of {named(names)}: see with lspci whether the hosts have them, and that the"
+        " labels come back; or delete these DPUs, which are made anew when their cards are back"
+    )
+
+
+def _refused(what: str, said: Mapping[str, str]) -> Iterator[str]:
+    """What the API server did not let be done; by the first that it happened to."""
+    if said:
+        name = min(said)
+        more = f" (and {len(said) - 1} DPUs more)" if len(said) > 1 else ""
+        yield f"DPU {name}{more} can't be {what}, which is tried again: {said[name]}"
 
 
 def _awaited(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> str:
     """What a rollout that pauses waits for: the DPUs in flight, and those of them that somebody must do something about."""
     under_way = {key.name for key in dpus.keys_by(UNDER_WAY, template_of(dpuset))}
     failed = [key.name for key in dpus.keys_by(PHASE, in_phase(dpuset.uid, Phase.ERROR)) if key.name in under_way]
-    words = f"one of those being provisioned anew is Ready: {_names(under_way.union(stand.missing, stand.leaving))}"
-    return f"{words}. In Error, to be retried or deleted: {_names(failed)}" if failed else words
+    words = f"one of these is Ready: {named(under_way.union(stand.missing, stand.leaving))}"
+    words += f". In Error, to be retried or deleted: {named(failed)}" if failed else ""
+    return words + (
+        f". Being deleted, `dpfctl describe` tells how far: {named(stand.leaving)}" if stand.leaving else ""
+    )
 
 
-def _names(names: Collection[str]) -> str:
+def named(names: Collection[str]) -> str:
+    """DPUs in a sentence: the first ones by name, and how many more."""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return ", ".join(sorted(names)[:NAMED]) + more

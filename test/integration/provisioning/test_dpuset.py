@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
+
 import pytest
 
 from dpf.provisioning.dpuset import controller
 from dpf.runtime import conditions
-from dpf.runtime.errors import ConfigError
+from dpf.runtime.errors import ConfigError, Forbidden
+from dpf.runtime.k8s import Event
 from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.testing import eventually_gone
 from dpf_api.dpu import DPU
@@ -206,11 +210,73 @@ async def test_a_rolling_update_leaves_a_dpu_whose_card_the_labels_have_lost(wor
     await world.eventually(DPUSet, "set", until=lambda each: each.status.dpu_statistics == {"Initializing": 2})
     label = FEATURE_PREFIX + "dpu-0-pci-address"
     await world.host.merge_patch(lost, {"metadata": {"labels": {label: None}}})
-    await world.eventually(DPUSet, "set", until=lambda each: each.status.replicas == 1)
+    name = f"{first}-{PCI}"
+    kept = await world.eventually(DPUSet, "set", until=lambda each: name in said(each, "Ready")[1])
+    assert kept.status.replicas == 2
     await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
     await world.eventually(DPU, f"{second}-{PCI}", until=lambda dpu: dpu.spec.bfb == "newer")
-    kept = await world.host.get(DPU, f"{first}-{PCI}", world.namespace)
-    assert (kept.spec.bfb, kept.deleting) == ("image", False)
+    left = await world.host.get(DPU, name, world.namespace)
+    assert (left.spec.bfb, left.deleting) == ("image", False)
+
+
+async def test_a_rolling_update_that_a_lost_card_holds_up_says_so_and_goes_on_when_its_dpu_is_deleted(
+    world: World,
+) -> None:
+    hosts = [f"{world.host_node}-{number}" for number in range(2)]
+    nodes = [await world.node(host) for host in hosts]
+    first, second = (f"{host}-{PCI}" for host in hosts)
+    dpuset = await world.dpuset(strategy={"type": "RollingUpdate"})
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.dpu_statistics == {"Initializing": 2})
+    # The second serves as far as the set can see; without a DPU cluster it takes no step that would say otherwise.
+    since = {"lastTransitionTime": "2026-01-01T00:00:00Z"}
+    ready = [{"type": "Ready", "status": "True", "reason": "Played", "message": ""} | since]
+    served = await world.host.get(DPU, second, world.namespace)
+    await world.host.merge_patch(served, {"status": {"conditions": ready}}, subresource="status")
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.ready_replicas == 1)
+    labels = {FEATURE_PREFIX + "dpu-0-pci-address": None}
+    await world.host.merge_patch(nodes[0], {"metadata": {"labels": labels}})
+    lost = await world.eventually(DPUSet, "set", until=lambda each: said(each, "Ready")[0] == "CardNotFound")
+    assert (lost.status.replicas, lost.status.ready_replicas, lost.status.reason) == (2, 1, "CardNotFound")
+
+    await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
+    held = await world.eventually(DPUSet, "set", until=lambda each: said(each, "Progressing")[0] == "BudgetUsedUp")
+    progress = conditions.find(held.status.conditions, "Progressing")
+    assert progress is not None
+    assert progress.status == "False"
+    assert f"can't be replaced: node labels tell no more of the cards of {first}: " in progress.message
+    async with asyncio.timeout(30), aclosing(world.host.watch(Event, world.namespace)) as watch:
+        async for _, event in watch:
+            if event.regarding.uid == dpuset.uid and event.reason == "RolloutPaused":
+                assert (event.type, event.note) == ("Warning", progress.message)
+                break
+
+    await world.host.delete(await world.host.get(DPU, first, world.namespace))
+    await world.eventually(DPU, second, until=lambda dpu: dpu.spec.bfb == "newer")
+
+
+async def test_a_rolling_update_whose_deletions_are_refused_says_so_until_they_are_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = world.managers[0].cluster.client
+    delete = client.delete
+
+    async def refuse(obj: Object, **more: str) -> None:
+        if isinstance(obj, DPU):
+            raise Forbidden(403, "Forbidden", "somebody's webhook denied the request")
+        await delete(obj, **more)
+
+    await world.node()
+    dpuset = await world.dpuset(strategy={"type": "RollingUpdate"})
+    name = f"{world.host_node}-{PCI}"
+    await world.eventually(DPU, name)
+    monkeypatch.setattr(client, "delete", refuse)
+    await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
+    held = await world.eventually(DPUSet, "set", until=lambda each: said(each, "Progressing")[0] == "DeletionFailed")
+    assert f"DPU {name} can't be deleted" in said(held, "Progressing")[1]
+    assert "somebody's webhook denied" in said(held, "Progressing")[1]
+    monkeypatch.undo()
+    await world.eventually(DPU, name, until=lambda dpu: dpu.spec.bfb == "newer")
+    await world.eventually(DPUSet, "set", until=lambda each: said(each, "Progressing")[0] == "UpToDate")
 
 
 async def test_a_rolling_update_replaces_what_is_outdated(world: World) -> None:

@@ -45,7 +45,10 @@ def test_a_rollout_that_cannot_go_on_says_why() -> None:
     result = rehearse(dpuset(), dpuset(bfb="new"), NODES, dpus)
     assert result.count(Action.REPROVISION) == 0
     assert result.count(Action.OUTDATED) == 3
-    assert result.notes == ["the rolling update stops: 1 DPUs are unavailable and only 1 may be"]
+    assert result.notes == [
+        "the rolling update stops: 1 DPUs are unavailable and only 1 may be; goes on when one of these is Ready: "
+        f"a-{PCI}"
+    ]
 
 
 def test_dpus_that_are_made_use_up_the_budget_until_they_are_ready() -> None:
@@ -114,6 +117,36 @@ def test_a_rolling_update_leaves_a_dpu_whose_card_the_labels_have_lost() -> None
     assert steps(result, Action.REPROVISION) == [("b", 1)]
     assert steps(result, Action.OUTDATED) == [("a", -1)]
     assert result.notes == []
+
+
+def test_a_rollout_that_a_lost_card_holds_up_names_its_dpu_and_what_to_do() -> None:
+    bare = node("a").model_copy(update={"metadata": node("a").metadata.model_copy(update={"labels": {}})})
+    result = rehearse(dpuset(), dpuset(bfb="new"), [bare, *NODES[1:]], [dpu("a", ready=False), *DPUS[1:]])
+    assert steps(result, Action.REPROVISION) == []
+    assert steps(result, Action.OUTDATED) == [("b", -1), ("c", -1), ("d", -1), ("a", -1)]
+    (note,) = result.notes
+    assert note.startswith(
+        "the rolling update stops: 1 DPUs are unavailable and only 1 may be; node labels tell no more"
+    )
+    assert f"the cards of a-{PCI}: " in note
+    assert "delete these DPUs" in note
+
+
+def test_a_lost_card_costs_a_rollout_with_more_room_one_place() -> None:
+    bare = node("a").model_copy(update={"metadata": node("a").metadata.model_copy(update={"labels": {}})})
+    result = rehearse(dpuset(), dpuset(bfb="new", strategy=TWO), [bare, *NODES[1:]], [dpu("a", ready=False), *DPUS[1:]])
+    assert steps(result, Action.REPROVISION) == [("b", 1), ("c", 2), ("d", 3)]
+    assert result.notes == []
+
+
+def test_a_share_of_the_dpus_is_one_of_those_too_whose_card_no_label_tells_of() -> None:
+    bare = node("a").model_copy(update={"metadata": node("a").metadata.model_copy(update={"labels": {}})})
+    all_of_them = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "100%"}}
+    result = rehearse(
+        dpuset(), dpuset(bfb="new", strategy=all_of_them), [bare, NODES[1]], [dpu("a", ready=False), DPUS[1]]
+    )
+    assert (result.allowed, result.selected) == (2, 2)
+    assert steps(result, Action.REPROVISION) == [("b", 1)]
 
 
 def test_what_a_node_tells_of_a_card_since_is_brought_to_its_dpu() -> None:

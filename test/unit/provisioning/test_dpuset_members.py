@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import product
 from typing import Any
 
 import orjson
 import pytest
 
 from dpf.provisioning.cards import Card
-from dpf.provisioning.dpuset.members import INDEXES, drift
-from dpf.provisioning.dpuset.status import summary, tally
+from dpf.provisioning.dpuset.members import INDEXES, drift, state
+from dpf.provisioning.dpuset.rollout import replaceable
+from dpf.provisioning.dpuset.status import Refusals, summary, tally
 from dpf.runtime.conditions import find
 from dpf.runtime.informer import Informer
 from dpf.runtime.meta import to_wire
@@ -87,18 +90,28 @@ def test_what_a_host_tells_of_a_card_later_or_otherwise_reaches_its_dpu() -> Non
 
 
 def told(
-    dpuset_: DPUSet, *dpus: DPU, wanted: int, taken: tuple[str, ...] = (), contested: tuple[str, ...] = ()
+    dpuset_: DPUSet,
+    *dpus: DPU,
+    wanted: int,
+    taken: tuple[str, ...] = (),
+    contested: tuple[str, ...] = (),
+    lost: Collection[str] = (),
+    refusals: Refusals | None = None,
 ) -> dict[str, tuple[str, str, str]]:
-    """The conditions: status, reason and message by type. DPUs that are wanted and not there have numbers for names."""
+    """The conditions: status, reason and message by type. DPUs that are wanted and not there have numbers for names.
+
+    :param lost: names of DPUs whose card the labels of their node do not tell of.
+    """
     informer = Informer(DPU)
     for index in INDEXES:
         informer.add_index(index)
     for each in dpus:
         informer.apply("ADDED", orjson.dumps(to_wire(each)))
-    names = [*(each.name for each in dpus), *map(str, range(len(dpus), wanted))]
-    status = summary(
-        dpuset_, tally(dpuset_, names, informer, names[len(dpus) :][: len(taken)]), informer, taken, contested
-    )
+    absent = [str(number) for number in range(len(dpus), wanted)]
+    names = [*(each.name for each in dpus if each.name not in lost), *absent]
+    stand = tally(dpuset_, names, informer, absent[: len(taken)], refusals)
+    status = summary(dpuset_, stand, informer, taken, contested)
+    assert status.replicas == stand.total == len({*names, *(each.name for each in dpus if not each.deleting)})
     return {c.type: (c.status, c.reason, c.message) for c in status.conditions}
 
 
@@ -123,7 +136,8 @@ def test_a_rollout_waits_for_what_is_being_deleted_or_not_made_yet() -> None:
     dpus = dpu("a"), dpu("b", Phase.DELETING, going=True)
     status, reason, message = told(dpuset(strategy=strategy, bfb={"name": "new"}), *dpus, wanted=3)["Progressing"]
     assert (status, reason) == ("True", "BudgetUsedUp")
-    assert message.endswith("is Ready: 2, b")
+    assert "is Ready: 2, b. Being deleted" in message
+    assert message.endswith("tells how far: b")
 
 
 def test_broken_dpus_of_the_old_template_do_not_make_a_rollout_pause() -> None:
@@ -140,6 +154,161 @@ def test_a_card_that_another_has_does_not_hold_up_a_rollout() -> None:
 def test_a_rollout_that_has_room_goes_on() -> None:
     said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), dpu("a"), dpu("b", bfb="new"), wanted=2)
     assert said["Progressing"][:2] == ("True", "RollingUpdate")
+
+
+NEW: dict[str, Any] = {"bfb": {"name": "new"}}
+LOST = "node labels tell no more of the cards of {}: "
+
+
+@pytest.mark.parametrize(
+    ("room", "dpus", "lost", "refused", "expected", "words"),
+    [
+        (1, [dpu("a", Phase.ERROR), dpu("b")], "a", {}, ("False", "BudgetUsedUp"), ["1 may be", LOST, "delete these"]),
+        (1, [dpu("a", Phase.ERROR), dpu("b", Phase.ERROR)], "a", {}, ("True", "RollingUpdate"), []),
+        (2, [dpu("a", Phase.ERROR), dpu("b")], "a", {}, ("True", "RollingUpdate"), []),
+        (
+            2,
+            [dpu("a", Phase.ERROR), dpu("b"), dpu("c", Phase.OS_INSTALLING, bfb="new")],
+            "a",
+            {},
+            ("True", "BudgetUsedUp"),
+            ["is Ready: c", LOST],
+        ),
+        (
+            1,
+            [dpu("a", Phase.ERROR), dpu("b"), dpu("c", Phase.OS_INSTALLING, bfb="new")],
+            "a",
+            {},
+            ("False", "BudgetUsedUp"),
+            ["held up by", LOST],
+        ),
+        (
+            1,
+            [dpu("a", Phase.REBOOTING, bfb="new"), dpu("b")],
+            "a",
+            {},
+            ("True", "BudgetUsedUp"),
+            ["is Ready: a", LOST],
+        ),
+        (1, [dpu("a"), dpu("b", bfb="new")], "a", {}, ("False", "CardNotFound"), ["1 of 2 DPUs are as", LOST]),
+        (
+            1,
+            [dpu("a"), dpu("b")],
+            "",
+            {"b": "denied"},
+            ("False", "DeletionFailed"),
+            ["DPU b can't be deleted", "denied"],
+        ),
+        (
+            1,
+            [dpu("a", Phase.ERROR), dpu("b")],
+            "a",
+            {"a": "denied"},
+            ("False", "BudgetUsedUp"),
+            ["DPU a can't be deleted", "denied"],
+        ),
+        (1, [dpu("a", bfb="new"), dpu("b", bfb="new")], "a", {}, ("True", "UpToDate"), []),
+    ],
+    ids=[
+        "it uses up the budget",
+        "others that are down go on",
+        "there is room for others",
+        "one more is in flight, and is enough",
+        "one more is in flight, and is not enough",
+        "it is in flight itself",
+        "all others are done",
+        "the API server refuses",
+        "it is not selected, and the API server refuses",
+        "it is done",
+    ],
+)
+def test_a_rollout_says_which_dpus_keep_it_and_why(
+    room: int, dpus: list[DPU], lost: str, refused: dict[str, str], expected: tuple[str, str], words: list[str]
+) -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": room}}
+    refusals = Refusals(deleted=refused)
+    said = told(dpuset(strategy=strategy, **NEW), *dpus, wanted=len(dpus), lost={lost}, refusals=refusals)
+    status, reason, message = said["Progressing"]
+    assert (status, reason) == expected
+    for word in words:
+        assert word.format("a") in message
+    assert words or "labels" not in message
+
+
+KINDS: dict[str, Any] = {
+    "fresh": {"bfb": "new"},
+    "fresh, down": {"bfb": "new", "phase": Phase.OS_INSTALLING},
+    "outdated": {},
+    "outdated, down": {"phase": Phase.ERROR},
+    "outdated, going": {"phase": Phase.DELETING, "going": True},
+}
+
+
+@pytest.mark.parametrize("room", [1, 2])
+def test_what_a_set_says_of_its_rollout_is_what_the_rollout_does(room: int) -> None:
+    """Every mix of three DPUs, with their cards and without."""
+    set_ = dpuset(strategy={"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": room}}, **NEW)
+    for kinds in product(product(KINDS, (True, False)), repeat=3):
+        if not any(selected for _, selected in kinds):
+            continue
+        dpus = [dpu(name, **KINDS[kind]) for name, (kind, _) in zip("abc", kinds, strict=True)]
+        lost = {name for name, (_, selected) in zip("abc", kinds, strict=True) if not selected}
+        status, reason, message = told(set_, *dpus, wanted=3, lost=lost)["Progressing"]
+        have = [
+            state(set_, each, selected=each.name not in lost)
+            for each in dpus
+            if not each.deleting or each.name not in lost
+        ]
+        goes_on = bool(replaceable(have, missing=0, allowed=min(room, len(have))))
+        assert goes_on is (reason == "RollingUpdate"), (kinds, reason)
+        if status == "False":
+            named = {each.name for each in have if each.outdated and not each.selected}
+            assert any(name in message.partition("cards of ")[2].partition(":")[0] for name in named), (kinds, message)
+
+
+@pytest.mark.parametrize(
+    ("dpus", "lost", "expected", "words"),
+    [
+        ([dpu("a"), dpu("b")], "a", ("True", "AllReady"), ""),
+        ([dpu("a", Phase.ERROR), dpu("b")], "a", ("False", "CardNotFound"), "1 of 2 DPUs are ready, 1 failed; " + LOST),
+        ([dpu("a", Phase.REBOOTING), dpu("b")], "a", ("False", "CardNotFound"), LOST),
+        ([dpu("a"), dpu("b", Phase.REBOOTING)], "a", ("False", "Provisioning"), "1 of 2 DPUs are ready, 0 failed"),
+        ([dpu("a", Phase.REBOOTING), dpu("b", Phase.ERROR)], "a", ("False", "Failed"), LOST),
+        ([dpu("a", Phase.REBOOTING)], "a", ("False", "NothingSelected"), LOST),
+        ([dpu("a", Phase.DELETING, going=True), dpu("b")], "a", ("True", "AllReady"), ""),
+    ],
+    ids=[
+        "it serves",
+        "in Error",
+        "down",
+        "another is down",
+        "another is in Error",
+        "it is the only one",
+        "it is going",
+    ],
+)
+def test_a_set_is_ready_if_all_its_dpus_are_those_too_whose_card_no_label_tells_of(
+    dpus: list[DPU], lost: str, expected: tuple[str, str], words: str
+) -> None:
+    status, reason, message = told(dpuset(), *dpus, wanted=len(dpus), lost={lost})["Ready"]
+    assert (status, reason) == expected
+    assert words.format("a") in message
+
+
+def test_a_dpu_that_the_api_server_does_not_let_be_made_is_named_with_its_answer() -> None:
+    refusals = Refusals(made={"1": "quota", "gone": "old news"})
+    said = told(dpuset(strategy=ROLLING, **NEW), dpu("a"), wanted=2, refusals=refusals)
+    assert said["Ready"][1] == "Provisioning"
+    assert said["Progressing"][:2] == ("True", "BudgetUsedUp")
+    for _, _, message in said.values():
+        assert "DPU 1 can't be made, which is tried again: quota" in message
+    assert told(dpuset(), dpu("a"), wanted=2, refusals=refusals)["Progressing"][1] == "Creating"
+
+
+def test_recreate_says_which_dpus_would_not_be_made_anew() -> None:
+    status, reason, message = told(dpuset(**NEW), dpu("a"), dpu("b"), wanted=2, lost={"a"})["Progressing"]
+    assert (status, reason) == ("False", "Recreate")
+    assert LOST.format("a") in message
 
 
 def test_recreate_says_that_somebody_must_delete() -> None:

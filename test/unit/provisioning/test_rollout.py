@@ -81,6 +81,31 @@ def test_a_dpu_that_would_not_be_made_anew_is_left_alone() -> None:
     assert replaceable([outdated("a", selected=False), outdated("b")], missing=0, allowed=1) == ["b"]
 
 
+@pytest.mark.parametrize(
+    ("member", "held"),
+    [
+        (outdated("a", available=False, selected=False), True),
+        (outdated("a", available=False, selected=False, failed=True), True),
+        (outdated("a", selected=False), False),
+        (outdated("a", available=False), False),
+        (outdated("a", available=False, selected=False, leaving=True), False),
+        (fresh("a", available=False, selected=False), False),
+    ],
+    ids=["no card", "no card, in Error", "still of use", "can be replaced", "is going", "in flight"],
+)
+def test_a_dpu_that_is_of_no_use_and_cannot_be_replaced_holds_its_place_in_the_budget(
+    member: Member, held: bool
+) -> None:
+    assert member.held is held
+    assert bool(replaceable([member, outdated("b")], missing=0, allowed=1)) is (member.available or member.selected)
+
+
+def test_what_holds_a_place_leaves_the_others_to_the_rollout() -> None:
+    have = [outdated("a", available=False, selected=False), outdated("b"), outdated("c")]
+    assert replaceable(have, missing=0, allowed=1) == []
+    assert replaceable(have, missing=0, allowed=2) == ["b"]
+
+
 names = st.text("abc", min_size=1, max_size=4)
 _any = st.builds(
     Member, names, available=st.booleans(), outdated=st.booleans(), failed=st.booleans(), leaving=st.booleans()
