@@ -7,7 +7,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from dpf.dms.rshim import RshimCard
 from dpf.dms.server import Server, ServerConfig
 from dpf.dms.simulated import SimulatedCard
 from dpf.runtime.errors import ConfigError
+from dpf.runtime.goflags import DEBUG_FROM
 from dpf.runtime.http import Servers
 from dpf.runtime.log import Format, Level, configure, get_logger
 from dpf.runtime.metrics import Metrics
@@ -30,6 +31,18 @@ log = get_logger(__name__)
 CERTIFICATES = Path("/etc/ssl/certs/server")
 EXEC_TIMEOUT = Seconds(900)
 PCI = re.compile(r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}")
+
+
+@dataclass(frozen=True)
+class DmsdFlags:
+    """What NVIDIA's ``dmsd`` has besides, so that a pod made for it runs this in its place."""
+
+    auth: Annotated[Literal["cert"], "clients show a certificate; there is no other way"] = "cert"
+    username: Annotated[str, "ignored: clients show a certificate"] = ""
+    password: Annotated[str, "ignored: clients show a certificate"] = ""
+    disable_unbind_at_activate: Annotated[bool, "ignored: the host's driver is never unbound"] = False
+    reboot_status_check: Annotated[str, "ignored: a card is up when its console says so"] = ""
+    v: Annotated[int, "verbosity; 4 and more is --log-level=debug"] = 0
 
 
 @dataclass(frozen=True)
@@ -60,12 +73,29 @@ class Options:
     health_probe_bind_address: Annotated[str, "HOST:PORT of /healthz and /readyz; 0 turns it off"] = "0"
     log_level: Annotated[Level, "least level that is logged"] = "info"
     log_format: Annotated[Format, "json, or console for a person"] = "json"
+    dmsd: DmsdFlags = DmsdFlags()
+
+
+def of_dmsd(words: Sequence[str]) -> list[str]:
+    """The command line with flags as this program has them: ``-bind_address``, as Go's has it, is ``--bind-address``."""
+    return [
+        f"--{found[1].replace('_', '-')}{found[2] or ''}" if (found := _GO_FLAG.fullmatch(word)) else word
+        for word in words
+    ]
+
+
+_GO_FLAG = re.compile(r"--?([a-z][a-z_]+)(=.*)?", re.DOTALL)
 
 
 def main() -> int:
     """Entry point."""
-    options = parse(Options, prog="dms", description="Serves one BlueField card over gNMI and gNOI with mutual TLS.")
-    configure(options.log_level, options.log_format)
+    options = parse(
+        Options,
+        of_dmsd(sys.argv[1:]),
+        prog="dms",
+        description="Serves one BlueField card over gNMI and gNOI with mutual TLS.",
+    )
+    configure("debug" if options.dmsd.v >= DEBUG_FROM else options.log_level, options.log_format)
     try:
         uvloop.run(_serve(options))
     except ConfigError as error:

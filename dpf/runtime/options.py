@@ -79,11 +79,22 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors say what to do, on one line, in the name of the command that was called."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As the base's; words that a subcommand does not know are its error, not that of the whole."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
     def error(self, message: str) -> NoReturn:
+        """Ends the process with status 2."""
         unknown = re.search(r"unrecognized arguments: (--?[\w-]+)", message)
         if unknown:
-            known = [flag for action in self._actions for flag in action.option_strings]
+            told = [action for action in self._actions if action.help is not argparse.SUPPRESS]
+            known = [flag for action in told for flag in action.option_strings]
             near = difflib.get_close_matches(unknown[1], known, n=1)
             message = f"there is no flag {unknown[1]}" + (f"; did you mean {near[0]}?" if near else "")
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
@@ -94,7 +105,7 @@ def parse(options: type[D], argv: Sequence[str] | None = None, *, prog: str, des
 
     :raises SystemExit: 2 for a wrong flag, 0 after ``--help`` or ``--version``.
     """
-    parser = _Parser(
+    parser = Parser(
         prog=prog, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"{prog} {_version()}")

@@ -277,10 +277,10 @@ class Reflector(Generic[T]):
         self._delay = min(2 * self._delay, BACKOFF_MAX)
         if isinstance(error, NotFound):
             resource = str(self._informer.kind.RESOURCE)
-            log.warning("kind_not_served", resource=resource, hint="install the CRDs: kubectl apply -f config/crd")
+            log.warning("kind_not_served", resource=resource, hint=f"install CustomResourceDefinition {resource}")
         elif isinstance(error, Forbidden):
             self.refused = str(error)
-            log.warning("kind_forbidden", error=str(error), hint="give this account list and watch: config/rbac")
+            log.warning("kind_forbidden", error=str(error), hint="let this account list and watch it")
         else:
             log.info("watch_failed", kind=self._kind, error=str(error), retry_in=round(pause, 1))
         self._resumed_at = now + pause

@@ -36,6 +36,23 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.startswith(f"usage: dpfctl {command}")
 
 
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("sandbox up --nope", "dpfctl sandbox up: there is no flag --nope; see dpfctl sandbox up --help"),
+        ("get dpus --kubeconfg x", "dpfctl get: there is no flag --kubeconfg; did you mean --kubeconfig?"),
+        ("gett dpus", "dpfctl: argument COMMAND: invalid choice: 'gett' (choose from 'describe', 'get',"),
+        ("sandbox", "dpfctl sandbox: the following arguments are required: COMMAND; see dpfctl sandbox --help"),
+    ],
+)
+def test_a_wrong_command_line_is_named_with_where_help_is(
+    line: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*line.split()) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(says)
+
+
 def test_the_whole_parser_can_be_built() -> None:
     assert build_parser().parse_args(["wait", "dpu", "--for", "deleted"]).goal == "deleted"
 

@@ -17,6 +17,8 @@ from dpf.dms.simulated import SimulatedCard
 from dpf.provisioning.dpu.dms import DmsClient, dial
 from dpf.provisioning.dpu.install import Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
+from dpf.runtime.options import parse
+from dpf_cmd.dms import DmsdFlags, Options, of_dmsd
 from test.unit.dms.fakes import CLIENT, config
 
 pytestmark = pytest.mark.timeout(60)
@@ -146,6 +148,22 @@ async def test_a_killed_process_goes_on_where_the_card_is(tmp_path: Path) -> Non
     assert fleet.mode == "DPU"
     assert [(boot["version"], boot["config"]) for boot in fleet.boots] == [("x.bfb", "# bf.cfg\n")]
     assert fleet.reboots == [{"kind": "power", "power": "reset", "id": "uid/boot-1"}]
+
+
+def test_the_command_line_of_nvidias_dmsd_is_understood() -> None:
+    """As the DMS pods of DPF v24.10 have it."""
+    line = (
+        "-bind_address 0.0.0.0:9339 -v 99 -auth cert -ca /etc/ssl/certs/server/ca.crt -tls_key_file /certs/tls.key "
+        "-tls_cert_file /certs/tls.crt -password admin -username admin -image_folder /bfb -target_pci 04:00 "
+        "-exec_timeout 900 -disable_unbind_at_activate -reboot_status_check none"
+    )
+    options = parse(Options, of_dmsd(line.split()), prog="dms", description="")
+    assert (options.bind_address, options.target_pci, options.image_folder) == ("0.0.0.0:9339", "04:00", Path("/bfb"))
+    assert (options.tls_key_file, options.tls_cert_file) == (Path("/certs/tls.key"), Path("/certs/tls.crt"))
+    assert float(options.exec_timeout) == 900.0
+    assert options.dmsd == DmsdFlags(
+        username="admin", password="admin", disable_unbind_at_activate=True, reboot_status_check="none", v=99
+    )
 
 
 async def test_a_card_without_its_fleet_is_a_passing_fault(tmp_path: Path) -> None:

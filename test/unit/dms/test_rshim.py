@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -37,21 +38,24 @@ class Device:
         self._thread.start()
 
     def _serve(self) -> None:
-        while True:
+        while not self._stop:
             told = dict(line.split() for line in (self.folder / "misc").read_text().splitlines())
-            if self._stop:
-                return
+            if "DISPLAY_LEVEL" not in told:
+                continue  # opened and left, as close() does it
             level, self.emptying = int(told["DISPLAY_LEVEL"]), told["CLEAR_ON_READ"] == "1"
             text = [f"DISPLAY_LEVEL {level}", f"DEV_NAME pcie-{self.pci}.2"]
             shown = [f" {line}" for line in self.log] if level == rshim.LOG else []
             if self.emptying:
                 self.log = self.log[len(shown) :]
-            (self.folder / "misc").write_text("\n".join([*text, *shown]) + "\n")
+            with suppress(BrokenPipeError):
+                (self.folder / "misc").write_text("\n".join([*text, *shown]) + "\n")
 
     def close(self) -> None:
         self._stop = True
-        (self.folder / "misc").write_text("DISPLAY_LEVEL 0\n")
-        self._thread.join(10)
+        while self._thread.is_alive():
+            # Whoever waits for the other end of a pipe, to read or to write, waits no longer; this itself waits for nobody.
+            os.close(os.open(self.folder / "misc", os.O_RDWR | os.O_NONBLOCK))
+            self._thread.join(0.01)
 
     @property
     def booted(self) -> bytes:
