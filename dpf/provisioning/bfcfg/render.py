@@ -17,6 +17,7 @@ import yaml
 
 from dpf.gnxi.dms import CONFIG_LIMIT
 from dpf.provisioning.bfcfg import files
+from dpf.provisioning.bfcfg.containerd import containerd
 from dpf.runtime.errors import Terminal
 from dpf_api.dpuflavor import DPUFlavorSpec, Operation
 
@@ -189,7 +190,7 @@ def _flavor_files(inputs: BfCfg) -> list[File]:
     if flavor.ovs.raw_config_script:
         found.append(_file("/opt/dpf/ovs.sh", f"#!/bin/bash\nset -e\n{flavor.ovs.raw_config_script}\n", "0755"))
     if flavor.containerd_config.registry_endpoint:
-        script = files.containerd(flavor.containerd_config.registry_endpoint)
+        script = containerd(flavor.containerd_config.registry_endpoint)
         found.append(_file("/opt/dpf/config_containerd.sh", script, "0755"))
     if _restarts(inputs):
         found.append(_file("/opt/dpf/restart.sh", files.restart(reboot=inputs.extra_reboot), "0755"))
