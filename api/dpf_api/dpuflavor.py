@@ -70,14 +70,14 @@ class ConfigFile(Model):
     """Content of the file, as it stands."""
 
     permissions: str = ""
-    """Mode of the file in octal digits, in quotes: "0644"."""
+    """Mode of the file in octal digits, in quotes: "0644", which is the default."""
 
 
 class ContainerdConfig(Model):
     """containerd on the DPU."""
 
     registry_endpoint: str = ""
-    """URL of a mirror that images of nvcr.io are pulled from."""
+    """URL of a mirror that images of nvcr.io are pulled from; on one line, without blanks."""
 
 
 RESERVED_FITS = Rule(
@@ -108,7 +108,8 @@ class DPUFlavorSpec(Model):
     """Open vSwitch."""
 
     bfcfg_parameters: list[str] = Field(default_factory=list)
-    """Lines for the head of bf.cfg as NAME=value; ubuntu_PASSWORD=<hash> sets the password of the user ubuntu."""
+    """Lines for the head of bf.cfg as NAME=value, each complete for a shell; ubuntu_PASSWORD=<hash> sets the password of the user
+    ubuntu."""
 
     config_files: list[ConfigFile] = Field(default_factory=list)
     """Files to be written on the DPU."""

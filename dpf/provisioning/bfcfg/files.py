@@ -135,31 +135,6 @@ done
 """
 
 
-def containerd(endpoint: str) -> str:
-    """Lets containerd pull what it knows as nvcr.io through a mirror, by its drop-in folder; the mirror's TLS is checked."""
-    hosts = f'server = "https://nvcr.io"\n\n[host.{_toml(endpoint)}]\n  capabilities = ["pull", "resolve"]\n'
-    return f"""\
-#!/bin/bash
-set -e
-config=/etc/containerd/config.toml
-[ -f "$config" ] || {{ echo "$config is missing" >&2; exit 1; }}
-mkdir -p /etc/containerd/certs.d/nvcr.io
-printf '%s' {shlex.quote(hosts)} > /etc/containerd/certs.d/nvcr.io/hosts.toml
-if grep -q '^[[:space:]]*config_path' "$config"; then
-  sed -i "s|^\\([[:space:]]*config_path\\)[[:space:]]*=.*|\\1 = '/etc/containerd/certs.d'|" "$config"
-elif grep -q '^version = 3' "$config"; then
-  printf "\\n[plugins.'io.containerd.cri.v1.images'.registry]\\n  config_path = '/etc/containerd/certs.d'\\n" >> "$config"
-else
-  printf '\\n[plugins."io.containerd.grpc.v1.cri".registry]\\n  config_path = "/etc/containerd/certs.d"\\n' >> "$config"
-fi
-"""
-
-
 def restart(*, reboot: bool) -> str:
     """Takes over kernel parameters; reboots the card if nobody else will."""
     return "#!/bin/bash\nset -e\nupdate-grub\n" + ("reboot\n" if reboot else "")
-
-
-def _toml(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

@@ -17,10 +17,11 @@ import yaml
 
 from dpf.gnxi.dms import CONFIG_LIMIT
 from dpf.provisioning.bfcfg import files
+from dpf.provisioning.bfcfg.containerd import containerd
+from dpf.provisioning.bfcfg.rules import broken, password
 from dpf.runtime.errors import Terminal
 from dpf_api.dpuflavor import DPUFlavorSpec, Operation
 
-PASSWORD = "ubuntu_PASSWORD"  # noqa: S105  (the parameter's name)
 SFS = re.compile(r"PF_TOTAL_SF=([0-9]{1,6})(?![0-9])")
 NO_COUNT = re.compile(r"(PF_TOTAL_SF|NUM_OF_VFS)=[0-9]{7}")
 GROUPS = "adm, audio, cdrom, dialout, dip, floppy, lxd, netdev, plugdev, sudo, video"
@@ -71,6 +72,7 @@ def render(inputs: BfCfg) -> str:
 
     :raises NoCount: if the flavor asks for a million functions or more.
     :raises ConfigTooLarge: if it has more than 128 KiB.
+    :raises Unfit: if something in the flavor would not arrive on the card as it is written, or spoil the rest of bf.cfg.
     """
     if found := next((m for p in _nvconfig(inputs.flavor) if (m := NO_COUNT.match(p))), None):
         rule = f"{found[1]} has more digits than any card's number: 6 at most"
@@ -79,8 +81,10 @@ def render(inputs: BfCfg) -> str:
     if (least := sum(parts.values())) > CONFIG_LIMIT:
         # A text of megabytes is not even rendered: that would take seconds.
         raise _too_large(parts, f"at least {least}")
-    parameters, password = _parameters(inputs.flavor.bfcfg_parameters)
-    data = user_data(inputs, password)
+    if (wrong := broken(inputs.flavor)) is not None:
+        raise Unfit("FlavorInvalid", *wrong)
+    parameters, hashed = _parameters(inputs.flavor.bfcfg_parameters)
+    data = user_data(inputs, hashed)
     document = "#cloud-config\n" + yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=1 << 20, allow_unicode=True)
     text = "".join(f"{line}\n" for line in parameters) + _function(document)
     size = len(text.encode())
@@ -138,15 +142,13 @@ def user_data(inputs: BfCfg, password: str = "") -> dict[str, Any]:
 
 def _parameters(entries: list[str]) -> tuple[list[str], str]:
     """The lines for the head of bf.cfg, and the password among them, which goes elsewhere."""
-    lines, password = [], ""
+    lines, hashed = [], ""
     for entry in entries:
-        key, equals, value = entry.partition("=")
-        if key.strip() == PASSWORD and equals:
-            # People write it quoted for a shell; here it is data.
-            password = value.strip().strip("'\"")
-        else:
+        if (found := password(entry)) is None:
             lines.append(entry)
-    return lines, password
+        else:
+            hashed = found
+    return lines, hashed
 
 
 def _file(path: str, content: str, mode: str = "0644", **more: Any) -> File:
@@ -189,7 +191,7 @@ def _flavor_files(inputs: BfCfg) -> list[File]:
     if flavor.ovs.raw_config_script:
         found.append(_file("/opt/dpf/ovs.sh", f"#!/bin/bash\nset -e\n{flavor.ovs.raw_config_script}\n", "0755"))
     if flavor.containerd_config.registry_endpoint:
-        script = files.containerd(flavor.containerd_config.registry_endpoint)
+        script = containerd(flavor.containerd_config.registry_endpoint)
         found.append(_file("/opt/dpf/config_containerd.sh", script, "0755"))
     if _restarts(inputs):
         found.append(_file("/opt/dpf/restart.sh", files.restart(reboot=inputs.extra_reboot), "0755"))

@@ -294,6 +294,13 @@ TOO_LONG: dict[str, Any] = {"configFiles": [{"path": "/a", "raw": "x" * 140_000}
         ({"ovs": {"rawConfigScript": "true\n" * 30_000}}, "spec.ovs.rawConfigScript", "a card takes 131072"),
         ({"sysctl": {"parameters": ["a=1"] * 20_000}}, "spec.sysctl.parameters", "a card takes 131072"),
         ({"nvconfig": [{"parameters": ["NUM_OF_VFS=10000000"]}]}, "spec.nvconfig[0].parameters", "NUM_OF_VFS"),
+        ({"bfcfgParameters": ["X=1", "A='x"]}, "spec.bfcfgParameters[1]", "a quote ' that is not closed"),
+        ({"configFiles": [{"permissions": "rw"}]}, "spec.configFiles[0].permissions", "a mode in octal digits"),
+        (
+            {"containerdConfig": {"registryEndpoint": "https://a\n"}},
+            "spec.containerdConfig.registryEndpoint",
+            "on one line",
+        ),
     ],
 )
 def test_a_flavor_that_no_card_could_be_given_is_refused_with_field_and_limit(
@@ -303,12 +310,16 @@ def test_a_flavor_that_no_card_could_be_given_is_refused_with_field_and_limit(
         answer = admission.ask("vdpuflavor.kb.io", old, flavor(**spec))
         assert answer["status"]["code"] == 422
         assert answer["status"]["details"]["causes"][0]["field"] == field
-        assert f"{field}: " in answer["status"]["message"]
+        kind = 'DPUFlavor.provisioning.dpu.nvidia.com "flavor" is invalid: '
+        assert answer["status"]["message"].startswith(f"{kind}{field}: ")
         assert words in answer["status"]["message"]
 
 
-def test_a_flavor_that_was_stored_unchecked_can_still_be_labelled_and_deleted(admission: Admission) -> None:
-    stored = flavor(**TOO_LONG)
+@pytest.mark.parametrize("spec", [TOO_LONG, {"bfcfgParameters": ["A='x"], "configFiles": [{"permissions": "rw"}]}])
+def test_a_flavor_that_was_stored_unchecked_can_still_be_labelled_and_deleted(
+    admission: Admission, spec: dict[str, Any]
+) -> None:
+    stored = flavor(**spec)
     assert admission.ask("vdpuflavor.kb.io", stored, stored)["allowed"]
     assert admission.ask("vdpuflavor.kb.io", stored, None)["allowed"]
 
