@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from dpf.provisioning.bfcfg.shell import unreadable
 from dpf_api.dpuflavor import DPUFlavorSpec
@@ -35,17 +35,10 @@ def password(entry: str) -> str | None:
 def _broken(flavor: DPUFlavorSpec) -> Iterator[Found]:
     for i, text in enumerate(flavor.bfcfg_parameters):
         hashed = password(text)
-        if hashed is not None:
-            if not hashed.isprintable() or re.search(r"[\s'\":]", hashed):
-                rule = (
-                    f"{PASSWORD} must be a password hash, without blanks, quotes, colons and control characters in it"
-                )
-                yield f"spec.bfcfgParameters[{i}]", rule
-        elif why := unreadable(text):
-            yield (
-                f"spec.bfcfgParameters[{i}]",
-                f"must be complete for the shell that reads bf.cfg (sh and bash), but {why}",
-            )
+        if hashed is not None and (not hashed.isprintable() or re.search(r"[\s'\":]", hashed)):
+            rule = f"{PASSWORD} must be a password hash, without blanks, quotes, colons and control characters in it"
+            yield f"spec.bfcfgParameters[{i}]", rule
+    yield from _unread(flavor.bfcfg_parameters)
     for i, text in enumerate(flavor.grub.kernel_parameters):
         if CONTROL.search(text):
             yield f"spec.grub.kernelParameters[{i}]", "must be on one line and have no control characters"
@@ -65,6 +58,15 @@ def _broken(flavor: DPUFlavorSpec) -> Iterator[Found]:
             "spec.containerdConfig.registryEndpoint",
             "must be a URL on one line, without blanks and control characters in it",
         )
+
+
+def _unread(parameters: Sequence[str]) -> Iterator[Found]:
+    """They are lines of one text: what one begins another may end."""
+    lines = [(i, text) for i, text in enumerate(parameters) if password(text) is None]
+    if why := unreadable("\n".join(text for _, text in lines)):
+        alone = next((i for i, text in lines if unreadable(text)), None)
+        field = "spec.bfcfgParameters" if alone is None else f"spec.bfcfgParameters[{alone}]"
+        yield field, f"must be complete for the shell that reads bf.cfg, but {why}"
 
 
 def _nuls(field: str, texts: Iterable[str]) -> Iterator[Found]:

@@ -1,8 +1,9 @@
 """Whether a shell can read a text, found out without running one.
 
-A reader for the grammar that dash and bash share. A bf.cfg is sourced as a whole, so a quote that one of its lines leaves open
-keeps the card from being installed at all. What only one of the two shells reads, and what ends in a later line of its own choice
-(here-documents), is refused: whatever is accepted, both can read.
+A bf.cfg is sourced as a whole, so a quote that one of its lines leaves open keeps the card from being installed at all. This is a
+reader for the grammar that dash and bash share (the library there is, bashlex, is under the GPL). It finds what swallows the lines
+behind it: quotes, parentheses and commands that are not closed. What only one of the two shells reads, any other mistake, and
+what is beyond this reader such as a here-document is left alone: nothing is called unreadable that bash might read.
 """
 
 from __future__ import annotations
@@ -35,19 +36,34 @@ _SPECIAL = re.compile(r"break|continue|eval|exec|exit|export|readonly|return|set
 """Names that no function may have."""
 
 
-class _Unreadable(Exception):
-    pass
+class Unreadable(Exception):
+    """It is not complete: the lines behind it would be taken for a part of it."""
+
+
+class Unsure(Exception):
+    """Some shell may read it."""
 
 
 def unreadable(text: str) -> str:
-    """What keeps a shell from reading the text as complete commands; empty if nothing does. Comments and blank lines are fine."""
-    if "\0" in text:
-        return "has a NUL character"
+    """What makes the text incomplete for every shell; empty if nothing is known to."""
     try:
-        _Reader(text, 0).commands(frozenset({""}), empty=True)
-    except _Unreadable as error:
+        read(text)
+    except Unreadable as error:
         return str(error)
+    except Unsure:
+        return ""
     return ""
+
+
+def read(text: str) -> None:
+    """Reads complete commands; comments and blank lines are fine.
+
+    :raises Unreadable: if they are not complete for any shell.
+    :raises Unsure: if not every shell reads them, or it is not known.
+    """
+    if "\0" in text:
+        raise Unreadable("has a NUL character")
+    _Reader(text, 0).commands(frozenset({""}), empty=True)
 
 
 class _Reader:
@@ -67,7 +83,7 @@ class _Reader:
             end = self._key(until) or self._end(until)
             if end is not None:
                 if not (some or empty):
-                    raise _Unreadable(f"has no command before {end or 'its end'}")
+                    raise Unsure(f"has no command before {end or 'its end'}")
                 self.depth -= 1
                 return end
             self._and_or()
@@ -107,7 +123,7 @@ class _Reader:
         """A command with commands in it, and its redirections; False if there is none here."""
         if self._sign() == "(":
             if self.text.startswith("((", self.at):
-                raise _Unreadable("has ((, which only bash reads")
+                raise Unsure("has ((, which only bash reads")
             self.at += 1
             self.commands(frozenset(")"))
         else:
@@ -140,7 +156,7 @@ class _Reader:
     def _for(self) -> None:
         self._blanks()
         if not re.fullmatch(_NAME, self._word()):
-            raise _Unreadable("has a for without the name of a variable")
+            raise Unsure("has a for without the name of a variable")
         self._newlines()
         if self._key(frozenset({"in"})):
             self._blanks()
@@ -168,14 +184,14 @@ class _Reader:
                 self.at += 1
                 self._pattern()
             if self._sign() != ")":
-                raise _Unreadable("has a case with a pattern that no ) ends")
+                raise Unsure("has a case with a pattern that no ) ends")
             self.at += 1
             end = self.commands(frozenset({";;", "esac"}), empty=True)
 
     def _pattern(self) -> None:
         self._blanks()
         if self._word() == "esac":
-            raise _Unreadable("has esac where a pattern is expected")
+            raise Unsure("has esac where a pattern is expected")
         self._blanks()
 
     def _simple(self) -> None:
@@ -203,19 +219,19 @@ class _Reader:
     def _name(self, word: str) -> None:
         """What is asked of the word that names a command."""
         if word in _RESERVED:
-            raise _Unreadable(f"has {word} where a command is expected")
+            raise Unsure(f"has {word} where a command is expected")
         if word in _BASH_ONLY or _ELEMENT.match(word):
-            raise _Unreadable(f"has {word}, which only bash reads")
+            raise Unsure(f"has {word}, which only bash reads")
 
     def _function(self, name: str) -> None:
         self.at += 1
         self._blanks()
         if self._sign() != ")" or not _FUNCTION.fullmatch(name) or _SPECIAL.fullmatch(name):
-            raise _Unreadable("has a ( that is neither quoted nor part of a command for every shell")
+            raise Unsure("has a ( that is neither quoted nor part of a command for every shell")
         self.at += 1
         self._newlines()
         if not self._compound():
-            raise _Unreadable(f"has a function {name} without a body in braces")
+            raise Unsure(f"has a function {name} without a body in braces")
 
     def _redirection(self) -> bool:
         self._blanks()
@@ -223,12 +239,12 @@ class _Reader:
         if found is None:
             return False
         if found[1] == "<<":
-            raise _Unreadable("has a here-document, which is not a line of its own")
+            raise Unsure("has a here-document, which is not a line of its own")
         self.at = found.end()
         self._blanks()
         word = self._word()
         if found[1] in {"<&", ">&"} and not re.fullmatch(r"[0-9]|-", word):
-            raise _Unreadable(f"has {found[1]} without the number of a file")
+            raise Unsure(f"has {found[1]} without the number of a file")
         return True
 
     def _word(self) -> str:
@@ -245,7 +261,7 @@ class _Reader:
                     self._double()
                 case "\\":
                     if self.text[self.at + 1 : self.at + 2] in {"", "\n"}:
-                        raise _Unreadable("has a backslash at its end, which takes in the next line")
+                        raise Unreadable("has a backslash at its end, which takes in the next line")
                     self.at += 2
                 case "`":
                     self._backquoted(quoted=False)
@@ -257,7 +273,7 @@ class _Reader:
             raise self._unexpected(frozenset())
         word = self.text[start : self.at]
         if word.isdecimal() and self.text.startswith(("<", ">"), self.at):
-            raise _Unreadable(f"has {word} before a redirection where no number of a file is expected")
+            raise Unsure(f"has {word} before a redirection where no number of a file is expected")
         return word
 
     def _double(self) -> None:
@@ -276,22 +292,26 @@ class _Reader:
                     self._backquoted(quoted=True)
                 case _:
                     self._dollar(quoted=True)
-        raise _Unreadable('has a quote " that is not closed')
+        raise Unreadable('has a quote " that is not closed')
 
     def _backquoted(self, *, quoted: bool) -> None:
         start = self.at + 1
         self._past("`")
         inner = self.text[start : self.at - 1]
         if "\\" in inner or (quoted and '"' in inner):
-            raise _Unreadable("has quoting between backquotes that shells read in different ways: write $( )")
-        _Reader(inner, self.depth).commands(frozenset({""}), empty=True)
+            raise Unsure("has quoting between backquotes that shells read in different ways: write $( )")
+        try:
+            _Reader(inner, self.depth).commands(frozenset({""}), empty=True)
+        except Unreadable as error:
+            # Bash does not look into it before it runs it.
+            raise Unsure(str(error)) from None
 
     def _dollar(self, *, quoted: bool) -> None:
         rest = self.text[self.at + 1 : self.at + 3]
         if rest == "((":
             found = _ARITHMETIC.match(self.text, self.at)
             if found is None:
-                raise _Unreadable("has an arithmetic expression $(( )) that is not closed, or not plain")
+                raise Unsure("has an arithmetic expression $(( )) that is not closed, or not plain")
             self.at = found.end()
         elif rest[:1] == "(":
             self.at += 2
@@ -299,13 +319,13 @@ class _Reader:
         elif rest[:1] == "{":
             self._braces(quoted=quoted)
         elif rest[:1] == "[":
-            raise _Unreadable("has $[, which shells read in different ways")
+            raise Unsure("has $[, which shells read in different ways")
         elif rest[:1] == "'" and not quoted:
             start = self.at
             self.at += 1
             self._past("'")
             if "\\" in self.text[start : self.at]:
-                raise _Unreadable("has a backslash in $' ', which shells read in different ways")
+                raise Unsure("has a backslash in $' ', which shells read in different ways")
         else:
             self.at += 2 if rest[:1] and rest[0] in "@*#?-$!" else 1
 
@@ -315,7 +335,7 @@ class _Reader:
             return
         found = _BRACES.match(self.text, self.at)
         if found is None:
-            raise _Unreadable("has ${ that is not closed, or not in every shell")
+            raise Unsure("has ${ that is not closed, or not in every shell")
         self._deeper()
         self.at = found.end()
         while self.at < len(self.text):
@@ -334,14 +354,14 @@ class _Reader:
                 case '"' if not quoted:
                     self._double()
                 case _:
-                    raise _Unreadable("has quoting within ${ } that shells read in different ways")
-        raise _Unreadable("has ${ that is not closed")
+                    raise Unsure("has quoting within ${ } that shells read in different ways")
+        raise Unsure("has ${ that is not closed")
 
     def _past(self, quote: str) -> None:
         """Goes behind the next such quote after this one."""
         end = self.text.find(quote, self.at + 1)
         if end < 0:
-            raise _Unreadable(f"has a quote {quote} that is not closed")
+            raise Unreadable(f"has a quote {quote} that is not closed")
         self.at = end + 1
 
     def _blanks(self) -> None:
@@ -352,7 +372,7 @@ class _Reader:
             elif self.text.startswith("\\\n", self.at):
                 self.at += 2
                 if self.at == len(self.text):
-                    raise _Unreadable("has a backslash at its end, which takes in the next line")
+                    raise Unreadable("has a backslash at its end, which takes in the next line")
             else:
                 break
         if self.text.startswith("#", self.at):
@@ -387,16 +407,18 @@ class _Reader:
     def _must(self, word: str) -> None:
         self._newlines()
         if not self._key(frozenset({word})):
-            raise _Unreadable(f"has no {word} where one is expected")
+            raise Unsure(f"has no {word} where one is expected")
 
-    def _unexpected(self, until: frozenset[str]) -> _Unreadable:
+    def _unexpected(self, until: frozenset[str]) -> Unreadable | Unsure:
         if self.at < len(self.text):
             sign = self._sign() or self.text[self.at]
-            return _Unreadable(f"has {'a line end' if sign == chr(10) else sign} where none is expected")
+            if sign == "(":
+                return Unsure("has a list in parentheses, which only bash reads")
+            return Unsure(f"has {'a line end' if sign == chr(10) else sign} where none is expected")
         missing = " or ".join(sorted(until - {""}))
-        return _Unreadable(f"ends before {missing or 'a command or word'}")
+        return Unreadable(f"ends before {missing}") if missing else Unsure("ends before a command or word")
 
     def _deeper(self) -> None:
         self.depth += 1
         if self.depth > DEEPEST:
-            raise _Unreadable(f"has more than {DEEPEST} commands within commands")
+            raise Unsure(f"has more than {DEEPEST} commands within commands")

@@ -140,9 +140,9 @@ async def test_a_strong_version_is_asked_for_before_a_date(get: Download, server
     assert tag_of(get.part).read_text() == server.etag
 
 
-@pytest.mark.parametrize("modified", ["", "lately", "Thu, 99 Foo 9999999999 00:00:00 GMT", _modified(-3600)])
+@pytest.mark.parametrize("modified", ["", "lately", "Thu, 99 Foo 9999999999 00:00:00 GMT", "in an hour"])
 async def test_what_may_be_the_date_of_two_versions_is_none(get: Download, server: ImageServer, modified: str) -> None:
-    server.etag, server.modified = 'W/"one"', modified
+    server.etag, server.modified = 'W/"one"', _modified(-3600) if modified == "in an hour" else modified
     await get.breaks_off(server)
     assert tag_of(get.part).read_text() == ""
     await get(server.url, SHA)
