@@ -108,8 +108,8 @@ class DPUFlavorSpec(Model):
     """Open vSwitch."""
 
     bfcfg_parameters: list[str] = Field(default_factory=list)
-    """Lines for the head of bf.cfg as NAME=value, each complete for a shell; ubuntu_PASSWORD=<hash> sets the password of the user
-    ubuntu."""
+    """Lines for the head of bf.cfg as NAME=value, together complete for a shell; ubuntu_PASSWORD=<hash> sets the password of the
+    user ubuntu."""
 
     config_files: list[ConfigFile] = Field(default_factory=list)
     """Files to be written on the DPU."""

@@ -30,6 +30,8 @@ log = get_logger(__name__)
 
 CERTIFICATES = Path("/etc/ssl/certs/server")
 EXEC_TIMEOUT = Seconds(900)
+GO_FLAG = re.compile(r"--?([a-z][a-z_]+)(=.*)?", re.DOTALL)
+"""A flag as Go programs take it: with one dash or two."""
 PCI = re.compile(r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}")
 
 
@@ -79,12 +81,9 @@ class Options:
 def of_dmsd(words: Sequence[str]) -> list[str]:
     """The command line with flags as this program has them: ``-bind_address``, as Go's has it, is ``--bind-address``."""
     return [
-        f"--{found[1].replace('_', '-')}{found[2] or ''}" if (found := _GO_FLAG.fullmatch(word)) else word
+        f"--{found[1].replace('_', '-')}{found[2] or ''}" if (found := GO_FLAG.fullmatch(word)) else word
         for word in words
     ]
-
-
-_GO_FLAG = re.compile(r"--?([a-z][a-z_]+)(=.*)?", re.DOTALL)
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from dpf.runtime.controller import Controller, being_cancelled, cut_short
+from dpf.runtime.holder import TaskHolder
 from dpf.runtime.informer import ORIGIN
 from dpf.runtime.meta import Key
 
@@ -69,7 +70,7 @@ class Jobs(Generic[R]):
         self._tasks: defaultdict[Key, set[asyncio.Task[None]]] = defaultdict(set)
         """All of a key that have not ended: a job that was cancelled takes its time."""
         self._controller: Controller[Any] | None = None
-        self._group: asyncio.TaskGroup | None = None
+        self._holder = TaskHolder("jobs")
 
     @property
     def queued(self) -> int:
@@ -87,12 +88,7 @@ class Jobs(Generic[R]):
 
     async def run(self) -> None:
         """Holds the jobs; cancelling it cancels them."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._group = None
+        await self._holder.run()
 
     def get(self, key: Key, uid: str) -> Job[R] | None:
         """The object's job, running or done; a job of an earlier namesake is not found."""
@@ -107,13 +103,12 @@ class Jobs(Generic[R]):
         """
         if (job := self.get(key, uid)) is not None:
             return job
-        if self._group is None:
-            raise RuntimeError("jobs were started before their manager ran them")
+        group = self._holder.group
         self.cancel(key)
         job = self._jobs[key] = Job(uid)
         job.queued = self.full
         perform = self._perform(key, job, work, set(self._tasks[key]))
-        task = job._task = self._group.create_task(perform, name=f"job {key}")  # noqa: SLF001
+        task = job._task = group.create_task(perform, name=f"job {key}")  # noqa: SLF001
         self._tasks[key].add(task)
         task.add_done_callback(partial(self._ended, key))
         return job

@@ -26,6 +26,7 @@ from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.complaints import complaint
 from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError, Forbidden
+from dpf.runtime.holder import TaskHolder
 from dpf.runtime.informer import Handler
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.log import get_logger, hidden
@@ -111,16 +112,11 @@ class RemoteClusters:
         self._handlers: defaultdict[type[Object], list[Callable[[Key], Handler]]] = defaultdict(list)
         self._listeners: list[Callable[[Key, bool], None]] = []
         self._members: dict[Key, _Member] = {}
-        self._group: asyncio.TaskGroup | None = None
+        self._holder = TaskHolder("clusters")
 
     async def run(self) -> None:
         """Keeps the clusters until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._group = None
+        await self._holder.run()
 
     # Set-up
 
@@ -160,8 +156,7 @@ class RemoteClusters:
                 self._forget_host(host)
                 log.info("cluster_credentials_changed", cluster=str(key))
             return
-        if self._group is None:
-            raise RuntimeError("clusters were connected before their manager ran them")
+        group = self._holder.group
         await self.disconnect(key)
         member = _Member(key, uid, kubeconfig, self._field_owner, self._metrics)
         await member.client.__aenter__()
@@ -171,7 +166,7 @@ class RemoteClusters:
                 informer.add_handler(make(key))
         self._members[key] = member
         # In no reconcile's name: its lines and spans end with it.
-        member.task = self._group.create_task(self._keep(member), name=f"cluster {key}", context=Context())
+        member.task = group.create_task(self._keep(member), name=f"cluster {key}", context=Context())
         log.info("cluster_connected", cluster=str(key), server=kubeconfig.server)
 
     async def disconnect(self, key: Key) -> None:

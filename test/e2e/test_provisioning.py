@@ -12,7 +12,7 @@ from dpf.runtime.testing import eventually, eventually_gone
 from dpf.sandbox.layout import NAMESPACE
 from dpf_api.bfb import BFB, BFBSpec
 from dpf_api.bfb import Phase as BFBPhase
-from dpf_api.dpu import DPU, Phase
+from dpf_api.dpu import DPU, ConditionType, Phase
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpucluster import Phase as ClusterPhase
 from dpf_api.dpuset import DPUSet
@@ -20,16 +20,7 @@ from dpf_api.nodemaintenance import NodeMaintenance
 from test.e2e.conftest import Box
 from test.spec import spec
 
-DONE = {
-    "Initialized",
-    "NodeEffectReady",
-    "BFBReady",
-    "DMSRunning",
-    "OSInstalled",
-    "Rebooted",
-    "HostNetworkReady",
-    "Ready",
-}
+DONE = set(ConditionType) - {ConditionType.DPU_NODE_HEALTHY}
 """Conditions of a DPU that has gone all the way."""
 
 

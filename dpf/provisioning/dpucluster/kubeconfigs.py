@@ -12,6 +12,7 @@ from contextvars import Context
 from dataclasses import dataclass
 
 from dpf.runtime.cluster import Cluster
+from dpf.runtime.holder import TaskHolder
 from dpf.runtime.informer import Informer
 from dpf.runtime.k8s import Secret
 from dpf.runtime.meta import Key
@@ -53,18 +54,13 @@ class Kubeconfigs:
         self._cluster = cluster
         self._cached = cluster.cache[Secret]
         self._watched: dict[Key, _Watched] = {}
-        self._group: asyncio.TaskGroup | None = None
+        self._holder = TaskHolder("watches of kubeconfigs")
         self.wake: Callable[[Key], None] = lambda _: None
         """Called with a DPUCluster of another namespace whose Secret has changed."""
 
     async def run(self) -> None:
         """Keeps the watches until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._group = None
+        await self._holder.run()
 
     def get(self, cluster: DPUCluster) -> Secret | None:
         """The Secret that the cluster names, None if it is not there.
@@ -93,15 +89,14 @@ class Kubeconfigs:
             watched.task.cancel()
 
     def _watch(self, cluster: Key, name: str) -> _Watched:
-        if self._group is None:
-            raise RuntimeError("a kubeconfig was asked for before the manager ran what watches it")
+        group = self._holder.group
         informer = Informer(Secret)
         informer.add_handler(lambda _: self.wake(cluster))
         scope = Scope(cluster.namespace, fields=f"metadata.name={name},{OPAQUE}")
         reflector = Reflector(self._cluster.client, informer, scope)
         # In no reconcile's name: its lines and spans end with it.
         keeping = self._keep(cluster, informer, reflector)
-        task = self._group.create_task(keeping, name=f"kubeconfig of {cluster}", context=Context())
+        task = group.create_task(keeping, name=f"kubeconfig of {cluster}", context=Context())
         return _Watched(name, informer, reflector, task)
 
     async def _keep(self, cluster: Key, informer: Informer[Secret], reflector: Reflector[Secret]) -> None:

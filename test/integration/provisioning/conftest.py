@@ -195,6 +195,16 @@ class World:
         conditions = [{"type": "Ready", "status": "True"}]
         return await self.dpu.merge_patch(node, {"status": {"conditions": conditions}}, subresource="status")
 
+    async def goes_the_way(self, name: str, node: Node) -> DPU:
+        """Plays host and card for a DPU that is there, or comes, until it is Ready."""
+        await self.pod_ready(f"{name}-dms")
+        await self.eventually(DPU, name, until=lambda dpu: dpu.status.reboot is not None)
+        await self.boot(node, "boot-2")
+        await self.pod_ready(f"{name}-hostnetwork")
+        await self.join(name)
+        dpu: DPU = await self.eventually(DPU, name, until=lambda dpu: dpu.status.phase is DPUPhase.READY)
+        return dpu
+
     async def ready_dpu(self, name: str = "d1", *, pci: str = PCI, **spec: Any) -> DPU:
         """A DPU that has gone all the way; its host, image and cluster are there already, and need no reboot."""
         name = (await self.create_dpu(name, pci=pci, **spec)).name

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import count
 
 import pytest
 
@@ -103,17 +104,18 @@ async def dead(idle_world: World) -> AsyncIterator[Dead]:
 async def _called(client: Client, namespace: str) -> None:
     """Returns once the API server asks both kinds of webhook."""
     async with asyncio.timeout(30):
-        while True:
+        for number in count():
+            # Each of its own name: the one before may still be going.
+            meta = {"name": f"probe-{number}", "namespace": namespace}
             bfb = await client.create(
-                BFB.model_validate(
-                    {"metadata": {"name": "probe", "namespace": namespace}, "spec": {"url": "http://127.0.0.1:1/x.bfb"}}
-                )
+                BFB.model_validate({"metadata": meta, "spec": {"url": "http://127.0.0.1:1/x.bfb"}})
             )
             await client.delete(bfb)
             try:
                 wrong = {ANNOTATION_HOST_POWER_CYCLE_REQUIRED: "perhaps"}
-                meta = {"name": "probe", "namespace": namespace, "annotations": wrong}
-                dpu = DPU.model_validate({"metadata": meta, "spec": {"nodeName": "none", "bfb": "image"}})
+                dpu = DPU.model_validate(
+                    {"metadata": {**meta, "annotations": wrong}, "spec": {"nodeName": "none", "bfb": "image"}}
+                )
                 await client.delete(await client.create(dpu))
             except ApiError as error:
                 if error.status == 422 and bfb.spec.file_name:
@@ -223,12 +225,7 @@ async def test_dpus_become_ready_and_go_while_no_webhook_answers(dead: Dead, hos
     world = dead.world
     dpu = f"{world.host_node}-{PCI}"
     async with world.manager():
-        await world.pod_ready(f"{dpu}-dms")
-        await world.eventually(DPU, dpu, until=lambda seen: seen.status.reboot is not None)
-        await world.boot(await host_client.get(Node, world.host_node), "boot-2")
-        await world.pod_ready(f"{dpu}-hostnetwork")
-        await world.join(dpu)
-        ready = await world.eventually(DPU, dpu, until=lambda seen: seen.status.phase is Phase.READY)
+        ready = await world.goes_the_way(dpu, await host_client.get(Node, world.host_node))
         assert POWER_CYCLE.items() <= ready.annotations.items()
         dpuset = await host_client.get(DPUSet, "set", world.namespace)
         await host_client.delete(dpuset)

@@ -12,7 +12,7 @@ from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api
-from dpf_api.dpu import DPU, Phase
+from dpf_api.dpu import DPU
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpucluster import Phase as ClusterPhase
 from dpf_api.dpuset import DPUSet
@@ -66,12 +66,7 @@ async def test_a_dpu_is_given_to_a_cluster_of_another_namespace_and_goes_all_the
         node = await world.node()
         dpuset = await world.dpuset()
         name = f"{world.host_node}-{PCI}"
-        await world.pod_ready(f"{name}-dms")
-        await world.eventually(DPU, name, until=lambda dpu: dpu.status.reboot is not None)
-        await world.boot(node, "boot-2")
-        await world.pod_ready(f"{name}-hostnetwork")
-        await world.join(name)
-        dpu = await world.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.READY)
+        dpu = await world.goes_the_way(name, node)
         assert (dpu.spec.cluster.namespace, dpu.spec.cluster.name) == cluster.key
         counted = await eventually(world.host, DPUCluster, "c1", tenant, until=lambda c: c.status.assigned_dpus == 1)
         # Its DPU keeps it, from the other namespace.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,12 @@ from dpf.runtime.client import Client
 from dpf.runtime.k8s import Lease
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually
-from dpf.sandbox.processes import die_with_parent
 from dpf_api.bfb import BFB, BFBSpec, Phase
 from test.integration.conftest import Planes
-from test.integration.runtime.test_manager import Process
+from test.integration.processes import LEASE, QUICK, Process, managers
 from test.unit.provisioning.imageserver import ImageServer
 
 NAME = "provisioning-manager"
-LEASE = 3.0
-QUICK = (
-    f"--leader-elect-lease-duration={LEASE:g}s",
-    "--leader-elect-renew-deadline=2s",
-    "--leader-elect-retry-period=500ms",
-)
 GRACE = 8.0
 """Seconds; what ``--graceful-shutdown-timeout`` is if nobody says otherwise."""
 
@@ -38,28 +31,10 @@ Start = Callable[..., Awaitable[Process]]
 @pytest.fixture
 async def start(control_planes: Planes, namespace: str, tmp_path: Path) -> AsyncIterator[Start]:
     """Starts managers of one namespace and one volume; none outlives the test."""
-    started: list[asyncio.subprocess.Process] = []
-
-    async def start(*flags: str) -> Process:
-        command = [sys.executable, "-m", "dpf_cmd.provisioning_manager", f"--kubeconfig={control_planes.host}"]
-        command += [f"--namespace={namespace}", "--leader-elect", f"--leader-elect-namespace={namespace}"]
-        command += [f"--bfb-dir={tmp_path}", "--bfb-pvc=bfb", "--dms-image=dms", "--hostnetwork-image=hostnetwork"]
-        command += ["--webhook-bind-address=0", "--metrics-bind-address=0", "--health-probe-bind-address=0", *flags]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            preexec_fn=die_with_parent,
-        )
-        started.append(process)
-        return Process(process)
-
-    yield start
-    for process in started:
-        if process.returncode is None:
-            process.kill()
-        sys.stdout.buffer.write((await process.communicate())[0])
+    own = [f"--kubeconfig={control_planes.host}", f"--bfb-dir={tmp_path}", "--bfb-pvc=bfb", "--dms-image=dms"]
+    own += ["--hostnetwork-image=hostnetwork", "--webhook-bind-address=0"]
+    async with managers("dpf_cmd.provisioning_manager", namespace) as started:
+        yield partial(started, *own)
 
 
 @pytest.fixture

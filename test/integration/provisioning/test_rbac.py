@@ -14,7 +14,7 @@ from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually_gone
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api
-from dpf_api.dpu import DPU, Phase
+from dpf_api.dpu import DPU
 from dpf_api.dpuset import DPUSet
 from test.integration.conftest import Planes
 from test.integration.provisioning.conftest import PCI, FakeDms, World
@@ -44,12 +44,7 @@ async def test_the_rights_of_the_provisioning_manager_are_enough(
         template = {"spec": {"bfb": {"name": "image"}, "nodeEffect": {"customLabel": {"busy": "yes"}}}}
         dpuset = await world.dpuset(dpuTemplate=template)
         name = f"{world.host_node}-{PCI}"
-        await world.pod_ready(f"{name}-dms")
-        await world.eventually(DPU, name, until=lambda dpu: dpu.status.reboot is not None)
-        await world.boot(node, "boot-2")
-        await world.pod_ready(f"{name}-hostnetwork")
-        await world.join(name)
-        await world.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.READY)
+        await world.goes_the_way(name, node)
         drained = await world.create_dpu("drained", pci="0000-85-00", nodeEffect=drain)
         await world.eventually(DPU, drained.name, until=lambda dpu: dpu.status.reason == "Draining")
         await host_client.delete(drained)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,42 +15,10 @@ from dpf.runtime.client import Client
 from dpf.runtime.k8s import Lease
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually
-from dpf.sandbox.processes import die_with_parent
 from test.integration.conftest import Planes
+from test.integration.processes import QUICK, Process, managers
 from test.integration.runtime.widget_manager import NAME
 from test.unit.runtime.widgets import Widget
-
-ROOT = Path(__file__).parents[3]
-TIMEOUT = 30.0
-
-
-class Process:
-    """A running manager; its log is read as it comes."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self.lines: list[dict[str, Any]] = []
-
-    async def says(self, event: str) -> dict[str, Any]:
-        """The next line of that event."""
-        assert self._process.stdout is not None
-        async with asyncio.timeout(TIMEOUT):
-            async for line in self._process.stdout:
-                self.lines.append(json.loads(line))
-                if self.lines[-1]["event"] == event:
-                    return self.lines[-1]
-        raise AssertionError(f"it ended without saying {event}: {self.lines}")
-
-    def send(self, number: signal.Signals) -> None:
-        self._process.send_signal(number)
-
-    async def ended(self) -> int:
-        """Its exit code, once it has ended."""
-        async with asyncio.timeout(TIMEOUT):
-            rest, _ = await self._process.communicate()
-        self.lines += [json.loads(line) for line in rest.splitlines() if line.startswith(b"{")]
-        return await self._process.wait()
-
 
 Start = Callable[..., Awaitable[Process]]
 
@@ -61,28 +26,12 @@ Start = Callable[..., Awaitable[Process]]
 @pytest.fixture
 async def start(control_planes: Planes, namespace: str) -> AsyncIterator[Start]:
     """Starts managers; none outlives the test."""
-    started: list[asyncio.subprocess.Process] = []
+    async with managers("test.integration.runtime.widget_manager", namespace) as started:
 
-    async def start(*flags: str, kubeconfig: Path = control_planes.host) -> Process:
-        common = [f"--kubeconfig={kubeconfig}", f"--namespace={namespace}", "--leader-elect"]
-        common += [f"--leader-elect-namespace={namespace}", "--metrics-bind-address=0", "--health-probe-bind-address=0"]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "test.integration.runtime.widget_manager", *common, *flags),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-            preexec_fn=die_with_parent,
-        )
-        started.append(process)
-        return Process(process)
+        async def start(*flags: str, kubeconfig: Path = control_planes.host) -> Process:
+            return await started(f"--kubeconfig={kubeconfig}", *flags)
 
-    yield start
-    for process in started:
-        if process.returncode is None:
-            process.kill()
-        sys.stdout.buffer.write((await process.communicate())[0])
+        yield start
 
 
 @pytest.fixture
@@ -96,7 +45,6 @@ def widget(host_client: Client, namespace: str) -> Callable[[str], Awaitable[Wid
 
 
 Make = Callable[[str], Awaitable[Widget]]
-QUICK = ("--leader-elect-lease-duration=3s", "--leader-elect-renew-deadline=2s", "--leader-elect-retry-period=500ms")
 
 
 async def begun(client: Client, obj: Widget, by: str = "us") -> None:

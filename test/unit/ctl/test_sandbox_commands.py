@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
 import pytest
 
+from dpf.ctl import lifecycle
+from dpf.sandbox import control
 from dpf.sandbox.fleet.faults import Fault
 from dpf.sandbox.layout import Layout
 from dpf_cmd.dpfctl import main
@@ -49,6 +52,21 @@ def test_help_says_what_each_fault_does(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_down_without_a_sandbox_is_fine(tmp_path: Path) -> None:
     assert run("down", "--data-dir", str(tmp_path)) == 0
+
+
+def test_a_sandbox_that_does_not_end_keeps_its_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(_: Path, method: str, path: str) -> object:
+        return {"pid": os.getpid()}  # as alive as this
+
+    layout = Layout(tmp_path)
+    layout.logs.mkdir(parents=True)
+    monkeypatch.setattr(control, "ask", ask)
+    monkeypatch.setattr(lifecycle, "GONE_WITHIN", 0.01)
+    assert run("down", "--data-dir", str(tmp_path)) == 1
+    assert f"the sandbox does not end: see {layout.logs}, and kill process {os.getpid()}" in capsys.readouterr().err
+    assert layout.logs.exists()
 
 
 def test_impossible_fleet_is_refused_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
