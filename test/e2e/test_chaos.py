@@ -125,10 +125,27 @@ class Chaos:
                     if not missing:
                         return
         except TimeoutError:
-            said = [
-                f"{log.name}:\n{tail(log)}" for dpu in missing for log in (self.layout.logs / "pods").glob(f"{dpu}*")
-            ]
+            said = [await self._said(dpu) for dpu in missing]
             raise AssertionError("\n".join([f"not Ready with {bfb}: {missing}", *said])) from None
+
+    async def _said(self, dpu: str) -> str:
+        """What is known of a DPU: its pods, what they and the fleet wrote, what the manager logged last."""
+        pods = [
+            pod
+            for pod in await self.api.items(f"/api/v1/namespaces/{NAMESPACE}/pods")
+            if pod["metadata"]["name"].startswith(dpu)
+        ]
+        runs = [row for row in await self.processes() if row["name"].startswith(dpu)]
+        logs = [f"{log.name}:\n{tail(log)}" for log in (self.layout.logs / "pods").glob(f"{dpu}*")]
+        manager = (self.layout.logs / "provisioning-manager.log").read_text().splitlines()
+        return "\n".join(
+            [
+                *(repr(pod["status"]) for pod in pods),
+                repr(runs),
+                *logs,
+                *[line for line in manager if dpu in line][-10:],
+            ]
+        )
 
     async def booted(self) -> None:
         """Returns when every card runs and its kubelet has registered its Node since it booted last.

@@ -102,7 +102,9 @@ class Pods:
             elif entry is not None and not entry.stopping:
                 entry.stopping = True
                 group.create_task(self._stop(uid, entry, delete=True))
-        elif entry is None and (host := self._hosts.get(target(pod))) is not None:
+        elif entry is not None:
+            entry.worker.observe(pod)
+        elif (host := self._hosts.get(target(pod))) is not None:
             self._start(group, uid, pod, host)
 
     def _start(self, group: asyncio.TaskGroup, uid: str, pod: Json, host: Host) -> None:

@@ -63,6 +63,12 @@ def pod_status(pod: dict[str, Any], host_ip: str, containers: Sequence[Container
     return status
 
 
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Whether a pod's status says that it is ready."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
 def _condition(kind: str, holds: bool, since: str) -> dict[str, Any]:
     at = since if kind in ("PodScheduled", "Initialized") else timestamp()
     condition: dict[str, Any] = {"type": kind, "status": "True" if holds else "False", "lastTransitionTime": at}

@@ -23,7 +23,7 @@ from dpf.sandbox.fleet.containers import Container, EntryPoint, Run
 from dpf.sandbox.fleet.faults import Fault
 from dpf.sandbox.fleet.hosts import Host
 from dpf.sandbox.fleet.nodes import timestamp
-from dpf.sandbox.fleet.podstatus import ContainerReport, Exit, pod_status
+from dpf.sandbox.fleet.podstatus import ContainerReport, Exit, is_ready, pod_status
 from dpf.sandbox.fleet.volumes import Volumes
 
 log = get_logger(__name__)
@@ -74,6 +74,9 @@ class PodWorker:
         self._since = timestamp()
         self._dirty = asyncio.Event()
         self._settled = asyncio.Event()
+        self._written: list[ContainerReport] = []
+        self._written_version = 0
+        self._seen_version, self._seen_ready = 0, False
         before = {c["name"]: c for c in (self.pod.get("status") or {}).get("containerStatuses") or []}
         # A pod that ran before this process began has been restarted by it.
         self.slots = [
@@ -118,6 +121,17 @@ class PodWorker:
                     os.kill(slot.run.pid, signal.SIGKILL)
             elif slot.task is not None:
                 slot.task.cancel()
+
+    def observe(self, pod: Json) -> None:
+        """Takes note of the pod as the API has it: what others make of its status is written over, as a kubelet does. The node
+        lifecycle controller says of pods that they are not ready when it has not heard of their node, and never that they are."""
+        self._seen_version, self._seen_ready = int(pod["metadata"]["resourceVersion"]), is_ready(pod)
+        if self._overwritten():
+            self._dirty.set()
+
+    def _overwritten(self) -> bool:
+        newer = self._seen_version > self._written_version > 0
+        return newer and self._seen_ready != all(report.ready for report in self._written)
 
     async def _bind(self) -> None:
         """Returns when the pod is bound to its host.
@@ -189,7 +203,6 @@ class PodWorker:
     async def _report(self) -> None:
         """Writes the status when it has changed, until cancelled or the pod is gone."""
         path = path_of(self.pod, "pods", subresource="status")
-        written: list[ContainerReport] = []
         while True:
             await self._dirty.wait()
             with suppress(TimeoutError):
@@ -197,12 +210,16 @@ class PodWorker:
                     await self._settled.wait()
             self._dirty.clear()
             reports = [slot.report for slot in self.slots]
-            if reports == written:
+            if reports == self._written and not self._overwritten():
                 continue
             status = pod_status(self.pod, self.host.address, reports, self._since)
             try:
-                await self.api.patch(path, {"status": status})
-                written = reports
+                # By its uid: another pod of this name is not this one.
+                body = {"metadata": {"uid": self.pod["metadata"]["uid"]}, "status": status}
+                stored = await self.api.patch(path, body)
+                self._written, self._written_version = reports, int(stored["metadata"]["resourceVersion"])
+                if self._overwritten():
+                    self._dirty.set()
             except NotFound:
                 return
             except ApiError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dpf.host.pci import Sysfs
+from dpf.sandbox.api import path_of
 from dpf.sandbox.fleet.containers import Container, Run
 from dpf.sandbox.fleet.kubelet import LeaseTimes
 from dpf.sandbox.fleet.nodes import lease_path
@@ -61,6 +62,19 @@ async def test_hostnetwork_of_a_card_that_was_pulled_out_is_not_ready_and_says_w
         while not said.exists():
             await asyncio.sleep(0.05)
     assert said.read_text().startswith("CardMissing: there is no PCI function 0000:04:00.0")
+
+
+async def test_pod_that_others_call_unready_is_called_ready_again(fleet: Fleet) -> None:
+    """As the node lifecycle controller does with the pods of a node whose Lease has ended."""
+    name = await fleet.run_pod(fleet.cards[0], "hostnetwork")
+    pod = await fleet.pod(name, is_ready)
+    for condition in pod["status"]["conditions"]:
+        condition["status"] = "False" if condition["type"] == "Ready" else condition["status"]
+    marked = await fleet.host.patch(
+        path_of(pod, "pods", subresource="status"), {"status": {"conditions": pod["status"]["conditions"]}}
+    )
+    assert not is_ready(marked)
+    await fleet.pod(name, is_ready)
 
 
 async def test_card_joins_the_dpu_cluster_after_the_host_was_rebooted(fleet: Fleet) -> None:
