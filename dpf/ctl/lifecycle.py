@@ -38,6 +38,7 @@ def bring_up(layout: Layout, arguments: argparse.Namespace, tell: Callable[[str]
     command = [sys.executable, "-m", "dpf.sandbox.supervisor", "--data-dir", str(layout.data_dir)]
     command += ["--dpus", str(arguments.dpus), "--dpus-per-host", str(arguments.dpus_per_host)]
     command += ["--no-delays"] if arguments.no_delays else []
+    command += ["--log-level", arguments.log_level]
     command += [word for manager in arguments.without for word in ("--without", manager)]
     with log_file.open("ab") as log:
         supervisor = subprocess.Popen(

@@ -7,7 +7,7 @@ import asyncio
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
@@ -15,6 +15,7 @@ from dpf.ctl import output
 from dpf.ctl.lifecycle import bring_up, runs, take_down
 from dpf.ctl.output import complain, say
 from dpf.ctl.samples import kamaji_cluster, samples
+from dpf.runtime.log import Level
 from dpf.sandbox import control
 from dpf.sandbox.control import ControlError, NotRunning
 from dpf.sandbox.fleet.faults import Fault
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         choices=MANAGERS,
         help="leave this manager out, to run it from a shell; its kubeconfig is DIR/kubeconfig/MANAGER.conf",
+    )
+    for_debugging.add_argument(
+        "--log-level",
+        default="info",
+        choices=get_args(Level),
+        help="what the managers log at least (default: %(default)s)",
     )
     place = argparse.ArgumentParser(add_help=False)
     place.add_argument("--data-dir", type=Path, default=None, metavar="DIR", help=f"default: {default_data_dir()}")
@@ -64,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fault_.add_argument("--clear", action="store_true", help="clear the card's fault")
     add("down", down, "end the sandbox and remove its data")
     add("demo", demo, "bring a sandbox up, provision all its DPUs before your eyes, take it down", fleet).set_defaults(
-        without=[]
+        without=[], log_level="info"
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Sequence
 
 import aiohttp
 
@@ -12,38 +11,39 @@ from dpf.sandbox.control import answers
 from dpf.sandbox.layout import NAMESPACE, Layout
 from dpf.sandbox.objects import BFB_CLAIM
 from dpf.sandbox.processes import Supervised
+from dpf.sandbox.settings import Settings
 
 MANAGERS = ("provisioning-manager", "static-cluster-manager", "kamaji-cluster-manager")
 
 
-def managers(layout: Layout, without: Sequence[str]) -> list[Supervised]:
+def managers(layout: Layout, settings: Settings) -> list[Supervised]:
     """The managers of a sandbox but those that are left out."""
-    return [make(layout) for name, make in _MAKE.items() if name not in without]
+    return [make(layout, settings.log_level) for name, make in _MAKE.items() if name not in settings.without]
 
 
-def provisioning_manager(layout: Layout) -> Supervised:
+def provisioning_manager(layout: Layout, log_level: str) -> Supervised:
     """``provisioning-manager`` with the sandbox's images and shared folder."""
     flags = ["--namespace", NAMESPACE, "--all-dpuclusters", "--bfb-dir", str(layout.bfb_dir), "--bfb-pvc", BFB_CLAIM]
     flags += ["--dms-image", "dms", "--hostnetwork-image", "hostnetwork"]
     # On a loopback address it registers itself by URL, which the sandbox's API server reaches.
     flags += ["--webhook-bind-address", f"127.0.0.1:{free_port()}"]
-    return _manager(layout, "provisioning-manager", flags)
+    return _manager(layout, "provisioning-manager", log_level, flags)
 
 
-def static_cluster_manager(layout: Layout) -> Supervised:
+def static_cluster_manager(layout: Layout, log_level: str) -> Supervised:
     """``static-cluster-manager``, of all namespaces."""
-    return _manager(layout, "static-cluster-manager", [])
+    return _manager(layout, "static-cluster-manager", log_level, [])
 
 
-def kamaji_cluster_manager(layout: Layout) -> Supervised:
+def kamaji_cluster_manager(layout: Layout, log_level: str) -> Supervised:
     """``kamaji-cluster-manager``, of all namespaces."""
-    return _manager(layout, "kamaji-cluster-manager", [])
+    return _manager(layout, "kamaji-cluster-manager", log_level, [])
 
 
-def _manager(layout: Layout, name: str, flags: list[str]) -> Supervised:
+def _manager(layout: Layout, name: str, log_level: str, flags: list[str]) -> Supervised:
     health, metrics = free_port(), free_port()
     command = [sys.executable, "-m", f"dpf_cmd.{name.replace('-', '_')}"]
-    command += ["--kubeconfig", str(layout.kubeconfigs / f"{name}.conf"), "--leader-elect"]
+    command += ["--kubeconfig", str(layout.kubeconfigs / f"{name}.conf"), "--leader-elect", "--log-level", log_level]
     command += ["--metrics-bind-address", f"127.0.0.1:{metrics}", "--health-probe-bind-address", f"127.0.0.1:{health}"]
 
     async def get() -> None:

@@ -31,6 +31,8 @@ class Settings:
     """Whether ``dms`` runs inside the fleet's process."""
     without: tuple[str, ...] = ()
     """Managers that are left out, because their user runs them from a shell."""
+    log_level: str = "info"
+    """Of the managers."""
     bfb_url: str = ""
     """Of the image that the sandbox serves."""
 

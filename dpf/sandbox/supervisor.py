@@ -16,14 +16,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 
 from dpf.runtime import log as logging
 from dpf.runtime.errors import DpfError, NotFound
 from dpf.runtime.kubeconfig import Kubeconfig
-from dpf.runtime.log import get_logger
+from dpf.runtime.log import Level, get_logger
 from dpf.sandbox import accounts, control, manifests, objects, planes, signals
 from dpf.sandbox.api import Api
 from dpf.sandbox.control import ControlError
@@ -141,7 +141,7 @@ class Supervisor:
                 except NotFound:
                     if account not in self._settings.without:
                         raise
-        started = managers(layout, self._settings.without)
+        started = managers(layout, self._settings)
         await self._start_stage(group, started, timeout=60.0)
         if started:
             self._step(f"ready: {', '.join(process.name for process in started)}")
@@ -257,6 +257,7 @@ def settings_from(arguments: argparse.Namespace, block: str) -> Settings:
         block=block,
         durations=Durations() if arguments.no_delays else VISIBLE_DELAYS,
         without=tuple(arguments.without),
+        log_level=arguments.log_level,
         in_process=arguments.dpus > LARGEST_WITH_PROCESSES,
     )
 
@@ -269,6 +270,7 @@ def main() -> None:
     parser.add_argument("--dpus-per-host", type=int, default=1, help="cards in one host")
     parser.add_argument("--no-delays", action="store_true", help="cards and hosts do everything at once")
     parser.add_argument("--without", action="append", default=[], choices=MANAGERS, help="a manager to leave out")
+    parser.add_argument("--log-level", default="info", choices=get_args(Level), help="what the managers log at least")
     arguments = parser.parse_args()
     logging.configure("info", "json")
     # Inherited by all: a thousand cards are thousands of sockets.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from dpf.ctl.samples import samples
@@ -108,6 +109,16 @@ class Box:
                     return pid
                 await asyncio.sleep(LOOK)
 
+    async def metrics(self, manager: str) -> str:
+        """All that a manager counts."""
+        flags = Path(f"/proc/{await self.pid(manager)}/cmdline").read_text().split("\0")
+        address = flags[flags.index("--metrics-bind-address") + 1]
+        async with (
+            aiohttp.ClientSession(raise_for_status=True) as http,
+            http.get(f"http://{address}/metrics") as response,
+        ):
+            return await response.text()
+
     async def card(self, dpu: str) -> dict[str, Any]:
         """What was done to the card."""
         cards = await control.ask(self.layout.fleet_socket, "GET", "/cards")
@@ -123,7 +134,8 @@ class Box:
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
     # A unix socket's path must be short.
     folder = Path(f"/tmp/dpf-e2e-{os.getpid()}")
-    dpfctl("up", "--data-dir", str(folder), "--dpus", str(HOSTS))
+    # All that the managers ever log, so that the test of secrets has seen it.
+    dpfctl("up", "--data-dir", str(folder), "--dpus", str(HOSTS), "--log-level", "debug")
     yield Layout(folder)
     dpfctl("down", "--data-dir", str(folder))
 
