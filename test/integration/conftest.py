@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 
 from dpf.runtime.client import Client
+from dpf.runtime.errors import AlreadyExists
 from dpf.runtime.k8s import Namespace
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api
 from dpf.sandbox.controlplane.planes import ControlPlanes
+from dpf_api.kamaji import DataStore, DataStoreSpec, Driver
 
 
 @dataclass(frozen=True)
@@ -106,3 +108,12 @@ async def namespace(host_client: Client) -> str:
     created = await host_client.create(Namespace(metadata=ObjectMeta(name=f"test-{uuid.uuid4().hex[:10]}")))
     # Left for the control planes to take with them: deleting a hundred namespaces keeps them busy for minutes.
     return created.name
+
+
+@pytest.fixture
+async def data_store(host_client: Client) -> None:
+    """The DataStore that Kamaji is installed with; all tests share it."""
+    try:
+        await host_client.create(DataStore(metadata=ObjectMeta(name="default"), spec=DataStoreSpec(driver=Driver.ETCD)))
+    except AlreadyExists:
+        return

@@ -15,17 +15,17 @@ from dpf.clustermanager.kamaji import Settings, kamaji_cluster_controller
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
-from dpf.runtime.errors import AlreadyExists, Conflict
+from dpf.runtime.errors import Conflict
 from dpf.runtime.k8s import Service
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.manager import Manager
-from dpf.runtime.meta import Condition, ObjectMeta
+from dpf.runtime.meta import Condition
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.options import ManagerOptions
 from dpf.runtime.testing import eventually
 from dpf.sandbox.kamaji import objects
 from dpf_api.dpucluster import DPUCluster
-from dpf_api.kamaji import DataStore, DataStoreSpec, Driver, TenantControlPlane
+from dpf_api.kamaji import TenantControlPlane
 from test.integration.conftest import Planes
 
 VERSION = "v1.30.2"
@@ -111,15 +111,6 @@ class World:
         said = objects.up(raw, objects.wanted(raw, "127.0.0.1"))
         said["status"]["kubernetesResources"]["version"] |= status
         return await self.host.merge_patch(control_plane, said, subresource="status")
-
-
-@pytest.fixture
-async def data_store(host_client: Client) -> None:
-    """The DataStore that Kamaji is installed with; all tests share it."""
-    try:
-        await host_client.create(DataStore(metadata=ObjectMeta(name="default"), spec=DataStoreSpec(driver=Driver.ETCD)))
-    except AlreadyExists:
-        return
 
 
 @pytest.fixture

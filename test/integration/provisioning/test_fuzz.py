@@ -1,4 +1,4 @@
-"""Fuzzed manifests against a real API server, with our CRDs, and a real provisioning-manager that answers and reconciles."""
+"""Fuzzed manifests against a real API server, with our CRDs, and real managers that answer and reconcile."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.testing import RETRY, eventually, eventually_gone
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
-from dpf_api.dpucluster import DPUCluster
+from dpf_api.dpucluster import TYPE_KAMAJI, DPUCluster
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet
+from dpf_api.kamaji import TenantControlPlane
 from dpf_api.names import FEATURE_PREFIX, LABEL_OOB_BRIDGE_CONFIGURED
 from test.fuzz.manifests import KINDS, collect, encoded
 from test.integration.conftest import Planes
@@ -48,11 +49,11 @@ Json = dict[str, Any]
 
 
 @dataclass
-class Manager:
-    """A provisioning-manager of its own namespace."""
+class Managers:
+    """A provisioning-manager and the cluster managers, of their own namespace."""
 
-    process: asyncio.subprocess.Process
-    metrics: str
+    metrics: tuple[str, ...]
+    """Where each tells its own."""
     client: Client
     namespace: str
     answers: Counter[str] = field(default_factory=Counter)
@@ -60,11 +61,15 @@ class Manager:
     """What the server took and our model does not read."""
 
     async def sample(self, name: str, **labels: str) -> float:
-        """The sum of a metric's samples that bear the labels."""
-        async with aiohttp.ClientSession() as http, http.get(self.metrics) as response:
-            text = await response.text()
+        """The sum of a metric's samples that bear the labels, of all managers."""
+        texts = []
+        async with aiohttp.ClientSession() as http:
+            for address in self.metrics:
+                async with http.get(address) as response:
+                    texts.append(await response.text())
         return sum(
             sample.value
+            for text in texts
             for family in text_string_to_metric_families(text)
             for sample in family.samples
             if sample.name == name and labels.items() <= sample.labels.items()
@@ -111,41 +116,68 @@ async def each(work: Callable[[Any], Awaitable[Any]], items: Iterable[Any]) -> l
 
 
 @pytest.fixture
-async def manager(
-    control_planes: Planes, host_client: Client, namespace: str, tmp_path: Path
-) -> AsyncIterator[Manager]:
-    """The real process, with its webhooks; its host node has one card."""
+async def managers(
+    control_planes: Planes, host_client: Client, namespace: str, tmp_path: Path, data_store: None
+) -> AsyncIterator[Managers]:
+    """The real processes, with their webhooks; their host node has one card."""
     labels = {f"{FEATURE_PREFIX}dpu-0-pci-address": "0000-04-00", LABEL_OOB_BRIDGE_CONFIGURED: "", "fuzz": namespace}
     node = await host_client.create(Node(metadata=ObjectMeta(name=f"fuzz-{namespace}", labels=labels)))
-    metrics, webhooks = free_port(), free_port()
-    command = [sys.executable, "-m", "dpf_cmd.provisioning_manager", "--kubeconfig", str(control_planes.host)]
-    command += ["--namespace", namespace, "--bfb-dir", str(tmp_path), "--bfb-pvc", "bfb", "--dms-image", "dms"]
-    command += ["--hostnetwork-image", "hostnetwork", "--webhook-bind-address", f"127.0.0.1:{webhooks}"]
-    command += ["--metrics-bind-address", f"127.0.0.1:{metrics}", "--health-probe-bind-address", "0"]
-    with (tmp_path / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=subprocess.STDOUT)
-    found = Manager(process, f"http://127.0.0.1:{metrics}/metrics", host_client, namespace)
+    common = ["--kubeconfig", str(control_planes.host), "--namespace", namespace, "--health-probe-bind-address", "0"]
+    commands: dict[str, list[str]] = {
+        "provisioning_manager": [
+            *(
+                "--bfb-dir",
+                str(tmp_path),
+                "--bfb-pvc",
+                "bfb",
+                "--dms-image",
+                "dms",
+                "--hostnetwork-image",
+                "hostnetwork",
+            ),
+            *("--webhook-bind-address", f"127.0.0.1:{free_port()}"),
+        ],
+        "static_cluster_manager": [],
+        "kamaji_cluster_manager": [],
+    }
+    addresses = {name: f"127.0.0.1:{free_port()}" for name in commands}
+    processes: dict[str, asyncio.subprocess.Process] = {}
     try:
+        for name, flags in commands.items():
+            command = [
+                sys.executable,
+                "-m",
+                f"dpf_cmd.{name}",
+                *common,
+                "--metrics-bind-address",
+                addresses[name],
+                *flags,
+            ]
+            with (tmp_path / f"{name}.log").open("wb") as log:
+                processes[name] = await asyncio.create_subprocess_exec(*command, stdout=log, stderr=subprocess.STDOUT)
+        found = Managers(tuple(f"http://{address}/metrics" for address in addresses.values()), host_client, namespace)
         await _webhooks_called(found)
         yield found
-        assert process.returncode is None, f"the manager has ended:\n{(tmp_path / 'log').read_text()[-3000:]}"
+        for name, process in processes.items():
+            assert process.returncode is None, f"{name} has ended:\n{(tmp_path / f'{name}.log').read_text()[-3000:]}"
     finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
+        for process in processes.values():
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
         own = registration(namespace)
         await host_client.delete(MutatingWebhookConfiguration(metadata=ObjectMeta(name=own.mutating)))
         await host_client.delete(ValidatingWebhookConfiguration(metadata=ObjectMeta(name=own.validating)))
         await host_client.delete(node)
 
 
-async def _webhooks_called(manager: Manager) -> None:
+async def _webhooks_called(managers: Managers) -> None:
     """Returns once the API server asks the manager's webhooks; both kinds are registered in one go."""
-    body = {"metadata": {"name": "probe", "namespace": manager.namespace}, "spec": {"url": "http://127.0.0.1:1/x.bfb"}}
+    body = {"metadata": {"name": "probe", "namespace": managers.namespace}, "spec": {"url": "http://127.0.0.1:1/x.bfb"}}
     async with asyncio.timeout(60):
         while True:
-            path = BFB.RESOURCE.path(manager.namespace)
-            answer = await manager.client.request("POST", path, params={"dryRun": "All"}, body=body | _typed(BFB))
+            path = BFB.RESOURCE.path(managers.namespace)
+            answer = await managers.client.request("POST", path, params={"dryRun": "All"}, body=body | _typed(BFB))
             if json.loads(answer)["spec"].get("fileName"):
                 return
             await asyncio.sleep(RETRY)
@@ -160,77 +192,85 @@ def _named(kind: type[Object], number: int, body: Json) -> Json:
 
 
 def _confined(kind: type[Object], namespace: str, number: int, body: Json) -> Json:
-    """The manifest, kept to this test's node: other tests have theirs in the same cluster."""
+    """The manifest, kept to this test's node: other tests have theirs in the same cluster. Chance names no cluster manager."""
     spec = body.get("spec")
     if kind is DPUSet:
         spec = spec if isinstance(spec, dict) else {}
         selector = spec.get("nodeSelector")
         labels = {"matchLabels": {"fuzz": namespace}}
         return body | {"spec": {**spec, "nodeSelector": {**(selector if isinstance(selector, dict) else {}), **labels}}}
+    if kind is DPUCluster and isinstance(spec, dict) and number % 2:
+        version = {"version": "v1.30.2"} if number % 4 == 1 else {}
+        return body | {"spec": {**spec, "type": TYPE_KAMAJI, **version}}
     if kind is DPU and isinstance(spec, dict) and number % 12 == 0:
         return body | {"spec": {**spec, "nodeName": f"fuzz-{namespace}"}}
     return body
 
 
 @pytest.mark.timeout(300)
-async def test_the_server_answers_every_manifest_and_the_manager_lives_with_what_it_takes(manager: Manager) -> None:
+async def test_the_server_answers_every_manifest_and_the_managers_live_with_what_it_takes(managers: Managers) -> None:
     taken: dict[type[Object], list[Json]] = {}
     for kind in KINDS:
         bodies = [_named(kind, number, body) for number, body in enumerate(collect(kind, EACH))]
-        answers = await each(partial(manager.send, "POST", kind, params={"dryRun": "All"}), bodies)
+        answers = await each(partial(managers.send, "POST", kind, params={"dryRun": "All"}), bodies)
         taken[kind] = [body for body, answer in zip(bodies, answers, strict=True) if answer is not None]
         assert len(taken[kind]) > EACH // 10, f"too few of kind {kind.RESOURCE.kind} are good"
-    assert manager.answers["422"] > EACH
+    assert managers.answers["422"] > EACH
 
     there = [(kind, number, body) for kind in KINDS for number, body in enumerate(taken[kind][:KEPT])]
-    await each(lambda item: _live(manager, *item), there)
-    assert manager.unread == []
-    await _comes_to_rest(manager)
-    found = [obj for kind in KINDS for obj in await manager.client.list(kind, manager.namespace)]
+    await each(lambda item: _live(managers, *item), there)
+    assert managers.unread == []
+    await _comes_to_rest(managers)
+    found = [obj for kind in KINDS for obj in await managers.client.list(kind, managers.namespace)]
     assert len(found) > KEPT * 3
-    assert await manager.sample("dpf_cache_unreadable_objects_total") == 0
-    assert await manager.sample("controller_runtime_reconcile_panics_total") == 0
-    assert await manager.sample("controller_runtime_webhook_panics_total") == 0
+    assert await managers.client.list(TenantControlPlane, managers.namespace), (
+        "the Kamaji manager has had nothing to do"
+    )
+    assert await managers.sample("dpf_cache_unreadable_objects_total") == 0
+    assert await managers.sample("controller_runtime_reconcile_panics_total") == 0
+    assert await managers.sample("controller_runtime_webhook_panics_total") == 0
 
     # What DPUs use is kept until they are gone.
     for kinds in ((DPUSet, DPU, DPUCluster), (BFB, DPUFlavor)):
-        leaving = [obj for kind in kinds for obj in await manager.client.list(kind, manager.namespace)]
+        leaving = [obj for kind in kinds for obj in await managers.client.list(kind, managers.namespace)]
         for kind in kinds:
-            await each(manager.client.delete, [obj for obj in leaving if isinstance(obj, kind)])
-        await each(lambda obj: eventually_gone(manager.client, type(obj), obj.name, obj.namespace, timeout=60), leaving)
+            await each(managers.client.delete, [obj for obj in leaving if isinstance(obj, kind)])
+        await each(
+            lambda obj: eventually_gone(managers.client, type(obj), obj.name, obj.namespace, timeout=60), leaving
+        )
 
 
-async def _live(manager: Manager, kind: type[Object], number: int, body: Json) -> None:
+async def _live(managers: Managers, kind: type[Object], number: int, body: Json) -> None:
     """A manifest's life: created, its status written as somebody else would, changed into another one."""
-    body = _confined(kind, manager.namespace, number, body)
-    stored = await manager.send("POST", kind, body)
+    body = _confined(kind, managers.namespace, number, body)
+    stored = await managers.send("POST", kind, body)
     if stored is None:
         return
     name, patch = stored["metadata"]["name"], "application/merge-patch+json"
     if "status" in body:
         status = {"status": body["status"]}
-        await manager.send("PATCH", kind, status, name=name, subresource="status", content_type=patch)
+        await managers.send("PATCH", kind, status, name=name, subresource="status", content_type=patch)
     annotations = {"annotations": {"dpf.test/touched": str(number)}}
-    await manager.send("PATCH", kind, {"metadata": annotations}, name=name, content_type=patch)
-    other = _confined(kind, manager.namespace, number, collect(kind, EACH)[-1 - number])
-    await manager.send("PATCH", kind, {"spec": other.get("spec")}, name=name, content_type=patch)
+    await managers.send("PATCH", kind, {"metadata": annotations}, name=name, content_type=patch)
+    other = _confined(kind, managers.namespace, number, collect(kind, EACH)[-1 - number])
+    await managers.send("PATCH", kind, {"spec": other.get("spec")}, name=name, content_type=patch)
 
 
-async def _comes_to_rest(manager: Manager) -> None:
-    """Returns when the manager has come round to a DPU that was made last of all, and works on next to nothing any more.
+async def _comes_to_rest(managers: Managers) -> None:
+    """Returns when the provisioning manager has come round to a DPU that was made last, and all work on next to nothing.
 
     :raises TimeoutError: if it goes on and on.
     """
     spec = {"nodeName": "none", "bfb": "none"}
-    dpu = DPU.model_validate({"metadata": {"name": "last", "namespace": manager.namespace}, "spec": spec})
-    await manager.client.create(dpu)
+    dpu = DPU.model_validate({"metadata": {"name": "last", "namespace": managers.namespace}, "spec": spec})
+    await managers.client.create(dpu)
     await eventually(
-        manager.client, DPU, "last", manager.namespace, until=lambda dpu: bool(dpu.status.reason), timeout=60
+        managers.client, DPU, "last", managers.namespace, until=lambda dpu: bool(dpu.status.reason), timeout=60
     )
     rate, count, at = REST, 0.0, monotonic()
     async with asyncio.timeout(60):
         while rate >= REST:
             await asyncio.sleep(10 * RETRY)
             before, since = count, at
-            count, at = await manager.sample("controller_runtime_reconcile_total"), monotonic()
+            count, at = await managers.sample("controller_runtime_reconcile_total"), monotonic()
             rate = (count - before) / (at - since)
