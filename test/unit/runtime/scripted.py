@@ -12,6 +12,7 @@ from aiohttp import web
 
 from dpf.runtime.client import Client
 from dpf.runtime.kubeconfig import Kubeconfig
+from test.unit.runtime.widgets import widget
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -25,6 +26,11 @@ def bookmark(version: int, *, ends_list: bool = False) -> bytes:
     """A bookmark; the one that ends the initial events carries an annotation."""
     annotations = {"k8s.io/initial-events-end": "true"} if ends_list else {}
     return event("BOOKMARK", {"metadata": {"resourceVersion": str(version), "annotations": annotations}})
+
+
+def listed(*names: str, version: int) -> list[bytes]:
+    """A whole list of widgets of a version, as a stream begins with it."""
+    return [*(event("ADDED", widget(name, version)) for name in names), bookmark(version, ends_list=True)]
 
 
 def gone() -> bytes:

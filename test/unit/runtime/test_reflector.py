@@ -17,7 +17,18 @@ from dpf.runtime.errors import ApiError, TooManyRequests, Unavailable
 from dpf.runtime.informer import Change, Informer
 from dpf.runtime.reflector import Reflector, Scope
 from dpf.runtime.testing import run_virtual
-from test.unit.runtime.scripted import Answer, ScriptedServer, answer, bookmark, event, gone, serving, status, stream
+from test.unit.runtime.scripted import (
+    Answer,
+    ScriptedServer,
+    answer,
+    bookmark,
+    event,
+    gone,
+    listed,
+    serving,
+    status,
+    stream,
+)
 from test.unit.runtime.widgets import Widget, widget
 
 
@@ -61,10 +72,6 @@ async def reflecting(*script: Answer) -> AsyncIterator[Reflecting]:
         finally:
             task.cancel()
             await asyncio.wait([task])
-
-
-def listed(*names: str, version: int) -> list[bytes]:
-    return [*(event("ADDED", widget(name, version)) for name in names), bookmark(version, ends_list=True)]
 
 
 async def test_the_first_list_is_a_stream_that_goes_on_as_the_watch() -> None:
