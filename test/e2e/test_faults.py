@@ -69,6 +69,16 @@ async def test_a_pod_that_crash_loops_is_named_with_its_container_and_the_dpu_go
     await box.ready(dpu)
 
 
+async def test_a_dms_that_never_answers_is_named_and_the_dpu_goes_on_when_it_does(box: Box, host: str) -> None:
+    dpu = f"{host}-0000-04-00"
+    await box.fault(dpu, "dms-silent")
+    await box.provision(host)
+    assert "DMS does not answer, it is tried again" in await box.waits(dpu, "DMSUnreachable")
+    await box.fault(dpu, "")
+    await box.ready(dpu)
+    assert (await box.card(dpu))["installs"] == 1
+
+
 async def test_a_card_that_never_joins_says_what_is_waited_for(box: Box, host: str) -> None:
     await box.fault(f"{host}-0000-04-00", "never-joins")
     dpu = await box.provision(host)

@@ -111,6 +111,20 @@ async def run_dms(container: Container, run: Run) -> int:
     return await run_process(container, command, run)
 
 
+async def run_silent(container: Container, run: Run) -> int:
+    """In place of a program that serves a port: it accepts connections and never says a word."""
+    silenced: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: silenced.append(writer), container.host_ip, container.port)
+    try:
+        run.ready()
+        await asyncio.Event().wait()
+    finally:
+        server.close()
+        for writer in silenced:
+            writer.transport.abort()
+    return 0
+
+
 async def run_hostnetwork(container: Container, run: Run) -> int:
     """The ``hostnetwork`` program's own code on the host's simulated sysfs and network. While all is as it should be, the card's
     communication channel gets its address."""

@@ -14,6 +14,7 @@ class Fault(StrEnum):
     NEVER_JOINS = "never-joins"
     HOST_DOES_NOT_COME_BACK = "host-does-not-come-back"
     POD_CRASH_LOOPS = "pod-crash-loops"
+    DMS_SILENT = "dms-silent"
     HOST_DEAD = "host-dead"
 
     @property
@@ -40,5 +41,6 @@ _MEANINGS = {
     Fault.NEVER_JOINS: "the card does not join its DPU cluster",
     Fault.HOST_DOES_NOT_COME_BACK: "the card's host does not boot after its next reboot",
     Fault.POD_CRASH_LOOPS: "the containers of the card's pods on its host end at once",
+    Fault.DMS_SILENT: "the card's DMS accepts connections and never answers",
     Fault.HOST_DEAD: "the card's host loses power now, and boots when the fault is cleared",
 }

@@ -19,7 +19,7 @@ from dpf.runtime.errors import ApiError, Conflict, NotFound
 from dpf.runtime.log import get_logger
 from dpf.sandbox.api import Api, Json, path_of
 from dpf.sandbox.fleet.cards import Card
-from dpf.sandbox.fleet.containers import Container, EntryPoint, Run
+from dpf.sandbox.fleet.containers import Container, EntryPoint, Run, run_silent
 from dpf.sandbox.fleet.faults import Fault
 from dpf.sandbox.fleet.hosts import Host
 from dpf.sandbox.fleet.nodes import timestamp
@@ -175,14 +175,15 @@ class PodWorker:
             self._tell(slot, started="", waiting="ErrImagePull", message=f"no image {slot.container.image!r} here")
             await asyncio.Event().wait()
             return 1
-        if self.card is not None and self.card.fault is Fault.POD_CRASH_LOOPS:
+        fault = self._fault(slot)
+        if fault is Fault.POD_CRASH_LOOPS:
             return 1
+        entry = run_silent if fault is Fault.DMS_SILENT else entry
         slot.run = Run(lambda: self._tell(slot, ready=True), lambda: self._tell(slot, ready=False))
         slot.task = asyncio.ensure_future(entry(slot.container, slot.run))
         enders: list[asyncio.Future[Any]] = [asyncio.ensure_future(self.host.down.wait())]
         if self.card is not None:
-            fine = asyncio.ensure_future(self.card.wait_while(lambda card: card.fault is not Fault.POD_CRASH_LOOPS))
-            enders.append(fine)
+            enders.append(asyncio.ensure_future(self.card.wait_while(lambda _: self._fault(slot) is fault)))
         try:
             await asyncio.wait([slot.task, *enders], return_when=asyncio.FIRST_COMPLETED)
             return await _ended(slot.task)
@@ -191,6 +192,12 @@ class PodWorker:
                 task.cancel()
             await asyncio.wait([slot.task])
             slot.run = slot.task = None
+
+    def _fault(self, slot: _Slot) -> Fault | None:
+        """The card's fault, if it is one of that container."""
+        fault = None if self.card is None else self.card.fault
+        silent = fault is Fault.DMS_SILENT and slot.container.port is not None
+        return fault if silent or fault is Fault.POD_CRASH_LOOPS else None
 
     def _tell(self, slot: _Slot, **changes: Any) -> None:
         slot.report = replace(slot.report, **changes)
