@@ -14,6 +14,9 @@ import pytest
 
 from dpf.clustermanager.static import static_cluster_controller
 from dpf.provisioning.assembly import add_controllers
+from dpf.provisioning.bfb import controller as module
+from dpf.provisioning.bfb.files import Files
+from dpf.provisioning.bfb.storage import Stamp
 from dpf.provisioning.dpu.card import Dial
 from dpf.provisioning.dpu.install import Dms, Report
 from dpf.provisioning.dpu.observe import Seen
@@ -38,6 +41,8 @@ from dpf_api.dpucluster import DPUCluster, Phase
 from dpf_api.dpuset import DPUSet
 from dpf_api.names import FEATURE_PREFIX
 from test.integration.conftest import Planes
+from test.integration.provisioning.bfbs import BODY, Bfbs
+from test.unit.provisioning.imageserver import ImageServer
 
 PCI = "0000-04-00"
 
@@ -289,3 +294,33 @@ async def idle_world(
         for node in await client.list(Node):
             if namespace in node.name:
                 await client.delete(node)
+
+
+@pytest.fixture
+async def idle(
+    host_client: Client, namespace: str, control_planes: Planes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Bfbs:
+    """Nobody at work yet; times are short."""
+    monkeypatch.setattr(module, "LOOK", 0.1)
+    monkeypatch.setattr(module, "PROGRESS_EVERY", 0.1)
+    monkeypatch.setattr(module, "RETRY", (0.3, 1.0))
+    looked, same = asyncio.Event(), Files.same
+
+    def noting(files: Files, bfb: BFB, found: Stamp) -> bool:
+        looked.set()
+        return same(files, bfb, found)
+
+    monkeypatch.setattr(Files, "same", noting)
+    return Bfbs(host_client, namespace, tmp_path, control_planes, looked)
+
+
+@pytest.fixture
+async def bfbs(idle: Bfbs) -> AsyncIterator[Bfbs]:
+    async with idle.running():
+        yield idle
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ImageServer]:
+    async with ImageServer(BODY).listening() as server:
+        yield server
