@@ -66,7 +66,7 @@ def _unread(parameters: Sequence[str]) -> Iterator[Found]:
     if why := unreadable("\n".join(text for _, text in lines)):
         alone = next((i for i, text in lines if unreadable(text)), None)
         field = "spec.bfcfgParameters" if alone is None else f"spec.bfcfgParameters[{alone}]"
-        yield field, f"must be complete for the shell that reads bf.cfg, but {why}"
+        yield field, f"must be complete for the shell that reads bf.cfg: {why}"
 
 
 def _nuls(field: str, texts: Iterable[str]) -> Iterator[Found]:

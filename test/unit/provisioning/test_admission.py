@@ -294,7 +294,11 @@ TOO_LONG: dict[str, Any] = {"configFiles": [{"path": "/a", "raw": "x" * 140_000}
         ({"ovs": {"rawConfigScript": "true\n" * 30_000}}, "spec.ovs.rawConfigScript", "a card takes 131072"),
         ({"sysctl": {"parameters": ["a=1"] * 20_000}}, "spec.sysctl.parameters", "a card takes 131072"),
         ({"nvconfig": [{"parameters": ["NUM_OF_VFS=10000000"]}]}, "spec.nvconfig[0].parameters", "NUM_OF_VFS"),
-        ({"bfcfgParameters": ["X=1", "A='x"]}, "spec.bfcfgParameters[1]", "a quote ' that is not closed"),
+        (
+            {"bfcfgParameters": ["X=1", "A='x"]},
+            "spec.bfcfgParameters[1]",
+            "unexpected EOF while looking for matching `''",
+        ),
         ({"configFiles": [{"permissions": "rw"}]}, "spec.configFiles[0].permissions", "a mode in octal digits"),
         (
             {"containerdConfig": {"registryEndpoint": "https://a\n"}},

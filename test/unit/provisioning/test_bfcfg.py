@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from dpf.gnxi.dms import CONFIG_LIMIT
 from dpf.provisioning.bfcfg.check import unfit
 from dpf.provisioning.bfcfg.render import BfCfg, ConfigTooLarge, NoCount, Unfit, render
-from dpf.provisioning.bfcfg.shell import Unsure, read
 from dpf.sandbox.fleet import cloudinit
 from dpf_api.dpuflavor import DPUFlavorSpec
 from test.spec import spec
@@ -183,12 +182,7 @@ def test_lines_for_bfcfg_arrive_as_they_were_given_or_are_refused(lines: list[st
         return
     text = render(BfCfg("d", spec_, JOIN))
     assert text.startswith("".join(f"{line}\n" for line in lines) + "bfb_modify_os()\n")
-    try:
-        read("\n".join(lines))
-    except Unsure:
-        return
-    for shell in ("/bin/sh", "/bin/bash"):
-        subprocess.run([shell, "-n"], input=text.encode(), check=True, timeout=20)
+    subprocess.run(["/bin/bash", "-n"], input=text.encode(), check=True, timeout=20)
 
 
 VALUE = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), max_size=20)
@@ -232,7 +226,11 @@ def test_an_endpoint_arrives_in_the_script_or_is_refused(endpoint: str) -> None:
 @pytest.mark.parametrize(
     ("more", "field", "rule"),
     [
-        ({"bfcfgParameters": ["A=1", "A='x"]}, "spec.bfcfgParameters[1]", "has a quote ' that is not closed"),
+        (
+            {"bfcfgParameters": ["A=1", "A='x"]},
+            "spec.bfcfgParameters[1]",
+            "unexpected EOF while looking for matching `''",
+        ),
         ({"bfcfgParameters": ["A=x\\"]}, "spec.bfcfgParameters[0]", "has a backslash at its end"),
         ({"bfcfgParameters": ["ubuntu_PASSWORD='$6$a"]}, "spec.bfcfgParameters[0]", "ubuntu_PASSWORD must be"),
         ({"grub": {"kernelParameters": ["a", "b\nc"]}}, "spec.grub.kernelParameters[1]", "on one line"),
