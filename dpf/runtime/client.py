@@ -46,6 +46,7 @@ class Client:
     """Talks to one API server as one user. Use as an async context manager.
 
     :param field_owner: the field manager that writes are made under.
+    :param transport: in place of a plain one.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class Client:
         field_owner: str,
         user_agent: str = "",
         observer: RequestObserver | None = None,
+        transport: Transport | None = None,
     ) -> None:
-        self.transport = Transport(kubeconfig, user_agent=user_agent or f"dpf/{field_owner}", observer=observer)
+        user_agent = user_agent or f"dpf/{field_owner}"
+        self.transport = transport or Transport(kubeconfig, user_agent=user_agent, observer=observer)
         self.field_owner = field_owner
         self.written: _List[Callable[[type[Object], bytes, Object, str], None]] = []
         """Called with kind, bytes and model of each object that a write of this client returned, and the resourceVersion that

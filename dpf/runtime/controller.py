@@ -16,6 +16,7 @@ What it guarantees to a reconciler:
 * It is not woken by its own status writes (see :mod:`dpf.runtime.informer`): what is to be done next is done in the same pass, or
   asked for with ``Result(requeue_after=0)``.
 * A success forgets earlier failures, one with ``requeue_after`` too.
+* What it waits for :func:`~dpf.runtime.places.elsewhere`, as every request to a remote cluster is, takes no worker from others.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import os
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
@@ -36,6 +38,7 @@ from dpf.runtime.informer import ORIGIN, Change, Handler, Informer
 from dpf.runtime.log import RECONCILE, get_logger
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.metrics import ControllerMetrics, Metrics
+from dpf.runtime.places import PLACES, Places
 from dpf.runtime.predicates import Predicate
 from dpf.runtime.queue import INITIAL_PRIORITY, ShutDown, WorkQueue
 from dpf.runtime.remote import RemoteClusters
@@ -128,7 +131,7 @@ Source = For[Any] | Owns | Watch[Any] | WatchRemote[Any] | WatchRemoteHealth
 class Controller(Generic[O]):
     """Runs one reconciler. Added to a manager, which starts it when it leads.
 
-    :param workers: objects reconciled at once.
+    :param workers: objects reconciled at once, beside those whose reconcile waits elsewhere.
     :param timeout: seconds that one reconcile may take, or None.
     :param min_interval: seconds between two reconciles of the same object at least: changes that come faster are taken
         together. For objects that many others wake.
@@ -193,8 +196,17 @@ class Controller(Generic[O]):
             self._attach(source)
         await self._bound.cache.synced()
         async with asyncio.TaskGroup() as group:
-            for number in range(self.workers):
-                group.create_task(self._work(queue), name=f"{self.name} worker {number}")
+            places = Places(lambda: self._hire(group, queue, places))
+            for _ in range(self.workers):
+                self._hire(group, queue, places)
+
+    def _hire(self, group: asyncio.TaskGroup, queue: WorkQueue[Key], places: Places) -> None:
+        work = self._work(queue, places)
+        try:
+            # Whoever lends its place, the worker that gets it is not that reconcile's.
+            group.create_task(work, name=f"{self.name} worker", context=Context())
+        except RuntimeError:
+            work.close()  # all are ending
 
     def stop(self) -> None:
         """Takes no more work; :meth:`run` returns when the workers have finished what they have."""
@@ -264,8 +276,9 @@ class Controller(Generic[O]):
 
     # Working
 
-    async def _work(self, queue: WorkQueue[Key]) -> None:
-        while True:
+    async def _work(self, queue: WorkQueue[Key], places: Places) -> None:
+        PLACES.set(places)
+        while not places.is_one_too_many():
             try:
                 key, priority = await queue.get()
             except ShutDown:

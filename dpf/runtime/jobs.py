@@ -16,6 +16,7 @@ from dpf.runtime.controller import Controller, being_cancelled, cut_short
 from dpf.runtime.holder import TaskHolder
 from dpf.runtime.informer import ORIGIN
 from dpf.runtime.meta import Key
+from dpf.runtime.places import PLACES
 
 R = TypeVar("R")
 
@@ -134,8 +135,9 @@ class Jobs(Generic[R]):
     async def _perform(
         self, key: Key, job: Job[R], work: Callable[[Job[R]], Awaitable[R]], before: set[asyncio.Task[None]]
     ) -> None:
-        # What a job writes wakes its object like what anybody writes: no reconcile knows of it.
+        # What a job writes wakes its object like what anybody writes: no reconcile knows of it. Nor has it a worker's place.
         ORIGIN.set(None)
+        PLACES.set(None)
         if before:
             await asyncio.wait(before)
         await job.perform(self._slots, work)

@@ -7,6 +7,8 @@ What it guarantees:
 * Every cluster has a circuit. It opens when a probe gets no answer; the probe runs once a minute, and at once when a request
   got none or a watch was refused. While it is open :meth:`RemoteClusters.get` refuses, so that no worker waits for a time-out;
   probing goes on with a back-off of 1 to 30 seconds, and when the cluster answers again the watches have resumed by themselves.
+* A reconcile that waits for a cluster's answer takes no worker from others (:mod:`dpf.runtime.places`); waits it for longer than
+  :data:`SILENCE`, the probe runs at once too.
 * Whatever goes wrong with one cluster, and be it what nobody expected, is logged, shown as its health and tried again after a
   back-off: it ends neither the other clusters nor the process.
 * Whoever registered by :meth:`RemoteClusters.on_health` is told of each opening and closing.
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from contextvars import Context
 from dataclasses import dataclass
@@ -32,12 +34,16 @@ from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.log import get_logger, hidden
 from dpf.runtime.meta import Key, Object, now
 from dpf.runtime.metrics import Metrics
-from dpf.runtime.transport import Transport
+from dpf.runtime.places import PLACES, elsewhere
+from dpf.runtime.transport import REQUEST_TIMEOUT, RequestObserver, Transport
 
 log = get_logger(__name__)
 
 PROBE_INTERVAL = 60.0
 PROBE_TIMEOUT = 5.0
+SILENCE = 2.0
+"""Seconds a request waits before it is found out whether the cluster is there: twice what API servers promise for 99 % of their
+answers (Kubernetes' service level objectives)."""
 PROBE_RETRY = (1.0, 30.0)
 """Seconds: first and longest wait between probes while the circuit is open."""
 
@@ -50,6 +56,39 @@ class Health:
     message: str
     version: str = ""
     since: datetime | None = None
+
+
+class _RemoteTransport(Transport):
+    """Requests to a cluster that may fall silent while it is asked.
+
+    :param suspect: set when a reconcile has waited for long.
+    """
+
+    def __init__(
+        self, kubeconfig: Kubeconfig, *, user_agent: str, observer: RequestObserver, suspect: asyncio.Event
+    ) -> None:
+        super().__init__(kubeconfig, user_agent=user_agent, observer=observer)
+        self._suspect = suspect
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        content_type: str = "application/json",
+        timeout: float = REQUEST_TIMEOUT,
+    ) -> bytes:
+        send = super().request(method, path, params=params, body=body, content_type=content_type, timeout=timeout)
+        if PLACES.get() is None:
+            return await send
+        timer = asyncio.get_running_loop().call_later(SILENCE, self._suspect.set)
+        try:
+            async with elsewhere():
+                return await send
+        finally:
+            timer.cancel()
 
 
 class _Member:
@@ -65,10 +104,15 @@ class _Member:
         self.renewed = asyncio.Event()
         """The credentials are others than those of the last probe."""
         self.health = Health(ok=False, message="no answer yet", since=now())
-        self.client = Client(kubeconfig, field_owner=field_owner, observer=self.observe)
+        self.client = Client(kubeconfig, field_owner=field_owner, transport=self.transport(kubeconfig, field_owner))
         self.cluster = Cluster(str(key), self.client)
         self.cluster.cache.on_unreadable = lambda kind, *_: metrics.decode_failed(kind.RESOURCE.kind)
         self.task: asyncio.Task[None] | None = None
+
+    def transport(self, kubeconfig: Kubeconfig, field_owner: str) -> Transport:
+        """A new one with these credentials."""
+        agent = f"dpf/{field_owner}"
+        return _RemoteTransport(kubeconfig, user_agent=agent, observer=self.observe, suspect=self.suspect)
 
     def observe(self, method: str, status: int, seconds: float) -> None:
         if self.task is not None and self.task.done():
@@ -79,7 +123,7 @@ class _Member:
 
     async def use(self, kubeconfig: Kubeconfig) -> None:
         """Changes the credentials; the running watches end and resume with the new ones."""
-        fresh = Transport(kubeconfig, user_agent=f"dpf/{self.client.field_owner}", observer=self.observe)
+        fresh = self.transport(kubeconfig, self.client.field_owner)
         await fresh.__aenter__()
         stale, self.client.transport = self.client.transport, fresh
         self.kubeconfig = kubeconfig

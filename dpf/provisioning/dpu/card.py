@@ -18,6 +18,7 @@ from dpf.runtime.errors import Waiting
 from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.k8s import Node, Pod
 from dpf.runtime.log import get_logger
+from dpf.runtime.places import elsewhere
 from dpf_api import names
 from dpf_api.bfb import file_of
 from dpf_api.dpu import DPU, Firmware
@@ -83,7 +84,7 @@ class DmsCard:
 
         :raises DpfError: if DMS does not take it.
         """
-        async with self._connect(seen.dpu) as dms:
+        async with elsewhere(), self._connect(seen.dpu) as dms:
             await dms.reboot(policy, rebootpolicy.request_id(seen.dpu))
 
     def follow_reboot(self, dpu: DPU, seconds: float) -> None:

@@ -16,6 +16,7 @@ from dpf.runtime.k8s import Node, Pod
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import Key
 from dpf.runtime.metrics import Metrics
+from dpf.runtime.places import MOMENT, PLACES, Places, elsewhere
 from dpf.runtime.predicates import generation_changed
 from dpf.runtime.testing import run_virtual
 from test.unit.runtime.widgets import Widget, raw
@@ -120,6 +121,75 @@ def test_an_object_is_never_with_two_workers_and_runs_again_if_it_changed_meanwh
                 await asyncio.sleep(0.1)
             await asyncio.sleep(10)
         assert recording.names == ["a", "a"]
+
+    run_virtual(body)
+
+
+def test_a_reconcile_that_waits_elsewhere_takes_no_worker_from_others() -> None:
+    async def body() -> None:
+        async def act(obj: Widget) -> None:
+            if obj.name.startswith("away"):
+                async with elsewhere():
+                    await asyncio.sleep(30)
+
+        recording = Recording(act)
+        async with running(recording, workers=1) as r:
+            for version, name in enumerate(("away1", "away2", "away3", "near"), start=2):
+                r.widgets.apply("ADDED", raw(name, version))
+            await asyncio.sleep(60)
+        assert recording.names == ["away1", "away2", "away3", "near"]
+        assert recording.calls[-1][1] - recording.calls[0][1] == pytest.approx(3 * MOMENT)
+
+    run_virtual(body)
+
+
+def test_when_those_who_waited_elsewhere_are_back_there_are_as_many_workers_as_before() -> None:
+    async def body() -> None:
+        inside, most = 0, 0
+
+        async def act(obj: Widget) -> None:
+            nonlocal inside, most
+            if obj.name.startswith("away"):
+                async with elsewhere():
+                    await asyncio.sleep(5)
+                return
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(1)
+            inside -= 1
+
+        recording = Recording(act)
+        async with running(recording, workers=2) as r:
+            for version in range(2, 12):
+                r.widgets.apply("ADDED", raw(f"away{version}", version))
+            await asyncio.sleep(10)
+            for version in range(12, 22):
+                r.widgets.apply("ADDED", raw(f"near{version}", version))
+            await asyncio.sleep(10)
+        assert len(recording.calls) == 20
+        assert most == 2
+
+    run_virtual(body)
+
+
+def test_a_moment_elsewhere_costs_no_worker() -> None:
+    async def body() -> None:
+        hired = 0
+
+        def hire() -> None:
+            nonlocal hired
+            hired += 1
+
+        places = Places(hire)
+        PLACES.set(places)
+        async with elsewhere():
+            await asyncio.sleep(MOMENT / 2)
+        await asyncio.sleep(1)
+        assert hired == 0
+        async with elsewhere(), elsewhere():
+            await asyncio.sleep(1)
+        assert hired == 2
+        assert [places.is_one_too_many() for _ in range(3)] == [True, True, False]
 
     run_virtual(body)
 

@@ -12,6 +12,7 @@ from dpf.runtime.controller import Controller
 from dpf.runtime.informer import ORIGIN
 from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.meta import Key
+from dpf.runtime.places import PLACES, Places, elsewhere
 from dpf.runtime.testing import run_virtual
 
 A, B = Key("n", "a"), Key("n", "b")
@@ -135,6 +136,24 @@ def test_the_object_is_woken_when_its_job_ends() -> None:
         assert woken.keys == []
         await asyncio.sleep(9)
         assert woken.keys == [(A, 10.0)]
+
+    running(body)
+
+
+def test_a_job_has_no_workers_place() -> None:
+    async def body(jobs: Jobs[str], woken: Woken) -> None:
+        lent: list[float] = []
+        PLACES.set(Places(lambda: lent.append(1.0)))
+
+        async def work(_: Job[str]) -> str:
+            async with elsewhere():
+                await asyncio.sleep(10)
+            return "done"
+
+        jobs.start(A, "uid", work)
+        await asyncio.sleep(20)
+        assert woken.keys == [(A, 10.0)]
+        assert lent == []
 
     running(body)
 

@@ -21,6 +21,7 @@ from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.log import RECONCILE
 from dpf.runtime.meta import Key, ObjectMeta
 from dpf.runtime.metrics import Metrics
+from dpf.runtime.places import PLACES, Places
 from dpf.runtime.remote import RemoteClusters
 from dpf.runtime.testing import run_virtual
 from test.unit.runtime.scripted import ScriptedServer, bookmark, event, serving, status
@@ -214,6 +215,8 @@ class RemoteServer(ScriptedServer):
         self.token = token
         self.cut = False
         """Every connection is reset."""
+        self.silent = False
+        """Nothing is answered."""
         self.version: Callable[[], web.Response] = lambda: web.json_response({"gitVersion": "v1"})
         self.lines: list[bytes] = []
         self.watching = 0
@@ -233,6 +236,8 @@ class RemoteServer(ScriptedServer):
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         async with self._changed:
             self._changed.notify_all()
+        if self.silent:
+            await asyncio.Event().wait()
         if self.cut:
             assert request.transport is not None
             request.transport.abort()
@@ -336,6 +341,26 @@ async def test_a_request_without_an_answer_has_the_cluster_probed_at_once() -> N
         assert len(w.server.seen) == asked, "whoever is refused by the circuit asks nothing"
         w.server.cut = False
         await becomes(w.healthy)
+
+
+async def test_a_cluster_that_falls_silent_under_a_reconcile_is_probed_at_once_and_holds_no_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "SILENCE", 0.05)
+    monkeypatch.setattr(remote, "PROBE_TIMEOUT", 0.2)
+    async with watching() as w:
+        await w.connect("t")
+        await becomes(w.healthy)
+        w.server.silent = True
+        lent = asyncio.Event()
+        # As in a worker; nobody else waits for a cluster in a controller's name.
+        PLACES.set(Places(lent.set))
+        asking = asyncio.create_task(w.remotes.get(ONE).client.get(Widget, "a", "n"))
+        PLACES.set(None)
+        await becomes(lent)
+        await becomes(w.ill)
+        assert not asking.done()
+        asking.cancel()
 
 
 async def test_caches_are_filled_before_a_circuit_closes() -> None:
