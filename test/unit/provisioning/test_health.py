@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -91,6 +92,21 @@ def test_a_dms_that_only_starts_is_trouble_after_its_time() -> None:
     assert said(late)["DMSRunning"] == ("False", "DMSPodNotRunning")
     assert isinstance(late, Hold)
     assert late.after is None
+
+
+def test_a_dms_that_starts_again_is_not_talked_about_for_a_moment() -> None:
+    """As behind each reboot of its host."""
+
+    def since(seconds: float) -> dict[str, Any]:
+        moment = (NOW - timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+        return {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": moment}]}
+
+    at_first = settled(dms_pod=pod("d1-dms", ready=False, **since(5)))
+    assert "DMSRunning" not in said(at_first)
+    assert isinstance(at_first, Hold)
+    assert at_first.after == ready.RESTART - 5
+    later = settled(dms_pod=pod("d1-dms", ready=False, **since(ready.RESTART)))
+    assert said(later)["DMSRunning"] == ("False", "DMSPodStarting")
 
 
 def test_a_host_that_goes_down_is_the_reason_and_not_its_pods() -> None:

@@ -23,6 +23,9 @@ from dpf.runtime.meta import Condition
 from dpf_api.dpu import ConditionType, Phase
 
 READY = ConditionType.READY
+RESTART = 15.0
+"""Seconds that a DMS pod that ran has to be ready again before it is said that it is not: each reboot of its host stops it, and it
+often comes back after its card."""
 DMS, NETWORK, NODE = ConditionType.DMS_RUNNING, ConditionType.HOST_NETWORK_READY, ConditionType.DPU_NODE_HEALTHY
 
 
@@ -93,15 +96,16 @@ def _also(seen: Seen) -> tuple[tuple[Condition, ...], float | None]:
         changed += [] if is_true(have, DMS.value) else [done(DMS)]
     else:
         condition, after = _dms(seen)
-        changed.append(condition)
+        changed += [condition] if condition is not None else []
     changed += _node(seen)
     if any(pod is not None and podhealth.ended(pod) for pod in (seen.dms_pod, seen.hostnetwork_pod)):
         after = podhealth.PAUSE
     return tuple(changed), after
 
 
-def _dms(seen: Seen) -> tuple[Condition, float | None]:
-    """What is said of a DMS that does not run: one that only starts is trouble after the time it has for that."""
+def _dms(seen: Seen) -> tuple[Condition | None, float | None]:
+    """What is said of a DMS that does not run: nothing for a moment of one that only starts again, and one that goes on starting is
+    trouble after the time it has for that."""
     pod = seen.dms_pod
     if seen.node is None:
         return waits(DMS, "NodeNotFound", needs.host_gone(seen.dpu)), None
@@ -112,9 +116,19 @@ def _dms(seen: Seen) -> tuple[Condition, float | None]:
     word, left = dmsserver.reason(pod), seen.settings.dms_pod_timeout - seen.waited(DMS, seen.host_since)
     if word != "DMSPodStarting":
         return waits(DMS, word, dmsserver.why(pod)), None
+    if (pause := _restarting(seen, pod)) > 0:
+        return None, pause
     if left > 0:
         return waits(DMS, word, dmsserver.why(pod)), left
     return waits(DMS, "DMSPodNotRunning", f"{dmsserver.why(pod)}; look at its events"), None
+
+
+def _restarting(seen: Seen, pod: Pod) -> float:
+    """Seconds left of those in which a DMS that ran may start again without being talked about."""
+    said, ready = find(seen.dpu.status.conditions, DMS.value), find(pod.status.conditions, "Ready")
+    if said is None or said.status != "True" or ready is None or ready.last_transition_time is None:
+        return 0.0
+    return RESTART - (seen.now - ready.last_transition_time).total_seconds()
 
 
 def _node(seen: Seen) -> Iterator[Condition]:
