@@ -191,10 +191,18 @@ class Sink:
     sum: hashlib._Hash
 
     def put(self, pieces: list[bytes]) -> None:
-        """Appends."""
+        """Appends to the file."""
         for piece in pieces:
             self.file.write(piece)
+
+    def add(self, pieces: list[bytes]) -> None:
+        """Adds to the sum."""
+        for piece in pieces:
             self.sum.update(piece)
+
+    def begin(self, volume: Volume, part: Path, pieces: list[bytes]) -> list[asyncio.Future[None]]:
+        """Both at once, each in a thread: the sum takes longer than all the rest."""
+        return [volume.begin(part, work, pieces) for work in (self.put, self.add)]
 
     def image(self) -> Image:
         """What is in the file, once it is closed."""
@@ -204,7 +212,7 @@ class Sink:
 async def _write(
     volume: Volume, part: Path, sink: Sink, response: aiohttp.ClientResponse, have: int, total: int, told: Told
 ) -> None:
-    writing: asyncio.Future[None] | None = None
+    taking: list[asyncio.Future[None]] = []
     syncing: asyncio.Future[None] | None = None
     pieces: list[bytes] = []
     size, synced = 0, have
@@ -214,15 +222,14 @@ async def _write(
             size += len(piece)
             if size < PIECE:
                 continue
-            if writing is not None:
-                await volume.ended(writing)
+            await _all_ended(volume, taking)
             if have - synced >= SYNC_EVERY and (syncing is None or syncing.done()):
                 if syncing is not None:
                     syncing.result()
                 syncing, synced = volume.begin(part, os.fdatasync, sink.file.fileno()), have
             have += size
             told(have, total)
-            writing = volume.begin(part, sink.put, pieces)
+            taking = sink.begin(volume, part, pieces)
             pieces, size = [], 0
     finally:
         # Also of a download that breaks off: what came is kept, and the file is left alone by the time it is closed.
@@ -230,11 +237,15 @@ async def _write(
             if syncing is not None:
                 await volume.ended(syncing)
         finally:
-            if writing is not None:
-                await volume.ended(writing)
+            await _all_ended(volume, taking)
         if pieces:
-            await volume.write(part, sink.put, pieces)
+            await _all_ended(volume, sink.begin(volume, part, pieces))
             told(have + size, total)
+
+
+async def _all_ended(volume: Volume, taking: list[asyncio.Future[None]]) -> None:
+    for each in taking:
+        await volume.ended(each)
 
 
 async def _check(image: Image, source: Source, total: int, place: Place) -> None:
