@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
@@ -35,7 +36,7 @@ from dpf.runtime.log import get_logger, hidden
 from dpf.runtime.meta import Key, Object, now
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.places import PLACES, elsewhere
-from dpf.runtime.transport import REQUEST_TIMEOUT, RequestObserver, Transport
+from dpf.runtime.transport import RequestObserver, Transport
 
 log = get_logger(__name__)
 
@@ -70,17 +71,9 @@ class _RemoteTransport(Transport):
         super().__init__(kubeconfig, user_agent=user_agent, observer=observer)
         self._suspect = suspect
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        params: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str = "application/json",
-        timeout: float = REQUEST_TIMEOUT,
-    ) -> bytes:
-        send = super().request(method, path, params=params, body=body, content_type=content_type, timeout=timeout)
+    async def request(self, *args: Any, **kwargs: Any) -> bytes:
+        """See :meth:`Transport.request`."""
+        send = super().request(*args, **kwargs)
         if PLACES.get() is None:
             return await send
         timer = asyncio.get_running_loop().call_later(SILENCE, self._suspect.set)
