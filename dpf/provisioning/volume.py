@@ -4,6 +4,7 @@ It may be a server's at the other end of a wire (NFS), which can fall silent and
 
 * What only reads or can be done again (``ask``) has a deadline. A thread that the volume holds is left behind; while it is, and
   for a minute, others are told at once that the volume is silent, so that neither workers nor threads pile up.
+* A reconcile that waits for it lends its worker's place.
 * What writes (``write``) has none: whoever goes on while a thread still writes mixes two downloads up. Only a caller that is
   cancelled leaves it, after some seconds; :meth:`Volume.quiet` is where the next one waits for it.
 * The threads are daemons, so a silent volume does not keep the process from ending.
@@ -22,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar
+
+from dpf.runtime.places import elsewhere
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -63,7 +66,7 @@ class Volume:
             raise VolumeSilent(self.folder)
         call = self._threads.submit(partial(work, *args, **kwargs))
         try:
-            async with asyncio.timeout(SILENT):
+            async with elsewhere(), asyncio.timeout(SILENT):
                 return await asyncio.wrap_future(call)
         except TimeoutError as error:
             if not call.done():
@@ -95,7 +98,8 @@ class Volume:
 
     async def write(self, part: Path, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Both."""
-        return await self.ended(self.begin(part, work, *args, **kwargs))
+        async with elsewhere():
+            return await self.ended(self.begin(part, work, *args, **kwargs))
 
     def _written(self, call: Future[Any]) -> None:
         self._writes.pop(call, None)

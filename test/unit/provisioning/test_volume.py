@@ -17,6 +17,7 @@ from dpf.provisioning.bfb import storage
 from dpf.provisioning.bfb.source import Image
 from dpf.provisioning.bfb.storage import digest, part_of
 from dpf.provisioning.volume import Volume, VolumeFile, VolumeSilent
+from dpf.runtime.places import PLACES, Places
 
 
 @pytest.fixture
@@ -73,6 +74,21 @@ async def test_a_silent_volume_holds_nobody_and_one_thread(
     await asyncio.wrap_future(call)
     await volume.ask(asked.append, 2)
     assert asked == [2]
+
+
+@pytest.mark.parametrize("writes", [False, True])
+async def test_a_reconcile_that_waits_for_the_volume_holds_no_worker(
+    volume: Volume, part: Path, held: Held, writes: bool
+) -> None:
+    lent = asyncio.Event()
+    # As in a worker.
+    PLACES.set(Places(lent.set))
+    waiting = asyncio.create_task(volume.write(part, held) if writes else volume.ask(held))
+    PLACES.set(None)
+    async with asyncio.timeout(20):
+        await lent.wait()
+    held.leave.set()
+    assert await waiting == "done"
 
 
 async def test_a_volume_that_keeps_a_thread_for_ever_is_asked_again(
