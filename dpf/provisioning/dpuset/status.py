@@ -230,7 +230,8 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
         if kept:
             return condition(False, "DeletionFailed", "; ".join([so_far, *_refused("deleted", kept)]))
         return condition(True, "RollingUpdate", so_far)
-    why = f"{so_far}; {stand.unavailable} are unavailable ({stand.failed} failed) and {room} may be"
+    verb = "is" if stand.unavailable == 1 else "are"
+    why = f"{so_far}; {stand.unavailable} {verb} unavailable ({stand.failed} failed) and {room} may be"
     if stand.held >= room and not stand.down:
         held = "; ".join(_untold(stand, [member for member in left if member.held]))
         return condition(False, "BudgetUsedUp", f"{why}; held up by DPUs that can't be replaced: {held}")

@@ -127,7 +127,7 @@ def test_a_paused_rollout_says_why_it_pauses_and_what_it_waits_for() -> None:
     said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), dpu("a"), dpu("b", Phase.ERROR, bfb="new"), wanted=2)
     status, reason, message = said["Progressing"]
     assert (status, reason) == ("True", "BudgetUsedUp")
-    assert "1 are unavailable (1 failed) and 1 may be" in message
+    assert "1 is unavailable (1 failed) and 1 may be" in message
     assert message.endswith("is Ready: b. In Error, to be retried or deleted: b")
 
 
