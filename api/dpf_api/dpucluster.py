@@ -117,6 +117,7 @@ class DPUCluster(Object):
         Column("MaxNodes", ".spec.maxNodes", "integer"),
         Column("Version", ".spec.version"),
         Column("DPUs", ".status.assignedDPUs", "integer", description="how many were given to it"),
+        Column("Running", ".status.version", wide=True, description="version that its API server reports"),
         Column("Endpoint", ".status.endpoint", wide=True),
         Column("Reason", ".status.reason", wide=True, description="why it is not ready"),
         AGE,
