@@ -88,7 +88,7 @@ class DPUClusterStatus(Model):
     """One word on why the cluster is not Ready; empty when it is."""
 
     message: str = ""
-    """The same in a sentence."""
+    """The reason in a sentence."""
 
     version: str = ""
     """Kubernetes version that the API server reports."""
