@@ -203,7 +203,7 @@ class DPUStatus(Model):
     """One word on what the card waits for or what failed; empty when it is Ready."""
 
     message: str = ""
-    """The same in a sentence."""
+    """The reason in a sentence."""
 
     conditions: Annotated[list[Condition], CONDITIONS] = Field(default_factory=list)
     """Which steps are done, and why one is not."""

@@ -88,7 +88,7 @@ class DPUClusterStatus(Model):
     """One word on why the cluster is not Ready; empty when it is."""
 
     message: str = ""
-    """The same in a sentence."""
+    """The reason in a sentence."""
 
     version: str = ""
     """Kubernetes version that the API server reports."""
@@ -117,6 +117,7 @@ class DPUCluster(Object):
         Column("MaxNodes", ".spec.maxNodes", "integer"),
         Column("Version", ".spec.version"),
         Column("DPUs", ".status.assignedDPUs", "integer", description="how many were given to it"),
+        Column("Running", ".status.version", wide=True, description="version that its API server reports"),
         Column("Endpoint", ".status.endpoint", wide=True),
         Column("Reason", ".status.reason", wide=True, description="why it is not ready"),
         AGE,

@@ -92,7 +92,7 @@ def main() -> int:
         Options,
         of_dmsd(sys.argv[1:]),
         prog="dms",
-        description="Serves one BlueField card over gNMI and gNOI with mutual TLS.",
+        description="dms: serves one BlueField card over gNMI and gNOI with mutual TLS.",
     )
     configure("debug" if options.dmsd.v >= DEBUG_FROM else options.log_level, options.log_format)
     try:

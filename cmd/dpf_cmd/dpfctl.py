@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from dpf.ctl.output import complain
 from dpf.runtime.errors import DpfError
-from dpf.runtime.options import Parser
+from dpf.runtime.options import Parser, installed_version
 
 COMMANDS = {
     "describe": ("dpf.ctl.describe", "the tree of what owns what, each with its state and what it waits for"),
@@ -28,7 +28,8 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
     :param command: the subcommand whose arguments are needed; None for all.
     """
-    parser = Parser(prog="dpfctl", description="Works with the DOCA Platform Framework.")
+    parser = Parser(prog="dpfctl", description="dpfctl: shows what a DPF installation does and why it waits.")
+    parser.add_argument("--version", action="version", version=f"dpfctl {installed_version()}")
     parser.set_defaults(build_parser=build_parser)
     groups = parser.add_subparsers(dest="group", required=True, metavar="COMMAND")
     for name, (module, help_) in COMMANDS.items():

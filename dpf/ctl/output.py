@@ -34,9 +34,21 @@ def dump(value: Any, form: str) -> None:
     if form == "json":
         say(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
     else:
-        import yaml  # a tenth of the time that a command takes, for those who ask for it
+        say(yaml_of([value]))
 
-        say(yaml.safe_dump(value, sort_keys=False, allow_unicode=True).rstrip())
+
+def yaml_of(documents: Sequence[Any]) -> str:
+    """The documents as YAML; text of several lines, such as a script of a DPUFlavor, as lines."""
+    import yaml  # a tenth of the time that a command takes, for those who ask for it
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+    Dumper.add_representer(str, text)
+    return yaml.dump_all(documents, Dumper=Dumper, sort_keys=False, allow_unicode=True).rstrip()
 
 
 Paint = Callable[[str, str], str]

@@ -229,7 +229,8 @@ def _roll(result: Rehearsal, new: DPUSet, wanted: Mapping[str, Card], kept: Sequ
 def _stop(states: Sequence[rollout.Member], allowed: int) -> str:
     """Why nothing more may be taken, and what to do about it."""
     down = [each for each in states if not each.available]
-    words = f"the rolling update stops: {len(down)} DPUs are unavailable and only {allowed} may be"
+    they_are = "1 DPU is" if len(down) == 1 else f"{len(down)} DPUs are"
+    words = f"the rolling update stops: {they_are} unavailable and only {allowed} may be"
     if awaited := [each.name for each in down if each.in_flight]:
         words += f"; goes on when one of these is Ready: {named(awaited)}"
     held = [each.name for each in down if each.held]

@@ -9,11 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
-import yaml
-
 from dpf.ctl import output
 from dpf.ctl.lifecycle import bring_up, runs, take_down
-from dpf.ctl.output import complain, say
+from dpf.ctl.output import complain, say, yaml_of
 from dpf.ctl.samples import kamaji_cluster, samples
 from dpf.runtime.log import Level
 from dpf.sandbox import control
@@ -67,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fault_.add_argument("card", help="a DPU that `cards` lists")
     fault_.formatter_class = argparse.RawDescriptionHelpFormatter
     fault_.epilog = "faults:\n" + "\n".join(f"  {each:<25}{each.meaning}" for each in Fault)
-    fault_.add_argument("kind", nargs="?", choices=[*Fault], metavar="FAULT", help="the fault to set, see below")
+    fault_.add_argument(
+        "kind", nargs="?", choices=[each.value for each in Fault], metavar="FAULT", help="the fault to set, see below"
+    )
     fault_.add_argument("--clear", action="store_true", help="clear the card's fault")
     add("down", down, "end the sandbox and remove its data")
     add("demo", demo, "bring a sandbox up, provision all its DPUs before your eyes, take it down", fleet).set_defaults(
@@ -116,7 +116,7 @@ def print_samples(arguments: argparse.Namespace) -> int:
     """``dpfctl sandbox samples``."""
     settings = _settings(layout_of(arguments))
     found = [kamaji_cluster(settings)] if arguments.kamaji else samples(settings)
-    say(yaml.safe_dump_all(found, sort_keys=False).rstrip())
+    say(yaml_of(found))
     return 0
 
 

@@ -169,7 +169,9 @@ def state_of(obj: Object) -> str:
     if obj.deleting:
         return "Deleting"
     if isinstance(obj, DPUSet):
-        return f"{obj.status.ready_replicas} of {obj.status.replicas} DPUs are ready"
+        failed = obj.status.dpu_statistics.get("Error", 0)
+        told = f", {failed} failed" if failed else ""
+        return f"{obj.status.ready_replicas} of {obj.status.replicas} DPUs are ready{told}"
     percent = obj.status.install.percent if isinstance(obj, DPU) and obj.status.install is not None else 0
     installing = f" {percent} %" if percent and _phase(obj) == "OS Installing" else ""
     message = " ".join(str(getattr(status, "message", "")).split())

@@ -114,7 +114,9 @@ class Client:
 
         :raises ApiError: if it is refused, or the version is too old (:class:`Gone`).
         """
-        params = {"watch": "true"} | _selectors(labels, f"metadata.name={name}" if name else "")
+        # Bookmarks come every minute or so: without them a watch of objects that do not change would look silent.
+        params = {"watch": "true", "allowWatchBookmarks": "true"}
+        params |= _selectors(labels, f"metadata.name={name}" if name else "")
         if resource_version:
             params["resourceVersion"] = resource_version
         async with self.transport.stream(kind.RESOURCE.path(namespace), params, silence=SILENCE) as lines:

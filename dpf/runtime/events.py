@@ -24,6 +24,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from time import time_ns
 from typing import Literal
 
 from dpf.runtime.client import Client
@@ -83,7 +84,9 @@ class EventRecorder:
         self._component = component
         self._metrics = metrics or Metrics()
         self._instance = f"{component}-{socket.gethostname()}"[:128]
-        self._names = (f"{os.urandom(6).hex()}{number:04x}" for number in count())
+        # Time first: `kubectl describe` shows events in order of name.
+        process = os.urandom(4).hex()
+        self._names = (f"{time_ns():016x}{process}{number:04x}" for number in count())
         self._queue: asyncio.Queue[tuple[_Said, str, str]] = asyncio.Queue(QUEUE)
         self._series: dict[_Said, _Series] = {}
         self._allowance, self._filled_at = float(BURST), 0.0

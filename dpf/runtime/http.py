@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Protocol
@@ -116,9 +116,11 @@ class Servers:
                 return web.Response(status=status, text=REFUSALS[status])
         response = web.StreamResponse(headers={"Content-Type": "text/plain; version=0.0.4"})
         await response.prepare(request)
-        async for piece in self._source.scrape():
-            await response.write(piece)
-        await response.write_eof()
+        # A scraper that has gone meanwhile, as one that was in a hurry does, is no fault of ours.
+        with suppress(ConnectionResetError):
+            async for piece in self._source.scrape():
+                await response.write(piece)
+            await response.write_eof()
         return response
 
 

@@ -108,7 +108,7 @@ def parse(options: type[D], argv: Sequence[str] | None = None, *, prog: str, des
     parser = Parser(
         prog=prog, description=description, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--version", action="version", version=f"{prog} {_version()}")
+    parser.add_argument("--version", action="version", version=f"{prog} {installed_version()}")
     for field, hint, default in _flags(options):
         _add(parser, field, hint, default)
     found = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
@@ -119,7 +119,8 @@ def parse(options: type[D], argv: Sequence[str] | None = None, *, prog: str, des
     return built
 
 
-def _version() -> str:
+def installed_version() -> str:
+    """The version of this package, as ``--version`` shows it."""
     try:
         return version("dpf")
     except PackageNotFoundError:

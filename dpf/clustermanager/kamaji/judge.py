@@ -125,11 +125,11 @@ def _keepalived_ready(cluster: DPUCluster, daemon_set: DaemonSet, pods: Sequence
 
 def _selector(keepalived: Keepalived | None) -> str:
     chosen = keepalived.node_selector if keepalived is not None else {}
-    role = "label one with node-role.kubernetes.io/control-plane"
-    if not chosen:
-        return role
-    words = ",".join(f"{key}={value}" for key, value in sorted(chosen.items()))
-    return f"{role} and {words}, or change spec.clusterEndpoint.keepalived.nodeSelector"
+    role = "node-role.kubernetes.io/control-plane"
+    wanted = [role, *(f"{key}={value}" if value else key for key, value in sorted(chosen.items()))]
+    # The sample's selector names the role that is wanted in any case.
+    words = f"label one with {' and '.join(dict.fromkeys(wanted))}"
+    return f"{words}, or change spec.clusterEndpoint.keepalived.nodeSelector" if chosen else words
 
 
 def missing(wanted: int, pods: Sequence[Pod]) -> str:

@@ -177,7 +177,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         for owner in self.claims.settle(dpuset, [card for card in cards if card.name in refused]):
             self.wake(owner)
         if fresh := [said for name, said in refused.items() if name not in selection.refused]:
-            more = f" (and {len(fresh) - 1} cards more)" if len(fresh) > 1 else ""
+            more = f" (other cards like it: {len(fresh) - 1})" if len(fresh) > 1 else ""
             self._events.warning(dpuset, "FailedCreate", fresh[0] + more)
         selection.refused = set(refused)
         return [card for card in cards if card.name not in refused]

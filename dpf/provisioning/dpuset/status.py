@@ -201,7 +201,7 @@ def _ready(dpuset: DPUSet, stand: Tally, taken: Sequence[str], contested: Sequen
 
 
 def _first_of(said: Sequence[str]) -> str:
-    more = f", and {len(said) - 1} cards more" if len(said) > 1 else ""
+    more = f" (other cards like it: {len(said) - 1})" if len(said) > 1 else ""
     return f"{said[0]}{more}" if said else ""
 
 
@@ -219,7 +219,7 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
         return condition(True, "UpToDate" if whole else "Creating", message)
     room = allowed(dpuset, stand.total)
     if room is None:
-        others = f"delete the {stand.outdated} others to have them provisioned anew"
+        others = f"delete the other {stand.outdated} to have them provisioned anew"
         return condition(False, "Recreate", "; ".join([so_far, others, *_untold(stand, left)]))
     if not stand.replaceable:
         return condition(False, _why_untold(stand, left), "; ".join([so_far, *_untold(stand, left)]))
@@ -230,7 +230,8 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
         if kept:
             return condition(False, "DeletionFailed", "; ".join([so_far, *_refused("deleted", kept)]))
         return condition(True, "RollingUpdate", so_far)
-    why = f"{so_far}; {stand.unavailable} are unavailable ({stand.failed} failed) and {room} may be"
+    verb = "is" if stand.unavailable == 1 else "are"
+    why = f"{so_far}; {stand.unavailable} {verb} unavailable ({stand.failed} failed) and {room} may be"
     if stand.held >= room and not stand.down:
         held = "; ".join(_untold(stand, [member for member in left if member.held]))
         return condition(False, "BudgetUsedUp", f"{why}; held up by DPUs that can't be replaced: {held}")
@@ -263,7 +264,7 @@ def _refused(what: str, said: Mapping[str, str]) -> Iterator[str]:
     """What the API server did not let be done; by the first that it happened to."""
     if said:
         name = min(said)
-        more = f" (and {len(said) - 1} DPUs more)" if len(said) > 1 else ""
+        more = f" (and {len(said) - 1} more)" if len(said) > 1 else ""
         yield f"DPU {name}{more} can't be {what}, which is tried again: {said[name]}"
 
 

@@ -123,3 +123,9 @@ def test_whether_the_virtual_ip_is_held(found: DaemonSet, pods: list[Pod], statu
 def test_without_a_selector_any_control_plane_node_will_do() -> None:
     condition = keepalived_ready(with_vip(node_selector={}), daemon_set(0, 0), [])
     assert condition.message.endswith("label one with node-role.kubernetes.io/control-plane")
+
+
+def test_a_node_that_is_wanted_is_described_once() -> None:
+    role = "node-role.kubernetes.io/control-plane"
+    condition = keepalived_ready(with_vip(node_selector={role: "", "rack": "a"}), daemon_set(0, 0), [])
+    assert f"label one with {role} and rack=a, or change" in condition.message

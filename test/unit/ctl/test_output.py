@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import yaml
 
 from dpf.ctl import output
 
@@ -24,3 +25,11 @@ def test_json_is_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
 def test_nothing_is_an_empty_list_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     output.show([], "json")
     assert json.loads(capsys.readouterr().out) == []
+
+
+def test_yaml_keeps_the_lines_of_a_script() -> None:
+    script = "# a comment\n\nvsctl add-br br-sfc\n"
+    shown = output.yaml_of([{"raw": script}, {"kind": "DPUSet", "spec": {}}])
+    assert shown == "raw: |\n  # a comment\n\n  vsctl add-br br-sfc\n---\nkind: DPUSet\nspec: {}"
+    odd = {"a": "trailing \nblank", "b": "tab\tand\nline", "c": "\n", "d": "", "e": " leads\nit"}
+    assert yaml.safe_load(output.yaml_of([odd])) == odd

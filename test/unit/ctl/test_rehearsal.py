@@ -46,8 +46,7 @@ def test_a_rollout_that_cannot_go_on_says_why() -> None:
     assert result.count(Action.REPROVISION) == 0
     assert result.count(Action.OUTDATED) == 3
     assert result.notes == [
-        "the rolling update stops: 1 DPUs are unavailable and only 1 may be; goes on when one of these is Ready: "
-        f"a-{PCI}"
+        f"the rolling update stops: 1 DPU is unavailable and only 1 may be; goes on when one of these is Ready: a-{PCI}"
     ]
 
 
@@ -125,9 +124,7 @@ def test_a_rollout_that_a_lost_card_holds_up_names_its_dpu_and_what_to_do() -> N
     assert steps(result, Action.REPROVISION) == []
     assert steps(result, Action.OUTDATED) == [("b", -1), ("c", -1), ("d", -1), ("a", -1)]
     (note,) = result.notes
-    assert note.startswith(
-        "the rolling update stops: 1 DPUs are unavailable and only 1 may be; node labels tell no more"
-    )
+    assert note.startswith("the rolling update stops: 1 DPU is unavailable and only 1 may be; node labels tell no more")
     assert f"the cards of a-{PCI}: " in note
     assert "delete these DPUs" in note
 

@@ -85,3 +85,8 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for command in ("up", "env", "samples", "ps", "kill", "cards", "fault", "down", "demo"):
         assert command in text
+
+
+def test_a_fault_that_nobody_knows_is_told_which_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("fault", "worker1-0000-04-00", "nonsense") == 2
+    assert "choose from 'install-fails', 'install-hangs'" in capsys.readouterr().err

@@ -73,6 +73,10 @@ def test_a_set_is_ready_as_it_is_specified_now() -> None:
     assert not ready(dpuset)
     assert ready(dpuset.model_copy(update={"metadata": dpuset.metadata.model_copy(update={"generation": 1})}))
     assert state_of(dpuset) == "4 of 4 DPUs are ready"
+    broken = {"replicas": 4, "readyReplicas": 3, "dpuStatistics": {"Ready": 3, "Error": 1}}
+    assert state_of(DPUSet.model_validate({"metadata": {"name": "s"}, "status": broken})) == (
+        "3 of 4 DPUs are ready, 1 failed"
+    )
 
 
 def test_an_installation_shows_how_far_it_is() -> None:

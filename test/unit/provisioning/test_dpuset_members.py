@@ -127,7 +127,7 @@ def test_a_paused_rollout_says_why_it_pauses_and_what_it_waits_for() -> None:
     said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), dpu("a"), dpu("b", Phase.ERROR, bfb="new"), wanted=2)
     status, reason, message = said["Progressing"]
     assert (status, reason) == ("True", "BudgetUsedUp")
-    assert "1 are unavailable (1 failed) and 1 may be" in message
+    assert "1 is unavailable (1 failed) and 1 may be" in message
     assert message.endswith("is Ready: b. In Error, to be retried or deleted: b")
 
 
@@ -314,13 +314,14 @@ def test_recreate_says_which_dpus_would_not_be_made_anew() -> None:
 def test_recreate_says_that_somebody_must_delete() -> None:
     status, reason, message = told(dpuset(bfb={"name": "new"}), dpu("a"), wanted=1)["Progressing"]
     assert (status, reason) == ("False", "Recreate")
-    assert "delete the 1 others" in message
+    assert "delete the other 1 to" in message
 
 
 def test_a_card_that_another_set_has_is_told_in_a_condition() -> None:
-    said = told(dpuset(), dpu("a"), wanted=2, taken=("card x has DPU ns/y already, which is not of this set",))
+    taken = ("card x has DPU ns/y already, which is not of this set", "card z has DPU ns/z already")
+    said = told(dpuset(), dpu("a"), wanted=3, taken=taken)
     assert said["Ready"][:2] == ("False", "CardTaken")
-    assert "ns/y" in said["Ready"][2]
+    assert said["Ready"][2].endswith(f"{taken[0]} (other cards like it: 1)")
 
 
 def test_a_set_whose_card_another_set_wants_too_is_told_and_stays_ready() -> None:

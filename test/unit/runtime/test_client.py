@@ -100,6 +100,15 @@ async def test_what_is_no_answer_of_an_api_server_is_an_error_of_its_own(what: s
                 await act[what]()
 
 
+async def test_a_watch_of_objects_that_do_not_change_is_kept_alive_by_bookmarks() -> None:
+    bookmark = orjson.dumps({"type": "BOOKMARK", "object": widget("", 6)}) + b"\n"
+    added = orjson.dumps({"type": "ADDED", "object": widget("a", 7)}) + b"\n"
+    server = ScriptedServer(stream(bookmark, added))
+    async with serving(server) as client, aclosing(client.watch(Widget, "n")) as events:
+        assert (await anext(events))[0] == "ADDED"
+    assert server.seen[0].query["allowWatchBookmarks"] == "true"
+
+
 async def test_a_write_without_an_answer_is_not_sent_again() -> None:
     async def cut(request: web.Request) -> web.StreamResponse:
         assert request.transport is not None

@@ -208,6 +208,17 @@ def test_normal_events_have_a_limit_and_warnings_have_none(recording: Recording)
     assert metrics[0].events_withheld == 50
 
 
+def test_events_are_in_order_of_name_as_kubectl_describe_shows_them(recording: Recording) -> None:
+    async def during(recorder: EventRecorder, _: Server) -> None:
+        for number in range(BURST):
+            recorder.normal(OBJ, f"Said{number}", "x")
+        await asyncio.sleep(1)
+
+    names = [event.name for event in recording(during).created]
+    assert len(names) == BURST
+    assert names == sorted(names)
+
+
 def test_an_event_names_what_else_it_is_about(recording: Recording) -> None:
     other = ConfigMap(metadata=ObjectMeta(name="b", namespace="n", uid="v"))
 

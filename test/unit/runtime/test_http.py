@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import socket
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -75,3 +78,32 @@ async def test_an_address_in_use_names_the_flag(which: str) -> None:
             async with servers:
                 pass
         await servers.__aexit__(None, None, None)
+
+
+class Long(Metrics):
+    """Has more to tell than its reader has patience."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = 0
+
+    async def scrape(self) -> AsyncIterator[bytes]:
+        while True:
+            self.told += 1
+            yield b"x" * 65536
+            await asyncio.sleep(0)
+
+
+async def test_a_scraper_that_goes_away_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    source = Long()
+    async with Servers(health="0", metrics="127.0.0.1:0", source=source) as servers:
+        [(host, port)] = servers.bound.values()
+        async with aiohttp.ClientSession() as http, http.get(f"http://{host}:{port}/metrics") as response:
+            assert await response.content.read(1)
+            response.close()
+        async with asyncio.timeout(10):
+            before = -1
+            while source.told > before:
+                before = source.told
+                await asyncio.sleep(0.05)
+    assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
