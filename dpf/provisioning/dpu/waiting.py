@@ -7,7 +7,7 @@ How long something was waited for is read off its condition, so neither a restar
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Hold, waits
@@ -61,5 +61,7 @@ def for_host(seen: Seen, kind: ConditionType) -> Hold | None:
 
 
 def words(seconds: float) -> str:
-    """A duration as people write it."""
-    return str(timedelta(seconds=round(max(0.0, seconds))))
+    """A duration as flags are given one: ``45s``, ``10m``, ``1h30m``."""
+    whole = round(max(0.0, seconds))
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"

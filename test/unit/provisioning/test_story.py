@@ -48,7 +48,7 @@ def test_an_installation_is_told_when_it_begins_and_when_it_ends_with_how_long_i
     ended = stands(Phase.REBOOTING, says(ConditionType.OS_INSTALLED, True, message="x is in"), install=FINISHED)
     [told_of] = told(more, ended)
     assert told_of.reason == "Installed"
-    assert told_of.note == "x is in; it took 0:06:12; in phase Rebooting"
+    assert told_of.note == "x is in; it took 6m12s; in phase Rebooting"
 
 
 def test_installations_are_counted_once_with_their_seconds() -> None:
