@@ -131,11 +131,16 @@ def test_work_that_was_cancelled_from_within_is_an_error_not_a_job_that_never_en
 
 def test_the_object_is_woken_when_its_job_ends() -> None:
     async def body(jobs: Jobs[str], woken: Woken) -> None:
+        async def fail(_: Job[str]) -> str:
+            await asyncio.sleep(12)
+            raise OSError("disk full")
+
         jobs.start(A, "uid", _ten_seconds)
+        jobs.start(B, "uid", fail)
         await asyncio.sleep(9)
         assert woken.keys == []
         await asyncio.sleep(9)
-        assert woken.keys == [(A, 10.0)]
+        assert woken.keys == [(A, 10.0), (B, 12.0)], "however it ends"
 
     running(body)
 
