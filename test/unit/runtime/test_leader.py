@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, ConfigError, Conflict, Gone, NotFound, Unavailable
+from dpf.runtime.errors import AlreadyExists, ApiError, ConfigError, Conflict, Gone, NotFound, Unavailable
 from dpf.runtime.k8s import Lease, LeaseSpec
 from dpf.runtime.leader import LeaderElector, LeadershipLost
 from dpf.runtime.meta import ObjectMeta
@@ -339,9 +339,9 @@ def test_a_candidate_whose_watch_fails_does_not_hammer_the_server() -> None:
     run_virtual(work)
 
 
-@pytest.mark.parametrize("error", [None, Gone(410, "Expired", "too old")])
+@pytest.mark.parametrize("error", [None, Gone(410, "Expired", "too old"), Unavailable(0, "", "cut by a proxy")])
 def test_a_candidate_whose_watch_ends_at_once_does_not_hammer_the_server_and_misses_no_end(
-    monkeypatch: pytest.MonkeyPatch, error: Gone | None
+    monkeypatch: pytest.MonkeyPatch, error: ApiError | None
 ) -> None:
     async def work() -> None:
         leases = Leases(held_by="other")
