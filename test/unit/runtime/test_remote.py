@@ -421,10 +421,10 @@ async def test_an_address_that_no_cluster_has_any_more_is_no_longer_counted() ->
         w.healthy.clear()
         await w.remotes.connect(TWO, "uid", Kubeconfig(w.kubeconfig.server, token="t"))
         await becomes(w.healthy)
+        await w.remotes.disconnect(TWO)
+        assert f'host="{old}"'.encode() in metrics.render(), "one still has it"
         await w.remotes.connect(ONE, "uid", client.transport.kubeconfig)
         await other.until(lambda: other.watching == 1)
-        assert f'host="{old}"'.encode() in metrics.render(), "one still has it"
-        await w.remotes.disconnect(TWO)
         assert f'host="{old}"'.encode() not in metrics.render()
 
 
