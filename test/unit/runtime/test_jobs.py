@@ -218,10 +218,12 @@ def test_no_more_run_at_once_than_the_limit_and_each_gets_its_turn() -> None:
             assert inside <= 2
             await asyncio.sleep(10)
             inside -= 1
+            if job.uid in {"0", "3"}:
+                raise OSError("disk full")
             return job.uid
 
         for number in range(6):
-            jobs.start(Key("n", str(number)), "uid", work)
+            jobs.start(Key("n", str(number)), str(number), work)
         await asyncio.sleep(31)
         assert sorted(moment for _, moment in woken.keys) == [10, 10, 20, 20, 30, 30]
 

@@ -117,9 +117,11 @@ def test_an_open_circuit_is_probed_with_growing_waits_and_asked_by_nobody_else(s
         servers.down.add("http://one")
         async with keeping() as remotes:
             await remotes.connect(ONE, "uid", Kubeconfig("http://one"))
+            await remotes.connect(ONE, "uid", Kubeconfig("http://one", token="other"))
             for _ in range(200):
                 with pytest.raises(ClusterUnavailable):
                     remotes.get(ONE)
+                remotes._members[ONE].observe("WATCH", 0, 0.1)  # its watches go on trying
                 await asyncio.sleep(1)
         times = [moment for _, moment in servers.probes]
         waits = [round(b - a - remote.PROBE_TIMEOUT) for a, b in pairwise(times)]
@@ -133,8 +135,10 @@ def test_a_closed_circuit_is_probed_once_a_minute(servers: Servers) -> None:
     async def body() -> None:
         async with keeping() as remotes:
             await remotes.connect(ONE, "uid", Kubeconfig("http://one"))
-            await asyncio.sleep(601)
-        assert len(servers.probes) == 11
+            await asyncio.sleep(30)
+            remotes._members[ONE].observe("GET", 0, 0.1)
+            await asyncio.sleep(571)
+        assert [moment for _, moment in servers.probes] == [0, *range(30, 600, 60)], "and once after each lost answer"
 
     run_virtual(body)
 
