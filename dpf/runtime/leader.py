@@ -124,7 +124,13 @@ class LeaderElector:
                 await self._wait_for_change()
             except (ApiError, ConfigError) as error:
                 log.info("election_failed", error=str(error))
-                await asyncio.sleep(uniform(1, JITTER) * self._retry_period)  # noqa: S311
+                await asyncio.sleep(self._pause())
+
+    def _pause(self) -> float:
+        """Seconds until a failed try is made again: no longer than a lease that was seen still holds."""
+        pause = uniform(1, JITTER) * self._retry_period  # noqa: S311
+        left = self._remaining(self._seen) if self._seen is not None else 0.0
+        return min(pause, left + 0.05) if left > 0 else pause
 
     async def _try_once(self) -> bool:
         """Takes the lease if it is free. True if we hold it now."""

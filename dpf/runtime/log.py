@@ -60,7 +60,7 @@ def _clean(name: str, value: Any) -> Any:
     if _SECRET_NAME.search(name):
         return HIDDEN
     if type(value) is dict:
-        return {key: _clean(str(key), each) for key, each in value.items()}
+        return {hidden(str(key)): _clean(str(key), each) for key, each in value.items()}
     if type(value) in {list, tuple, set, frozenset}:
         return [_clean("", each) for each in value]
     return hidden(value.decode(errors="replace") if isinstance(value, bytes) else str(value))

@@ -212,11 +212,12 @@ class RemoteClusters:
         if member is None or member.task is None:
             return
         member.task.cancel()
-        await asyncio.wait([member.task])
+        # Before anything is waited for: whoever disconnects it may be cut short, and nobody would come back to it.
         self._metrics.forget_cluster(str(key))
-        self._forget_host(member.client.transport.host)
         if member.health.ok:
             self._tell(key, ok=False)
+        await asyncio.wait([member.task])
+        self._forget_host(member.client.transport.host)
         log.info("cluster_disconnected", cluster=str(key))
 
     def _forget_host(self, host: str) -> None:

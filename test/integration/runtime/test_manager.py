@@ -155,6 +155,7 @@ async def test_of_two_managers_one_acts_and_when_it_is_killed_the_other_goes_on_
     killed = asyncio.get_running_loop().time()
     await second.says("leading")
     assert asyncio.get_running_loop().time() - killed < 3.0 + 1.5
+    assert "started" not in [line["event"] for line in second.lines], "it acts when it leads, not before"
     await begun(host_client, a, by="second")
     await host_client.merge_patch(a, {"metadata": {"annotations": {"go": "on"}}})
     await eventually(host_client, Widget, "a", namespace, until=lambda w: w.annotations.get("done") == "second")

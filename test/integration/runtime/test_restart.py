@@ -308,13 +308,15 @@ async def test_a_client_certificate_is_changed_under_the_watches_of_a_remote_clu
         await asyncio.wait_for(healthy.wait(), 30)
         cluster = remotes.get(key)
         assert await whoami(cluster.client) == "first"
-        told = Told(cluster)
+        told, stats = Told(cluster), cluster.cache.reflectors[ConfigMap].stats
+        watches = stats.watches
         await remotes.connect(key, "uid", second)
         assert await whoami(remotes.get(key).client) == "second"
         await server.client.create(config_map("changed"))
         await told.of("ADDED", "changed")
         assert told.changes == [("ADDED", "changed")]
-        assert cluster.cache.reflectors[ConfigMap].stats.lists == 1, "the watch went on where it was"
+        assert stats.watches > watches, "the watch of the old certificate has ended"
+        assert stats.lists == 1, "the new one went on where it was"
 
         await remotes.disconnect(key)
         healthy.clear()

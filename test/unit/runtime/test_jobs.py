@@ -131,11 +131,16 @@ def test_work_that_was_cancelled_from_within_is_an_error_not_a_job_that_never_en
 
 def test_the_object_is_woken_when_its_job_ends() -> None:
     async def body(jobs: Jobs[str], woken: Woken) -> None:
+        async def fail(_: Job[str]) -> str:
+            await asyncio.sleep(12)
+            raise OSError("disk full")
+
         jobs.start(A, "uid", _ten_seconds)
+        jobs.start(B, "uid", fail)
         await asyncio.sleep(9)
         assert woken.keys == []
         await asyncio.sleep(9)
-        assert woken.keys == [(A, 10.0)]
+        assert woken.keys == [(A, 10.0), (B, 12.0)], "however it ends"
 
     running(body)
 
@@ -213,10 +218,12 @@ def test_no_more_run_at_once_than_the_limit_and_each_gets_its_turn() -> None:
             assert inside <= 2
             await asyncio.sleep(10)
             inside -= 1
+            if job.uid in {"0", "3"}:
+                raise OSError("disk full")
             return job.uid
 
         for number in range(6):
-            jobs.start(Key("n", str(number)), "uid", work)
+            jobs.start(Key("n", str(number)), str(number), work)
         await asyncio.sleep(31)
         assert sorted(moment for _, moment in woken.keys) == [10, 10, 20, 20, 30, 30]
 

@@ -11,11 +11,12 @@ from typing import Any, cast
 import pytest
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists, ConfigError, Conflict, Gone, NotFound, Unavailable
+from dpf.runtime.errors import AlreadyExists, ApiError, ConfigError, Conflict, Gone, NotFound, Unavailable
 from dpf.runtime.k8s import Lease, LeaseSpec
 from dpf.runtime.leader import LeaderElector, LeadershipLost
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.metrics import Metrics
+from dpf.runtime.options import ManagerOptions
 from dpf.runtime.testing import run_virtual
 
 
@@ -268,12 +269,17 @@ def test_a_lease_that_was_just_being_taken_is_released_too(held_by: str, lost: b
 
 
 def test_a_leader_at_rest_makes_twelve_requests_a_minute() -> None:
-    async def during(leases: Leases, _: asyncio.Task[None]) -> None:
+    async def work() -> None:
+        leases, options = Leases(), ManagerOptions(leader_elect_namespace="n")
+        elector = LeaderElector.from_options(cast("Client", leases), "lease", options, Metrics())
+        task = asyncio.create_task(elector.run())
+        await elector.elected.wait()
         before = len(leases.requests)
         await asyncio.sleep(601)
-        assert len(leases.requests) - before <= 120
+        assert len(leases.requests) - before == 120
+        await _ended(task)
 
-    _leading(during)
+    run_virtual(work)
 
 
 @pytest.mark.parametrize("year", [1990, 2090])
@@ -333,9 +339,9 @@ def test_a_candidate_whose_watch_fails_does_not_hammer_the_server() -> None:
     run_virtual(work)
 
 
-@pytest.mark.parametrize("error", [None, Gone(410, "Expired", "too old")])
+@pytest.mark.parametrize("error", [None, Gone(410, "Expired", "too old"), Unavailable(0, "", "cut by a proxy")])
 def test_a_candidate_whose_watch_ends_at_once_does_not_hammer_the_server_and_misses_no_end(
-    monkeypatch: pytest.MonkeyPatch, error: Gone | None
+    monkeypatch: pytest.MonkeyPatch, error: ApiError | None
 ) -> None:
     async def work() -> None:
         leases = Leases(held_by="other")
@@ -358,10 +364,28 @@ def test_a_candidate_whose_watch_ends_at_once_does_not_hammer_the_server_and_mis
     run_virtual(work)
 
 
+@pytest.mark.parametrize(("duration", "deadline", "period"), [(10, 10, 2), (10, 11, 2), (10, 6, 5)])
+def test_times_that_do_not_fit_each_other_are_refused(duration: float, deadline: float, period: float) -> None:
+    client = cast("Client", None)
+    with pytest.raises(ConfigError, match=r"lease duration > renew deadline > 1\.2 \* retry period"):
+        LeaderElector(client, "lease", "n", duration=duration, renew_deadline=deadline, retry_period=period)
+
+
 @pytest.mark.parametrize("duration", [10.9, 10.0])
 def test_a_lease_holds_whole_seconds_and_the_deadline_is_within_them(duration: float) -> None:
     with pytest.raises(ConfigError, match="10 whole s"):
         LeaderElector(cast("Client", None), "lease", "n", duration=duration, renew_deadline=10.5)
+
+    async def work() -> None:
+        leases = Leases()
+        elector = LeaderElector(cast("Client", leases), "lease", "n", duration=duration, renew_deadline=9.5)
+        task = asyncio.create_task(elector.run())
+        await elector.elected.wait()
+        assert leases.lease is not None
+        assert leases.lease.spec.lease_duration_seconds == 10
+        await _ended(task)
+
+    run_virtual(work)
 
 
 def test_a_token_that_cannot_be_read_for_a_moment_ends_nobody() -> None:

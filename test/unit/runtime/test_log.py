@@ -54,6 +54,7 @@ def test_what_is_below_the_level_is_not_written(capsys: pytest.CaptureFixture[st
 def test_a_field_named_like_a_secret_is_hidden(capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert written(capsys, **{name: "sesame"})[name] == HIDDEN
     assert written(capsys, more={name: "sesame"})["more"] == {name: HIDDEN}
+    assert written(capsys, more={"a": [{"b": {name: "sesame"}}]})["more"] == {"a": [{"b": {name: HIDDEN}}]}
 
 
 @dataclass
@@ -71,6 +72,7 @@ def test_a_secret_is_hidden_wherever_it_stands(capsys: pytest.CaptureFixture[str
         text=f"before {secret} after",
         raw=secret.encode(),
         inside=[{"deep": secret}],
+        key={secret: 1},
         error=ValueError(secret),
         pair=Pair("a", secret),
     )

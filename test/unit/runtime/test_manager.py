@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from dpf.runtime import memory
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For
@@ -135,6 +136,19 @@ def test_caches_come_before_leadership_and_leadership_before_what_acts(monkeypat
     run_virtual(body)
 
 
+def test_memory_is_settled_when_the_caches_are_filled_before_anything_acts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body() -> None:
+        p = Process(monkeypatch)
+        monkeypatch.setattr(memory, "settle", lambda: p.story.append(f"settles with {len(p.widgets)}"))
+        task = await p.lead()
+        assert p.story[2:4] == ["settles with 1", "stands for election"]
+        p.hold.set()
+        p.manager.stop()
+        await task
+
+    run_virtual(body)
+
+
 def test_without_election_what_acts_waits_for_the_caches_only(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         p = Process(monkeypatch, leader_elect=False)
@@ -155,6 +169,7 @@ async def test_it_is_alive_from_the_first_moment_and_ready_when_the_caches_are_f
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     p = Process(monkeypatch, health_probe_bind_address="127.0.0.1:0")
+    nodes = p.manager.cluster.cache[Node]
     ready = [True]
     p.manager.add_readiness("webhook", lambda: ready[0])
     reached, waiting = asyncio.Event(), asyncio.Event()
@@ -178,6 +193,8 @@ async def test_it_is_alive_from_the_first_moment_and_ready_when_the_caches_are_f
         reached.set()
         assert (await ask("/readyz"))[1].endswith("caches")
         p.widgets.replace([], 1)
+        assert await ask("/readyz") == (503, "not ready: caches"), "one of two is filled"
+        nodes.replace([], 1)
         assert await ask("/readyz") == (200, "ok"), "a candidate is ready too: it serves webhooks"
         ready[0] = False
         assert await ask("/readyz") == (503, "not ready: webhook")
@@ -259,7 +276,7 @@ def test_a_part_that_fails_ends_it_with_its_error(monkeypatch: pytest.MonkeyPatc
         task = await p.lead()
         getattr(p, part).fails.set()
         with pytest.raises(BaseExceptionGroup) as ended:
-            await task
+            await asyncio.wait_for(task, 60)
         assert ended.group_contains(OSError, match=f"{part} failed")
         assert {"lease released", "cache ends", "events end", "cancelled a"} <= set(p.story)
 
@@ -292,9 +309,10 @@ def test_it_can_be_stopped_at_every_stage_of_its_start(monkeypatch: pytest.Monke
 def test_caches_that_stay_empty_end_it_and_say_which(monkeypatch: pytest.MonkeyPatch) -> None:
     async def body() -> None:
         p = Process(monkeypatch)
+        p.manager.cluster.cache[Node].replace([], 1)
         with pytest.raises(BaseExceptionGroup) as ended:
             await p.start()
-        assert ended.group_contains(TimeoutError, match=r"widgets.*are the CRDs installed")
+        assert ended.group_contains(TimeoutError, match=r"no list of widgets\S* within.*are the CRDs installed")
         assert "stands for election" not in p.story
 
     run_virtual(body)

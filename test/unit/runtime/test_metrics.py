@@ -101,7 +101,7 @@ async def test_requests_are_counted_by_code_method_and_host() -> None:
 async def test_the_process_says_whom_it_leads_what_it_lost_and_whom_it_reaches() -> None:
     metrics = Metrics()
     metrics.leading["manager"] = True
-    metrics.events_dropped = 3
+    metrics.events_dropped, metrics.events_withheld = 3, 2
     metrics.webhooks["/validate", 200] += 1
     metrics.decode_failed("DPU")
     metrics.circuit("n/a", is_open=True)
@@ -112,6 +112,7 @@ async def test_the_process_says_whom_it_leads_what_it_lost_and_whom_it_reaches()
     samples = scraped(metrics)
     assert value(samples, "leader_election_master_status", name="manager") == 1
     assert value(samples, "dpf_events_dropped_total") == 3
+    assert value(samples, "dpf_events_withheld_total") == 2
     assert value(samples, "controller_runtime_webhook_requests_total", webhook="/validate", code="200") == 1
     assert value(samples, "dpf_cache_unreadable_objects_total", kind="DPU") == 1
     assert value(samples, "dpf_writes_skipped_total", cluster="host") == 12
@@ -151,13 +152,17 @@ async def test_how_late_the_loop_is_is_watched_while_it_runs(monkeypatch: pytest
     assert value(scraped(metrics), "dpf_event_loop_lag_seconds") == 2.5
 
 
-async def test_pauses_for_garbage_are_watched_while_it_runs() -> None:
+async def test_pauses_for_garbage_are_watched_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = Metrics()
     before = list(gc.callbacks)
     task = asyncio.create_task(metrics.run())
     await asyncio.sleep(0)
-    gc.collect()
-    assert metrics.gc_pause_max > 0
+    times = iter([10.0, 10.5, 11.0, 11.25])
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "perf_counter", lambda: next(times, 11.25))
+        gc.collect()
+        gc.collect()
+    assert value(scraped(metrics), "dpf_gc_pause_seconds_max") == 0.5, "the longest of two"
     task.cancel()
     await asyncio.wait([task])
     assert gc.callbacks == before

@@ -117,9 +117,11 @@ def test_an_open_circuit_is_probed_with_growing_waits_and_asked_by_nobody_else(s
         servers.down.add("http://one")
         async with keeping() as remotes:
             await remotes.connect(ONE, "uid", Kubeconfig("http://one"))
+            await remotes.connect(ONE, "uid", Kubeconfig("http://one", token="other"))
             for _ in range(200):
                 with pytest.raises(ClusterUnavailable):
                     remotes.get(ONE)
+                remotes._members[ONE].observe("WATCH", 0, 0.1)  # its watches go on trying
                 await asyncio.sleep(1)
         times = [moment for _, moment in servers.probes]
         waits = [round(b - a - remote.PROBE_TIMEOUT) for a, b in pairwise(times)]
@@ -133,8 +135,10 @@ def test_a_closed_circuit_is_probed_once_a_minute(servers: Servers) -> None:
     async def body() -> None:
         async with keeping() as remotes:
             await remotes.connect(ONE, "uid", Kubeconfig("http://one"))
-            await asyncio.sleep(601)
-        assert len(servers.probes) == 11
+            await asyncio.sleep(30)
+            remotes._members[ONE].observe("GET", 0, 0.1)
+            await asyncio.sleep(571)
+        assert [moment for _, moment in servers.probes] == [0, *range(30, 600, 60)], "and once after each lost answer"
 
     run_virtual(body)
 
@@ -186,6 +190,27 @@ def test_credentials_that_cannot_be_used_leave_the_old_ones_in_place(servers: Se
             assert remotes.get(ONE).client.transport.kubeconfig.ca == b""
             assert remotes.keys() == [ONE]
         assert {server for server, _ in servers.probes} == {"https://one"}
+
+    run_virtual(body)
+
+
+def test_disconnecting_that_is_cut_short_forgets_it_all_the_same(servers: Servers) -> None:
+    async def body() -> None:
+        told: list[tuple[Key, bool]] = []
+        metrics = Metrics()
+        async with keeping(metrics) as remotes:
+            remotes.on_health(lambda key, ok: told.append((key, ok)))
+            await remotes.connect(ONE, "uid", Kubeconfig("http://one"))
+            await asyncio.sleep(1)
+            disconnecting = asyncio.create_task(remotes.disconnect(ONE))
+            await asyncio.sleep(0)
+            disconnecting.cancel()
+            await asyncio.wait([disconnecting])
+            assert disconnecting.cancelled()
+            assert told == [(ONE, True), (ONE, False)]
+            assert b"n/one" not in metrics.render()
+            await asyncio.sleep(120)
+        assert len(servers.probes) == 1
 
     run_virtual(body)
 
@@ -346,6 +371,7 @@ async def test_a_request_without_an_answer_has_the_cluster_probed_at_once() -> N
 async def test_a_cluster_that_falls_silent_under_a_reconcile_is_probed_at_once_and_holds_no_worker(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    assert remote.SILENCE == 2.0
     monkeypatch.setattr(remote, "SILENCE", 0.05)
     monkeypatch.setattr(remote, "PROBE_TIMEOUT", 0.2)
     async with watching() as w:
@@ -396,7 +422,11 @@ async def test_an_address_that_no_cluster_has_any_more_is_no_longer_counted() ->
         await w.connect("t")
         await becomes(w.healthy)
         old = w.kubeconfig.server.removeprefix("http://")
-        assert f'host="{old}"'.encode() in metrics.render()
+        w.healthy.clear()
+        await w.remotes.connect(TWO, "uid", Kubeconfig(w.kubeconfig.server, token="t"))
+        await becomes(w.healthy)
+        await w.remotes.disconnect(TWO)
+        assert f'host="{old}"'.encode() in metrics.render(), "one still has it"
         await w.remotes.connect(ONE, "uid", client.transport.kubeconfig)
         await other.until(lambda: other.watching == 1)
         assert f'host="{old}"'.encode() not in metrics.render()
@@ -420,6 +450,8 @@ async def test_refused_credentials_open_the_circuit_and_better_ones_close_it_at_
 async def test_credentials_may_change_while_a_request_is_being_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transport, "MAX_TRIES", 5)
     async with watching() as w:
+        told: list[str] = []
+        w.remotes.on_health(lambda key, _: told.append(w.remotes.health(key).message))
         w.server.cut = True
         await w.connect("t")
         await w.server.requests(2)
@@ -427,6 +459,7 @@ async def test_credentials_may_change_while_a_request_is_being_tried_again(monke
         await w.connect("t", tls_server_name="other")
         w.server.cut = False
         await becomes(w.healthy)
+        assert not [each for each in told if "nobody expected" in each]
 
 
 @pytest.mark.parametrize(
@@ -453,7 +486,9 @@ async def test_disconnecting_stops_its_watches_and_forgets_it() -> None:
     async with watching(metrics) as w, serving(other := RemoteServer()) as client:
         await w.connect("t")
         await becomes(w.healthy)
+        w.healthy.clear()
         await w.remotes.connect(TWO, "uid", client.transport.kubeconfig)
+        await becomes(w.healthy)
         await other.until(lambda: other.watching == 1)
         assert w.server.watching == 1
         held = w.remotes.get(ONE)

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import orjson
 import pytest
 from pydantic import Field
 
 from dpf.runtime.certs import KeyPair
+from dpf.runtime.client import Client
 from dpf.runtime.errors import ConfigError
+from dpf.runtime.k8s import WebhookConfiguration
 from dpf.runtime.meta import Model, Object, Resource
-from dpf.runtime.webhook import Cause, Denied, Endpoint, Webhook, WebhookServer, invalid, respond
+from dpf.runtime.metrics import Metrics
+from dpf.runtime.testing import run_virtual
+from dpf.runtime.webhook import (
+    CHECK_INTERVAL,
+    HEARD,
+    Cause,
+    Denied,
+    Endpoint,
+    Registration,
+    Webhook,
+    WebhookServer,
+    invalid,
+    respond,
+)
 
 
 class Part(Model):
@@ -143,6 +159,40 @@ def test_an_endpoint_is_a_service_or_a_url() -> None:
     url = Endpoint(url="https://[::1]:9443")
     assert url.names() == ["::1"]
     assert url.client_config("/x") == {"url": "https://[::1]:9443/x"}
+
+
+def test_a_new_certificate_is_shown_when_every_api_server_has_heard_of_its_authority(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    story: list[tuple[float, str, bytes]] = []
+
+    def tell(what: str, of: bytes) -> None:
+        story.append((asyncio.get_running_loop().time(), what, of))
+
+    class Registrar:
+        async def apply(self, configuration: WebhookConfiguration) -> None:
+            [entry] = configuration.webhooks
+            tell("registered", base64.b64decode(entry["clientConfig"]["caBundle"]))
+
+    async def new_pair() -> KeyPair | None:
+        return None if story[-1][2] == b"new" else KeyPair(b"cert", b"key", b"new")
+
+    async def body() -> None:
+        client, registration = cast("Client", Registrar()), Registration("ca", "n", "m", "v")
+        server = WebhookServer(client, "127.0.0.1:9443", Endpoint(service="s", namespace="n"), registration, Metrics())
+        server.add(Webhook("v", Thing, "/v", ("CREATE",), validate=lambda _, __: None))
+        server._pair = KeyPair(b"cert", b"key", b"old")
+        monkeypatch.setattr(server, "_new_pair", new_pair)
+        monkeypatch.setattr(server, "_load", lambda pair: tell("shown", pair.ca))
+        task = asyncio.create_task(server._keep())
+        await asyncio.sleep(CHECK_INTERVAL + HEARD - 0.1)
+        assert story == [(0, "registered", b"old"), (CHECK_INTERVAL, "registered", b"new")]
+        await asyncio.sleep(1)
+        assert story[2] == (CHECK_INTERVAL + HEARD, "shown", b"new")
+        task.cancel()
+        await asyncio.wait([task])
+
+    run_virtual(body)
 
 
 def test_a_server_without_an_address_is_a_mistake() -> None:
