@@ -326,6 +326,7 @@ async def test_what_is_no_object_of_the_kind_is_dropped_from_a_page_too() -> Non
     [
         "<html>proxy</html>",
         '{"kind": "Status", "metadata": {}, "status": "Success"}',
+        '{"kind": "Status", "metadata": {"resourceVersion": "4"}, "status": "Success"}',
         '{"metadata": {}, "items": []}',
         '{"metadata": {"resourceVersion": "soon"}}',
     ],
