@@ -124,7 +124,9 @@ def _loaded(text: str | bytes, source: str) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not YAML: {getattr(error, 'problem', None) or 'unreadable'}") from None
+        # What it quotes may be a password that begins like an alias or a tag.
+        problem = str(getattr(error, "problem", None) or "unreadable").split(" '")[0]
+        raise ConfigError(f"{source} is not YAML: {problem}") from None
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         # What PyYAML raises for a scalar that only looks like a date or number, a wrong tag, or brackets without end.
         raise ConfigError(f"{source} is not YAML: it has a value that cannot be read") from None

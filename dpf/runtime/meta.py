@@ -20,7 +20,7 @@ from urllib.parse import quote
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.alias_generators import to_camel
 
-from dpf.runtime.errors import Terminal
+from dpf.runtime.errors import NotFound, Terminal
 
 
 def _rfc3339(moment: datetime) -> str:
@@ -58,7 +58,12 @@ def now() -> datetime:
 
 
 def _quoted(part: str) -> str:
-    """A part of a path; what names are made of needs no quoting, and each request has four of them."""
+    """A part of a path; what names are made of needs no quoting, and each request has four of them.
+
+    :raises NotFound: if a proxy on the way would take it for a step within the path: nothing has such a name.
+    """
+    if part in {".", ".."}:
+        raise NotFound(404, "NotFound", f"{part!r} is no name")
     return part if _PLAIN.fullmatch(part) else quote(part, safe="")
 
 
@@ -90,7 +95,10 @@ class Resource:
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """The URL path of the collection, an object or one of its subresources; all namespaces if none is given."""
+        """The URL path of the collection, an object or one of its subresources; all namespaces if none is given.
+
+        :raises NotFound: if a name is ``.`` or ``..``.
+        """
         root = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         scope = f"/namespaces/{_quoted(namespace)}" if namespace and self.namespaced else ""
         return f"{root}{scope}/{self.plural}" + "".join(f"/{_quoted(part)}" for part in (name, subresource) if part)

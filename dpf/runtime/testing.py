@@ -65,6 +65,10 @@ class Reads:
         """The object was read; it came of these bytes."""
         self._read[id(obj)] = raw, obj
 
+    def forget(self) -> None:
+        """Holds nothing of what was read so far."""
+        self._read.clear()
+
     def changed(self) -> list[Any]:
         """What is not any more what its bytes say. It is forgotten."""
         found = [obj for raw, obj in self._read.values() if decode(type(obj), raw) != obj]

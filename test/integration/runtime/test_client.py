@@ -6,6 +6,7 @@ import pytest
 
 from dpf.runtime import finalizers
 from dpf.runtime.client import Client
+from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import AlreadyExists, Conflict, NotFound
 from dpf.runtime.k8s import ConfigMap, Pod, Secret, encoded
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -77,31 +78,37 @@ async def test_a_status_is_written_through_its_subresource_and_not_twice(host_cl
 
 
 async def test_finalizers_go_on_and_off_without_touching_those_of_others(host_client: Client, namespace: str) -> None:
-    obj = await host_client.create(config_map("a", namespace))
-    obj = await finalizers.add(host_client, obj, "x.example/one")
-    obj = await finalizers.add(host_client, obj, "x.example/two")
+    bare = await host_client.create(config_map("a", namespace))
+    obj = await finalizers.add(host_client, bare, "x.example/one")
+    with pytest.raises(Conflict):
+        await finalizers.add(host_client, bare, "x.example/two")
+    for name in ("x.example/two", "x.example/three"):
+        obj = await finalizers.add(host_client, obj, name)
     await finalizers.remove(host_client, obj, "x.example/one")
     left = await host_client.get(ConfigMap, "a", namespace)
-    assert left.metadata.finalizers == ["x.example/two"]
+    assert left.metadata.finalizers == ["x.example/two", "x.example/three"]
     with pytest.raises(Conflict, match="finalizers have changed since it was read"):
         await finalizers.remove(host_client, obj, "x.example/one")
+    await finalizers.remove(host_client, left, "x.example/three")
+    left = await host_client.get(ConfigMap, "a", namespace)
+    assert left.metadata.finalizers == ["x.example/two"]
     await finalizers.remove(host_client, left, "x.example/two")
 
 
 async def test_what_went_with_its_last_finalizer_is_known_to_be_gone(control_planes: Planes, namespace: str) -> None:
     """The server answers with the version that the object had, by which no cache could tell."""
-    gone: list[str] = []
     async with Client(Kubeconfig.load(control_planes.host), field_owner="test") as client:
-        client.deleted.append(lambda _, obj: gone.append(obj.uid))
+        cached = Cluster("host", client).cache[ConfigMap]
+        cached.replace([], 1)  # no watch tells it anything: what it knows is of these writes
         obj = await client.create(config_map("a", namespace))
         for name in ("x.example/one", "x.example/two"):
             obj = await finalizers.add(client, obj, name)
         await client.delete(obj)
         obj = await client.get(ConfigMap, "a", namespace)
         await finalizers.remove(client, obj, "x.example/one")
-        assert gone == []
+        assert obj.key in cached
         await finalizers.remove(client, await client.get(ConfigMap, "a", namespace), "x.example/two")
-        assert gone == [obj.uid]
+        assert obj.key not in cached
 
 
 async def test_a_secret_is_read_as_it_was_written(host_client: Client, namespace: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from dpf.runtime import reflector, remote, transport
+from dpf.runtime import credentials, reflector, remote, transport
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, For
@@ -252,7 +252,10 @@ async def test_a_leading_manager_outlives_a_restart(server: Server) -> None:
         await task
 
 
-async def test_a_token_that_was_rotated_is_read_again_by_a_watch_that_resumes(server: Server, tmp_path: Path) -> None:
+async def test_a_token_that_was_rotated_is_read_again_by_a_watch_that_resumes(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "TOKEN_FILE_AGE", 3600.0)  # not because it is old, but because it was refused
     token = tmp_path / "token"
     token.write_text(await server.token("early"))
     async with (

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -15,9 +17,22 @@ from hypothesis import strategies as st
 
 from dpf.runtime import finalizers
 from dpf.runtime.client import Client, UnreadableObject, merge_diff
-from dpf.runtime.errors import AlreadyExists, Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
+from dpf.runtime.errors import (
+    AlreadyExists,
+    BadRequest,
+    Conflict,
+    Forbidden,
+    Gone,
+    Invalid,
+    NotFound,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
+from dpf.runtime.http1 import HttpConnections, Response
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.testing import run_virtual
 from test.unit.runtime.scripted import ScriptedServer, answer, serving, status, stream
 from test.unit.runtime.widgets import Widget, WidgetStatus, widget
 
@@ -29,16 +44,21 @@ def ok(version: int = 1) -> web.Response:
 @pytest.mark.parametrize(
     ("code", "reason", "error"),
     [
+        (400, "BadRequest", BadRequest),
+        (401, "Unauthorized", Unauthorized),
         (403, "Forbidden", Forbidden),
         (404, "NotFound", NotFound),
         (409, "Conflict", Conflict),
         (409, "AlreadyExists", AlreadyExists),
+        (410, "Gone", Gone),
         (422, "Invalid", Invalid),
+        (429, "TooManyRequests", TooManyRequests),
         (500, "InternalError", Unavailable),
     ],
 )
 async def test_a_refusal_is_the_error_of_its_kind(code: int, reason: str, error: type[Exception]) -> None:
-    async with serving(ScriptedServer(answer(lambda: status(code, reason, "because")))) as client:
+    refuse = answer(lambda: status(code, reason, "because", **{"Retry-After": "0"}))
+    async with serving(ScriptedServer(refuse)) as client:
         with pytest.raises(error, match="because"):
             await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
 
@@ -51,6 +71,38 @@ async def test_429_is_waited_out_as_the_server_asks() -> None:
     assert len(server.seen) == 3
 
 
+class Busy:
+    """Connections to a server that turns everything away."""
+
+    def __init__(self, answer: Response) -> None:
+        self.answer = answer
+        self.tries: list[float] = []
+
+    async def request(self, *_: object) -> Response:
+        self.tries.append(asyncio.get_running_loop().time())
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Response(429, {"retry-after": "7"}, b"{}"),
+        Response(429, {}, b'{"kind": "Status", "details": {"retryAfterSeconds": 7}}'),
+        Response(503, {"retry-after": "7"}, b"{}"),
+    ],
+)
+def test_a_busy_server_is_left_alone_for_as_long_as_it_asks_and_after_five_tries(answer: Response) -> None:
+    async def body() -> None:
+        client, busy = Client(Kubeconfig("http://127.0.0.1:1"), field_owner="test"), Busy(answer)
+        client.transport._connections = cast("HttpConnections", busy)
+        with pytest.raises((TooManyRequests, Unavailable)):
+            await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
+        assert len(busy.tries) == 5
+        assert all(7 <= later - earlier <= 8.4 for earlier, later in pairwise(busy.tries))
+
+    run_virtual(body)
+
+
 async def test_a_server_that_stays_busy_is_left_alone_after_five_tries() -> None:
     server = ScriptedServer(answer(lambda: status(429, "TooManyRequests", **{"Retry-After": "0"})))
     async with serving(server) as client:
@@ -59,17 +111,19 @@ async def test_a_server_that_stays_busy_is_left_alone_after_five_tries() -> None
     assert len(server.seen) == 5
 
 
-@pytest.mark.parametrize("wait", ["31", "soon", "\u00b2", "9" * 400, "-1"])
-async def test_a_server_that_names_no_time_or_too_long_a_one_holds_nobody(wait: str) -> None:
+@pytest.mark.parametrize(
+    ("code", "wait"), [(429, "31"), *((503, w) for w in ("31", "soon", "\u00b2", "9" * 400, "-1"))]
+)
+async def test_a_server_that_names_no_time_or_too_long_a_one_holds_nobody(code: int, wait: str) -> None:
     """Too long a wait is left to the caller, whose back-off knows what else there is to do."""
 
     async def busy(_: web.Request) -> web.StreamResponse:
         details = {"retryAfterSeconds": wait}
-        return web.json_response({"kind": "Status", "code": 429, "details": details}, status=503)
+        return web.json_response({"kind": "Status", "code": code, "details": details}, status=code)
 
     server = ScriptedServer(busy, answer(ok))
     async with serving(server) as client:
-        with pytest.raises(Unavailable):
+        with pytest.raises((TooManyRequests, Unavailable)):
             await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
     assert len(server.seen) == 1
 
@@ -178,6 +232,15 @@ async def test_setting_a_status_sends_what_differs_locked_on_the_version_it_was_
     [request] = server.seen
     assert request.path == "/apis/bench.dpf.dev/v1/namespaces/n/widgets/a/status"
     assert orjson.loads(await request.read()) == {"status": {"size": 2}, "metadata": {"resourceVersion": "7"}}
+
+
+async def test_managed_fields_of_what_was_written_are_told_to_nobody() -> None:
+    fat = widget("a", 1, managedFields=[{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}])
+    told: list[bytes] = []
+    async with serving(ScriptedServer(answer(lambda: web.json_response(fat)))) as client:
+        client.written.append(lambda _, raw, *__: told.append(raw))
+        await client.create(Widget(metadata=ObjectMeta(name="a", namespace="n")))
+    assert [orjson.loads(each) for each in told] == [widget("a", 1)]
 
 
 async def test_a_delete_of_what_is_gone_is_success_and_spares_a_namesake() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dpf.runtime.client import Client, decode
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.controller import Controller, For, Owns, Result, Watch
+from dpf.runtime.controller import Controller, For, Owns, Result, Watch, WatchRemote, WatchRemoteHealth
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, Terminal, Waiting
 from dpf.runtime.informer import Informer
 from dpf.runtime.k8s import Node, Pod
@@ -18,6 +18,7 @@ from dpf.runtime.meta import Key
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.places import MOMENT, PLACES, Places, elsewhere
 from dpf.runtime.predicates import generation_changed
+from dpf.runtime.remote import RemoteClusters
 from dpf.runtime.testing import run_virtual
 from test.unit.runtime.widgets import Widget, raw
 
@@ -67,7 +68,9 @@ class Running:
         await asyncio.wait([self._task])
 
 
-def running(reconciler: Recording, *more: Owns | Watch[Node], **options: object) -> Running:
+def running(
+    reconciler: Recording, *more: Owns | Watch[Node] | WatchRemote[Node] | WatchRemoteHealth, **options: object
+) -> Running:
     watches = [For(Widget), *more]
     return Running(Controller("widget", reconciler, watches=watches, **options), Metrics())  # type: ignore[arg-type]
 
@@ -323,24 +326,35 @@ def test_a_call_that_is_cancelled_under_a_worker_is_a_retry_and_the_worker_goes_
     run_virtual(body)
 
 
-def test_work_for_an_unavailable_cluster_waits_for_its_circuit_to_close() -> None:
+def of_remote_kind(remotes: RemoteClusters) -> WatchRemote[Node]:
+    return WatchRemote(Node, remotes, to=lambda *_: ())
+
+
+@pytest.mark.parametrize("watch", [of_remote_kind, WatchRemoteHealth])
+def test_work_for_an_unavailable_cluster_waits_for_its_circuit_to_close(
+    watch: Callable[[RemoteClusters], WatchRemote[Node] | WatchRemoteHealth],
+) -> None:
     async def body() -> None:
         async def act(_: Widget) -> None:
-            if len(recording.calls) == 1:
+            if len(recording.calls) in {1, 3}:
                 raise ClusterUnavailable("n/c", "away")
 
         recording = Recording(act)
-        async with running(recording) as r:
+        remotes = RemoteClusters(field_owner="test", metrics=Metrics())
+        async with running(recording, watch(remotes)) as r:
             r.widgets.apply("ADDED", raw("a", 2))
             await asyncio.sleep(10)
             assert recording.names == ["a"]
-            r.controller._unpark(Key("n", "c"), healthy=False)
-            r.controller._unpark(Key("n", "other"), healthy=True)
+            remotes._tell(Key("n", "c"), ok=False)
+            remotes._tell(Key("n", "other"), ok=True)
             await asyncio.sleep(1)
             assert recording.names == ["a"]
-            r.controller._unpark(Key("n", "c"), healthy=True)
+            remotes._tell(Key("n", "c"), ok=True)
             await asyncio.sleep(1)
             assert recording.names == ["a", "a"]
+            r.widgets.apply("MODIFIED", raw("a", 3))
+            await asyncio.sleep(120)
+        assert recording.calls[3][1] - recording.calls[2][1] == pytest.approx(60, abs=0.01), "though nobody says so"
 
     run_virtual(body)
 
@@ -397,14 +411,18 @@ def test_clusters_that_come_and_go_leave_nothing_behind() -> None:
 def test_an_owner_is_woken_by_what_it_manages() -> None:
     async def body() -> None:
         owner = {"apiVersion": "bench.dpf.dev/v1", "kind": "Widget", "name": "a", "uid": "uid-a", "controller": True}
-        stranger = {**owner, "apiVersion": "other.group/v1"}
+        strangers = [
+            {**owner, "apiVersion": "other.group/v1"},
+            {**owner, "kind": "Gadget"},
+            {**owner, "controller": False},
+        ]
         recording = Recording()
         async with running(recording, Owns(Pod)) as r:
             r.widgets.apply("ADDED", raw("a", 2))
             await asyncio.sleep(1)
             r.cluster.cache[Pod].apply("ADDED", raw("p", 3, kind="Pod", ownerReferences=[owner]))
             await asyncio.sleep(1)
-            r.cluster.cache[Pod].apply("ADDED", raw("q", 4, kind="Pod", ownerReferences=[stranger]))
+            r.cluster.cache[Pod].apply("ADDED", raw("q", 4, kind="Pod", ownerReferences=strangers))
             await asyncio.sleep(1)
         assert recording.names == ["a", "a"]
 
@@ -547,13 +565,14 @@ def test_a_gone_object_is_forgotten() -> None:
             raise RuntimeError("always")
 
         recording = Recording(fail)
-        async with running(recording) as r:
+        async with running(recording, min_interval=0.1) as r:
             r.widgets.apply("ADDED", raw("a", 2))
             await asyncio.sleep(1)
             r.widgets.apply("DELETED", raw("a", 3))
             await asyncio.sleep(1000)
             assert r.controller._queue is not None
             assert r.controller._queue.limiter.failures == {}
+            assert r.controller._ran_at == {}
 
     run_virtual(body)
 

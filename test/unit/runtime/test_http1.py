@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import ConfigError
+from dpf.runtime.errors import ConfigError, NotFound
 from dpf.runtime.http1 import BUFFERED, ConnectionLost, HttpConnections
 from dpf.runtime.kubeconfig import Kubeconfig
 from test.unit.runtime.widgets import Widget
@@ -79,7 +79,10 @@ async def test_a_connection_is_used_again() -> None:
         for _ in range(3):
             response = await connections.request(HEAD, b"", 5)
             assert (response.status, response.body) == (200, b"ok")
-    assert (says.connections, says.requests) == (1, 3)
+        assert (says.connections, says.requests) == (1, 3)
+        at_once = await asyncio.gather(*(connections.request(HEAD, b"", 5) for _ in range(3)))
+        assert [response.body for response in at_once] == [b"ok"] * 3
+        assert (says.connections, says.requests) == (3, 6), "who is waited for serves nobody else"
 
 
 async def test_a_connection_that_the_server_ends_is_not_used_again() -> None:
@@ -121,6 +124,7 @@ async def test_a_cancelled_request_takes_its_connection_with_it() -> None:
         response = await connections.request(HEAD, b"", 5)
         # The first one of a new connection, not the answer to the cancelled one.
         assert response.body == b"1"
+        assert len(connections._open) == 1
 
 
 async def test_a_request_has_a_deadline_that_includes_waiting_for_a_connection() -> None:
@@ -219,14 +223,14 @@ async def test_an_answer_comes_out_whole_however_it_is_cut(data: bytes, cuts: li
     edges = sorted({0, len(answer), *(min(cut, len(answer)) for cut in cuts)})
 
     async def in_pieces(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await asked(reader)
-        for start, end in itertools.pairwise(edges):
-            writer.write(answer[start:end])
-            await writer.drain()
-        await reader.read()
+        while await asked(reader):
+            for start, end in itertools.pairwise(edges):
+                writer.write(answer[start:end])
+                await writer.drain()
 
     async with server(in_pieces) as connections:
-        assert (await connections.request(HEAD, b"", 5)).body == data
+        for _ in range(2):
+            assert (await connections.request(HEAD, b"", 5)).body == data
 
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -292,6 +296,11 @@ async def test_a_slow_reader_makes_the_server_wait_and_misses_nothing() -> None:
 def test_a_name_from_a_user_stays_a_name() -> None:
     path = Widget.RESOURCE.path("n", "a/../b?c d\r\nX-Injected: 1")
     assert path.endswith("/namespaces/n/widgets/a%2F..%2Fb%3Fc%20d%0D%0AX-Injected%3A%201")
+    assert Widget.RESOURCE.path("n/x", "a/b").endswith("/namespaces/n%2Fx/widgets/a%2Fb")
+    for step in (".", ".."):
+        for namespace, name in (("n", step), (step, "a")):
+            with pytest.raises(NotFound, match="is no name"):
+                Widget.RESOURCE.path(namespace, name)
 
 
 async def test_a_path_that_would_end_its_line_is_refused() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dpf.runtime.client import UnreadableObject, decode
@@ -18,6 +21,7 @@ from dpf.runtime.testing import Reads
 from test.unit.runtime.widgets import Widget, raw
 
 A = Key("n", "a")
+ROOT = Path(__file__).parents[3]
 
 
 def told(informer: Informer[Widget]) -> list[tuple[str, str]]:
@@ -31,11 +35,15 @@ async def test_a_relist_swaps_the_store_then_tells_adds_changes_and_what_vanishe
     informer = Informer(Widget)
     informer.replace([raw("a", 1), raw("b", 2)], 2)
     seen: list[tuple[str, str, int, bool]] = []
+    last: list[int] = []
 
     def handler(change: Change[Widget]) -> None:
         seen.append((change.type, change.key.name, len(informer), change.final_state_unknown))
+        if change.type == "DELETED" and change.old is not None:
+            last.append(change.old.spec.size)
 
     informer.add_handler(handler)
+    informer.apply("MODIFIED", raw("a", 3, size=7))
     seen.clear()
     informer.replace([raw("b", 5), raw("c", 6), raw("d", 3)], 6)
     assert sorted(seen) == [
@@ -44,6 +52,7 @@ async def test_a_relist_swaps_the_store_then_tells_adds_changes_and_what_vanishe
         ("DELETED", "a", 3, True),
         ("MODIFIED", "b", 3, False),
     ]
+    assert last == [7], "as it was last known"
 
 
 async def test_an_older_version_never_replaces_a_newer_one() -> None:
@@ -51,7 +60,10 @@ async def test_an_older_version_never_replaces_a_newer_one() -> None:
     informer.replace([raw("a", 5, size=5)], 5)
     changes = told(informer)
     changes.clear()
-    informer.apply("MODIFIED", raw("a", 4, size=4))
+    older = raw("a", 4, size=4)
+    informer.apply("MODIFIED", older)
+    informer.wrote(older, decode(Widget, older))
+    informer.replace([older], 5)
     assert informer.get("a", "n").spec.size == 5  # type: ignore[union-attr]
     assert changes == []
 
@@ -151,21 +163,32 @@ async def test_a_relist_looks_only_at_what_changed() -> None:
 async def test_our_own_newer_write_survives_a_relist_that_does_not_know_it() -> None:
     informer = Informer(Widget)
     informer.replace([], 5)
-    written = raw("a", 8)
-    informer.wrote(written, decode(Widget, written))
+    for body in (raw("a", 6), raw("a", 8, size=8)):
+        informer.wrote(body, decode(Widget, body))
+    informer.replace([raw("a", 6)], 6)
+    assert informer.get("a", "n").spec.size == 8  # type: ignore[union-attr]
     informer.replace([], 7)
     assert A in informer
     informer.replace([], 9)
     assert A not in informer
 
 
-async def test_made_again_under_the_same_name_is_a_deletion_and_an_addition() -> None:
+@pytest.mark.parametrize("how", ["watch", "list", "write"])
+async def test_made_again_under_the_same_name_is_a_deletion_and_an_addition(how: str) -> None:
     informer = Informer(Widget)
     informer.replace([raw("a", 1, uid="first")], 1)
     changes = told(informer)
     changes.clear()
-    informer.apply("MODIFIED", raw("a", 2, uid="second"))
+    again = raw("a", 3, uid="second")
+    if how == "watch":
+        informer.apply("MODIFIED", again)
+    elif how == "list":
+        informer.replace([again], 3)
+    else:
+        informer.wrote(again, decode(Widget, again))
+    informer.apply("DELETED", raw("a", 2, uid="first"))
     assert changes == [("DELETED", "a"), ("ADDED", "a")]
+    assert A in informer, "that the first one went is no news of the second"
 
 
 async def test_an_object_the_model_cannot_read_is_reported_once_and_stops_nobody() -> None:
@@ -225,6 +248,10 @@ async def test_store_and_indexes_have_changed_before_a_handler_is_told() -> None
     informer.apply("ADDED", raw("a", 2))
     informer.apply("DELETED", raw("a", 3))
     assert seen == [("ADDED", True, 1, "2"), ("DELETED", False, 0, "3")], "a deletion names the version it is gone at"
+    seen.clear()
+    informer.replace([raw("a", 4)], 4)
+    informer.replace([], 5)
+    assert seen == [("ADDED", True, 1, "4"), ("DELETED", False, 0, "4")], "by lists too, which show no such version"
 
 
 async def test_a_late_handler_first_gets_all_that_is_there() -> None:
@@ -235,12 +262,12 @@ async def test_a_late_handler_first_gets_all_that_is_there() -> None:
 
 async def test_a_replay_tells_every_object_as_a_change_to_itself() -> None:
     informer = Informer(Widget)
-    informer.replace([raw("a", 1)], 1)
+    informer.replace([raw("a", 1), raw("b", 1)], 1)
     seen: list[Change[Widget]] = []
     informer.add_handler(seen.append)
     seen.clear()
     informer.replay()
-    assert [(c.type, c.old, c.new) for c in seen] == [("MODIFIED", informer.get("a", "n"), informer.get("a", "n"))]
+    assert [(c.type, c.old, c.new) for c in seen] == [("MODIFIED", each, each) for each in informer.list()]
 
 
 async def test_a_model_is_made_once_per_version_while_somebody_holds_it() -> None:
@@ -250,6 +277,9 @@ async def test_a_model_is_made_once_per_version_while_somebody_holds_it() -> Non
     assert informer.get("a", "n") is held
     informer.apply("MODIFIED", raw("a", 2))
     assert informer.get("a", "n") is not held
+    written = decode(Widget, raw("a", 3))
+    informer.wrote(raw("a", 3), written)
+    assert informer.get("a", "n") is written
 
 
 async def test_what_is_read_cannot_be_changed() -> None:
@@ -268,7 +298,22 @@ async def test_whoever_changes_what_he_read_fails_his_test(reads: Reads) -> None
     assert reads.changed() == [read[0]]
 
 
-async def test_an_object_at_rest_is_its_bytes_and_a_record_that_the_collector_does_not_walk() -> None:
+def test_so_in_all_tests_though_they_ask_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "test_careless.py").write_text(
+        "from dpf.runtime.informer import Informer\n"
+        "from test.unit.runtime.widgets import Widget, raw\n"
+        "def test_careless():\n"
+        "    informer = Informer(Widget)\n"
+        "    informer.replace([raw('a', 1)], 1)\n"
+        "    informer.get('a', 'n').labels['mine'] = 'yes'\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "test.conftest", "-p", "no:cacheprovider", str(tmp_path)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "somebody changed what is in the cache" in ended.stdout
+
+
+async def test_an_object_at_rest_is_its_bytes_and_a_record_that_the_collector_does_not_walk(reads: Reads) -> None:
     informer = Informer(Widget)
     informer.add_index(SIZE)
     body = raw("a", 1)
@@ -276,6 +321,9 @@ async def test_an_object_at_rest_is_its_bytes_and_a_record_that_the_collector_do
     [record] = informer._records.values()
     assert not gc.is_tracked(record)
     assert record.raw is body
+    assert record.view is not None, "these tests hold what they read"
+    reads.forget()
+    assert record.view is None
     model = decode(Widget, body)
     record.view = weakref.ref(model, record.forget_view)
     del model
@@ -305,6 +353,7 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
+@example([("ADDED", "a", 1), ("MODIFIED", "a", 2), ("MODIFIED", "a", 1)])
 async def test_an_index_always_agrees_with_the_store(events: list[tuple[str, str, int]]) -> None:
     informer = Informer(Widget)
     informer.add_index(SIZE)

@@ -31,6 +31,8 @@ from test.unit.runtime.scripted import (
 )
 from test.unit.runtime.widgets import Widget, widget
 
+FIRST = module.BACKOFF_FIRST
+
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +85,7 @@ async def test_the_first_list_is_a_stream_that_goes_on_as_the_watch() -> None:
         assert request.query["resourceVersionMatch"] == "NotOlderThan"
         assert request.query["allowWatchBookmarks"] == "true"
         assert 300 <= int(request.query["timeoutSeconds"]) <= 600
+        assert len({r.reflector._watch_params()["timeoutSeconds"] for _ in range(20)}) > 1
 
 
 async def test_nothing_is_in_the_cache_before_the_list_is_complete() -> None:
@@ -100,14 +103,17 @@ async def test_a_bookmark_of_an_older_server_ends_the_list() -> None:
         await r.until(lambda: r.sizes() == {"a": 1})
 
 
-async def test_a_server_that_refuses_streamed_lists_is_listed_in_pages_and_watched() -> None:
-    page = {"metadata": {"resourceVersion": "5"}, "items": [widget("a", 4)]}
-    refuse = answer(lambda: status(422, "Invalid", "resourceVersionMatch is forbidden for watch"))
-    watch = stream(event("MODIFIED", widget("a", 7, size=7)))
-    async with reflecting(refuse, answer(lambda: web.json_response(page)), watch) as r:
-        await r.until(lambda: r.sizes() == {"a": 7})
-        assert r.server.seen[1].query["limit"] == "500"
-        assert r.server.seen[2].query["resourceVersion"] == "5"
+@pytest.mark.parametrize(("code", "reason"), [(422, "Invalid"), (400, "BadRequest")])
+async def test_a_server_that_refuses_streamed_lists_is_listed_in_pages_and_watched(code: int, reason: str) -> None:
+    first = {"metadata": {"resourceVersion": "5", "continue": "token"}, "items": [widget("a", 4)]}
+    second = {"metadata": {"resourceVersion": "5"}, "items": [widget("b", 3)]}
+    refuse = answer(lambda: status(code, reason, "resourceVersionMatch is forbidden for watch"))
+    pages = [answer(lambda: web.json_response(first)), answer(lambda: web.json_response(second))]
+    async with reflecting(refuse, *pages, stream(event("MODIFIED", widget("a", 7, size=7)))) as r:
+        await r.until(lambda: r.sizes() == {"a": 7, "b": 1})
+        assert [each.query.get("limit") for each in r.server.seen] == [None, "500", "500", None]
+        assert [each.query.get("continue") for each in r.server.seen] == [None, None, "token", None]
+        assert r.server.seen[3].query["resourceVersion"] == "5"
 
 
 async def test_a_watch_that_ends_is_resumed_from_the_last_version_bookmarks_included() -> None:
@@ -145,7 +151,7 @@ async def test_a_refused_watch_is_resumed_without_a_relist(code: int) -> None:
     async with reflecting(first, refuse, refuse, stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
         await r.until(lambda: r.sizes() == {"a": 6})
         assert r.server.seen[-1].query["resourceVersion"] == "5"
-        assert r.reflector.stats.lists == 1
+        assert (r.reflector.stats.lists, r.reflector.stats.failures) == (1, 2)
 
 
 @pytest.mark.parametrize("what", [{"kind": "Status", "code": 500, "reason": "InternalError"}, "no Status", None])
@@ -198,7 +204,7 @@ def test_failures_double_the_wait_from_0_8_to_30_seconds_with_as_much_again_at_r
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def body() -> None:
-        monkeypatch.setattr(module, "BACKOFF_FIRST", 0.8)
+        monkeypatch.setattr(module, "BACKOFF_FIRST", FIRST)
         monkeypatch.setattr(module, "monotonic", asyncio.get_running_loop().time)
         client = Failing()
         reflector = Reflector(cast("Client", client), Informer(Widget), Scope())
@@ -320,6 +326,7 @@ async def test_what_is_no_object_of_the_kind_is_dropped_from_a_page_too() -> Non
     [
         "<html>proxy</html>",
         '{"kind": "Status", "metadata": {}, "status": "Success"}',
+        '{"kind": "Status", "metadata": {"resourceVersion": "4"}, "status": "Success"}',
         '{"metadata": {}, "items": []}',
         '{"metadata": {"resourceVersion": "soon"}}',
     ],
@@ -334,6 +341,6 @@ async def test_a_list_that_is_none_is_asked_for_again(none: str) -> None:
 
 
 async def test_a_stream_that_is_no_watch_is_left_and_tried_again() -> None:
-    html = stream(*listed("a", version=5), b"<html>proxy</html>\n", hold=False)
+    html = stream(*listed("a", version=5), b"<html>proxy</html>\n")
     async with reflecting(html, stream(event("MODIFIED", widget("a", 6, size=6)))) as r:
         await r.until(lambda: r.sizes() == {"a": 6})
