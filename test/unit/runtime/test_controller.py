@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -129,8 +130,13 @@ def test_an_object_is_never_with_two_workers_and_runs_again_if_it_changed_meanwh
 
 
 def test_a_reconcile_that_waits_elsewhere_takes_no_worker_from_others() -> None:
+    whose: ContextVar[str] = ContextVar("whose", default="")
+    found: list[str] = []
+
     async def body() -> None:
         async def act(obj: Widget) -> None:
+            found.append(whose.get())
+            whose.set(obj.name)
             if obj.name.startswith("away"):
                 async with elsewhere():
                     await asyncio.sleep(30)
@@ -142,6 +148,7 @@ def test_a_reconcile_that_waits_elsewhere_takes_no_worker_from_others() -> None:
             await asyncio.sleep(60)
         assert recording.names == ["away1", "away2", "away3", "near"]
         assert recording.calls[-1][1] - recording.calls[0][1] == pytest.approx(3 * MOMENT)
+        assert found == ["", "", "", ""], "a worker that is hired works in nobody's name"
 
     run_virtual(body)
 
