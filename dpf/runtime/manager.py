@@ -239,6 +239,8 @@ def _signalled(manager: Manager) -> None:
     loop = asyncio.get_running_loop()
     for number in SIGNALS:
         loop.remove_signal_handler(number)
+        # The kernel's, for SIGINT too: Python's would be a KeyboardInterrupt whenever the loop has something to do next.
+        signal.signal(number, signal.SIG_DFL)
     manager.stop()
 
 
