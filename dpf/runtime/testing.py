@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from dpf.runtime.client import Client, decode
 from dpf.runtime.errors import Gone, NotFound, TooManyRequests, Unavailable
 from dpf.runtime.meta import T
+from dpf.runtime.transport import REQUEST_TIMEOUT
 
 R = TypeVar("R")
 
@@ -52,6 +53,10 @@ def run_virtual(work: Callable[[], Coroutine[Any, Any, R]]) -> R:
         return runner.run(work())
 
 
+PATIENT = 2 * REQUEST_TIMEOUT
+"""Seconds: a request that an API server never answers, and another one. etcd loses one now and then."""
+
+
 class Reads:
     """What was read from caches, and what of it somebody has changed since.
 
@@ -84,7 +89,7 @@ async def eventually(
     namespace: str = "",
     *,
     until: Callable[[T], bool] = lambda _: True,
-    timeout: float = 30.0,
+    timeout: float = PATIENT,
 ) -> T:
     """The object once ``until`` holds for it, told by a watch.
 
@@ -111,7 +116,7 @@ async def eventually(
 
 
 async def eventually_gone(
-    client: Client, kind: type[T], name: str, namespace: str = "", *, timeout: float = 30.0
+    client: Client, kind: type[T], name: str, namespace: str = "", *, timeout: float = PATIENT
 ) -> None:
     """Returns once the object does not exist, told by a watch.
 

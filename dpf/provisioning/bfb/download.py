@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import aiohttp
 
@@ -190,19 +190,11 @@ class Sink:
     file: BinaryIO
     sum: hashlib._Hash
 
-    def put(self, pieces: list[bytes]) -> None:
-        """Appends to the file."""
-        for piece in pieces:
-            self.file.write(piece)
-
-    def add(self, pieces: list[bytes]) -> None:
-        """Adds to the sum."""
-        for piece in pieces:
-            self.sum.update(piece)
-
-    def begin(self, volume: Volume, part: Path, pieces: list[bytes]) -> list[asyncio.Future[None]]:
-        """Both at once, each in a thread: the sum takes longer than all the rest."""
-        return [volume.begin(part, work, pieces) for work in (self.put, self.add)]
+    def begin(self, volume: Volume, part: Path, pieces: list[bytes]) -> list[asyncio.Future[Any]]:
+        """Appends to the file and adds to the sum, each in a thread: the sum takes longer than all the rest. As one piece, for a
+        thread waits for the interpreter's lock whenever it is done with one."""
+        piece = b"".join(pieces)
+        return [volume.begin(part, self.file.write, piece), volume.begin(part, self.sum.update, piece)]
 
     def image(self) -> Image:
         """What is in the file, once it is closed."""
@@ -212,7 +204,7 @@ class Sink:
 async def _write(
     volume: Volume, part: Path, sink: Sink, response: aiohttp.ClientResponse, have: int, total: int, told: Told
 ) -> None:
-    taking: list[asyncio.Future[None]] = []
+    taking: list[asyncio.Future[Any]] = []
     syncing: asyncio.Future[None] | None = None
     pieces: list[bytes] = []
     size, synced = 0, have
@@ -243,7 +235,7 @@ async def _write(
             told(have + size, total)
 
 
-async def _all_ended(volume: Volume, taking: list[asyncio.Future[None]]) -> None:
+async def _all_ended(volume: Volume, taking: list[asyncio.Future[Any]]) -> None:
     for each in taking:
         await volume.ended(each)
 
