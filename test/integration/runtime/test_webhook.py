@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -23,15 +22,14 @@ from dpf.runtime.k8s import MutatingWebhookConfiguration, ValidatingWebhookConfi
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.webhook import Cause, Denied, Endpoint, Registration, Webhook, WebhookServer, invalid
+from dpf.sandbox.controlplane.planes import free_ports
 from test.unit.runtime.widgets import Widget, WidgetSpec, widget
 
 pytestmark = pytest.mark.xdist_group("webhook")  # registrations hold for the whole cluster
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports([0])[0]
 
 
 def default(obj: Widget) -> Widget:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from dpf.dms.card import CardError, CardStatus, Power, State
 from dpf.dms.server import Server, ServerConfig
 from dpf.provisioning.dpu.dms import DmsClient, dial
 from dpf.runtime.certs import KeyPair, SmallCA
+from dpf.sandbox.controlplane.planes import free_ports
 
 CA = SmallCA.make("test")
 CLIENT = CA.issue("client", purposes=["client"])
@@ -74,9 +74,7 @@ class CountingCard:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports([0])[0]
 
 
 def config(folder: Path, *, port: int = 0, authority: SmallCA = CA, timeout: float = 900.0) -> ServerConfig:
