@@ -95,6 +95,10 @@ class BFBReconciler(Finalizing[BFB]):
     async def finalize(self, bfb: BFB) -> Result | None:
         self._jobs.cancel(bfb.key)
         users = self._dpus.keys_by(BFB_NAME, str(bfb.key))
+        if not users:
+            # The file is gone for good then: a DPU that was created just now may not be in the cache yet.
+            there = await self._client.list(DPU, bfb.namespace)
+            users = [dpu.key for dpu in there if dpu.spec.bfb == bfb.name]
         if users:
             shown = ", ".join(key.name for key in users[:5]) + (" ..." if len(users) > 5 else "")
             message = f"waiting for {len(users)} DPUs that use it to go: {shown}"
