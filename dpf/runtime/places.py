@@ -13,9 +13,8 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
 MOMENT = 1.0
-"""Seconds; healthy clusters and devices answer within it, also when all are busy. Were it much shorter, a burst of work would hire
-workers without end, and the worker limit is what keeps a thousand objects from being begun at once: with 0.1 s the first hundred
-of a thousand DPUs were Ready twice as late."""
+"""Seconds; healthy clusters and devices answer within it, also when all are busy. Were it much shorter, a burst of work could hire
+workers without end, and the worker limit is what keeps a thousand objects from being begun at once."""
 
 
 class Places:
@@ -54,7 +53,7 @@ PLACES: ContextVar[Places | None] = ContextVar("places", default=None)
 
 @asynccontextmanager
 async def elsewhere() -> AsyncIterator[None]:
-    """For what waits neither for this process nor for its own API server: another object has the worker's place meanwhile."""
+    """For what waits neither for this process nor for its own API server: after a moment another object has the worker's place."""
     places, lent = PLACES.get(), False
     if places is None:
         yield

@@ -54,7 +54,7 @@ def run_virtual(work: Callable[[], Coroutine[Any, Any, R]]) -> R:
 
 
 PATIENT = 2 * REQUEST_TIMEOUT
-"""Seconds: a request that an API server never answers, and another one. etcd loses one now and then."""
+"""Seconds: as long as a request takes that an API server never answers, and one more."""
 
 
 class Reads:

@@ -18,6 +18,8 @@ COMMAND = ("bash", "--norc", "--noprofile", "-n")
 DEADLINE = 5.0
 """Seconds; the longest text that a flavor can have is read in a tenth of one."""
 _OPEN_END = re.compile(r"(?<!\\)(\\\\)*\\\n?\Z")
+_WORD = re.compile(r"`[^`']*\w[^`']*'")
+"""What bash quotes of the text beyond signs: it may be a part of a password."""
 _WHERE = re.compile(r"^.*?bash: (line \d+: )?(warning: )?")
 
 
@@ -47,4 +49,4 @@ def unreadable(text: str) -> str:
     # Of a here-document without an end, which takes all that is behind it, bash only warns.
     if asked.returncode == 0 and not said:
         return ""
-    return _WHERE.sub("", said.partition("\n")[0]) or "bash can't read it"
+    return _WORD.sub("a word of it", _WHERE.sub("", said.partition("\n")[0])) or "bash can't read it"

@@ -12,6 +12,7 @@ from dpf.provisioning.bfb import controller as module
 from dpf.provisioning.bfb import progress as progress_module
 from dpf.provisioning.bfb.storage import part_of
 from dpf.runtime.conditions import find
+from dpf.runtime.informer import Informer
 from dpf.runtime.testing import eventually_gone
 from dpf_api.bfb import BFB, Phase
 from dpf_api.dpu import DPU
@@ -207,6 +208,21 @@ async def test_an_image_stays_while_a_dpu_uses_it(bfbs: Bfbs, server: ImageServe
     await bfbs.client.merge_patch(dpu, {"spec": {"bfb": "another"}})
     await eventually_gone(bfbs.client, BFB, "image", bfbs.namespace)
     assert not (bfbs.folder / "mine.bfb").exists()
+
+
+async def test_an_image_stays_while_a_dpu_uses_it_that_the_cache_does_not_know_yet(
+    bfbs: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bfbs.create("image", server.url, fileName="mine.bfb")
+    bfb = await bfbs.until("image", Phase.READY)
+    monkeypatch.setattr(Informer, "keys_by", lambda *_: [])
+    meta = {"name": "d1", "namespace": bfbs.namespace}
+    dpu = await bfbs.client.create(DPU.model_validate({"metadata": meta, "spec": {"nodeName": "n", "bfb": "image"}}))
+    await bfbs.client.delete(bfb)
+    assert (await bfbs.until("image", Phase.DELETING)).status.reason == "InUse"
+    assert (bfbs.folder / "mine.bfb").exists()
+    await bfbs.client.delete(dpu)
+    await eventually_gone(bfbs.client, BFB, "image", bfbs.namespace)
 
 
 async def test_of_two_bfbs_with_the_same_file_the_younger_waits(idle: Bfbs, server: ImageServer) -> None:

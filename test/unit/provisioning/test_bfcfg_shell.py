@@ -44,7 +44,7 @@ NOT_READ = {
     "a \\\\\\\n": "a backslash at its end",
     "if a; then b": "syntax error: unexpected end of file",
     "{ a": "syntax error: unexpected end of file",
-    "cat <<E\nx": "here-document at line 1 delimited by end-of-file (wanted `E')",
+    "cat <<E\nx": "here-document at line 1 delimited by end-of-file (wanted a word of it)",
     "A=1\n)": "syntax error near unexpected token `)'",
     "A=\0": "a NUL character",
 }
@@ -74,6 +74,13 @@ def test_what_is_called_complete_takes_nothing_of_what_is_behind_it(text: str) -
     if not unreadable(text):
         assert reads(f"{text}\nbfb_modify_os()\n{{\n  true\n}}\n"), text
         assert not reads(f"{text}\n)\n"), f"the parenthesis behind it was taken for a part of {text!r}"
+
+
+def test_no_word_of_the_text_is_told() -> None:
+    """It may be a part of a password."""
+    for text in ("[[ a s3cret b ]]", "cat <<s3cret\nx", "if then s3cret", "for s3cret x"):
+        assert "s3cret" not in unreadable(text)
+        assert unreadable(text)
 
 
 def test_nothing_is_run(tmp_path: Path) -> None:
