@@ -1,4 +1,4 @@
-"""10,000 manifests through all that reads them: models, admission, decisions. Whatever is wrong is refused in plain words."""
+"""5,000 manifests through all that reads them: models, admission, decisions. Whatever is wrong is refused in plain words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dpf.runtime.meta import Object
 from test.fuzz import decisions
 from test.fuzz.manifests import KINDS, broken
 
-EACH = 2_000
+EACH = 1_000
 """Manifests of each of the five kinds."""
 
 
