@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pytest
 
 from dpf.ctl.samples import samples
 from dpf.runtime.client import Client
+from dpf.runtime.errors import Invalid
 from dpf.runtime.kubeconfig import Kubeconfig
-from dpf.runtime.meta import Condition
+from dpf.runtime.meta import Condition, ObjectMeta
 from dpf.runtime.testing import eventually
 from dpf.sandbox import control
 from dpf.sandbox.api import Api
@@ -27,12 +29,48 @@ from dpf.sandbox.layout import NAMESPACE, Layout
 from dpf.sandbox.manifests import Applier
 from dpf.sandbox.settings import Settings
 from dpf_api.dpu import DPU, Phase
+from dpf_api.dpuset import DPUSet
 
 HOSTS = 48
 """No more than have a ``dms`` of their own each."""
 READY_WITHIN = 90.0
 LOOK = 0.2
 """Seconds between looks at what nobody tells of."""
+PHASES = tuple(Phase)
+STAYS = "dpf.test/phases"
+"""Annotation of a DPU: the phases that its status may name, with commas between; all if empty. The server refuses any other, so
+that a manager does what it does and can't note it down."""
+STAY_POLICY: list[dict[str, Any]] = [
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "stay.dpf.test"},
+        "spec": {
+            "matchConstraints": {
+                "resourceRules": [
+                    {
+                        "apiGroups": [DPU.RESOURCE.group],
+                        "apiVersions": [DPU.RESOURCE.version],
+                        "operations": ["UPDATE"],
+                        "resources": [f"{DPU.RESOURCE.plural}/status"],
+                    }
+                ]
+            },
+            "matchConditions": [
+                {"name": "stays", "expression": f"object.metadata.?annotations[?'{STAYS}'].orValue('') != ''"}
+            ],
+            "validations": [
+                {"expression": f"object.?status.phase.orValue('') in object.metadata.annotations['{STAYS}'].split(',')"}
+            ],
+        },
+    },
+    {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "stay.dpf.test"},
+        "spec": {"policyName": "stay.dpf.test", "validationActions": ["Deny"]},
+    },
+]
 
 
 def dpfctl(*words: str) -> None:
@@ -50,22 +88,40 @@ class Box:
     dpu_client: Client
     hosts: list[str]
 
-    async def provision(self, host: str, **template: Any) -> str:
-        """Applies a DPUSet for one host and returns the name of its DPU. ``template`` overrides the DPUs' spec."""
+    async def provision(self, host: str, *, until: Phase = Phase.READY, **template: Any) -> str:
+        """Applies a DPUSet for one host and returns the name of its DPU.
+
+        :param until: the last phase that its status can name until :meth:`goes_on`.
+        :param template: overrides the DPUs' spec.
+        """
         *others, dpuset = copy.deepcopy(samples(self.settings))
         dpuset["metadata"]["name"] = f"set-{host}"
         dpuset["spec"]["nodeSelector"] = {"matchLabels": {"kubernetes.io/hostname": host}}
         dpuset["spec"]["dpuTemplate"]["spec"] |= template
+        if until is not Phase.READY:
+            phases = ",".join(PHASES[: PHASES.index(until) + 1])
+            dpuset["spec"]["dpuTemplate"]["annotations"] = {STAYS: phases}
         async with Api(Kubeconfig.load(self.layout.host_kubeconfig), user_agent="test") as api:
             await Applier(api).apply([*others, dpuset])
         return f"{host}-0000-04-00"
 
+    async def held(self, dpu: str) -> None:
+        """Returns once the manager could not note down that the DPU is past the last phase it may be in."""
+        log = self.layout.logs / "provisioning-manager.log"
+        async with asyncio.timeout(READY_WITHIN):
+            while not any(STAY_POLICY[0]["metadata"]["name"] in line for line in _lines_of(log, dpu)):
+                await asyncio.sleep(LOOK)
+
+    async def goes_on(self, host: str) -> None:
+        """Lets the DPU's status name every phase."""
+        dpuset = DPUSet(metadata=ObjectMeta(name=f"set-{host}", namespace=NAMESPACE))
+        await self.client.merge_patch(dpuset, {"spec": {"dpuTemplate": {"annotations": {STAYS: ""}}}})
+
     async def in_phase(self, dpu: str, phase: Phase) -> DPU:
         """The DPU once it is in the phase, or past it where it does not stay."""
-        order = list(Phase)
 
         def reached(obj: DPU) -> bool:
-            return order.index(obj.status.phase) >= order.index(phase)
+            return PHASES.index(obj.status.phase) >= PHASES.index(phase)
 
         return await eventually(self.client, DPU, dpu, NAMESPACE, until=reached, timeout=READY_WITHIN)
 
@@ -130,14 +186,35 @@ class Box:
         await control.ask(self.layout.fleet_socket, "PUT", f"/cards/{dpu}/fault", {"fault": kind})
 
 
+def _lines_of(log: Path, word: str) -> list[str]:
+    return [line for line in log.read_text().splitlines() if word in line]
+
+
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
     # A unix socket's path must be short.
     folder = Path(f"/tmp/dpf-e2e-{os.getpid()}")
     # All that the managers ever log, so that the test of secrets has seen it.
     dpfctl("up", "--data-dir", str(folder), "--dpus", str(HOSTS), "--log-level", "debug")
+    asyncio.run(_restrained(Layout(folder)))
     yield Layout(folder)
     dpfctl("down", "--data-dir", str(folder))
+
+
+async def _restrained(layout: Layout) -> None:
+    """Has the API server heed :data:`STAYS`; it hears of a policy some moments after it was made."""
+    kubeconfig = Kubeconfig.load(layout.host_kubeconfig)
+    async with Api(kubeconfig, user_agent="test") as api, Client(kubeconfig, field_owner="test") as client:
+        await Applier(api).apply(STAY_POLICY)
+        meta = ObjectMeta(name="stays", namespace=NAMESPACE, annotations={STAYS: Phase.ERROR})
+        dpu = await client.create(DPU(metadata=meta))
+        async with asyncio.timeout(READY_WITHIN):
+            with suppress(Invalid):
+                while True:
+                    await client.merge_patch(dpu, {"status": {"phase": Phase.READY}}, subresource="status")
+                    await asyncio.sleep(LOOK)
+        await client.delete(dpu)
+        await client.merge_patch(dpu, {"metadata": {"annotations": None}})
 
 
 _free: list[str] = [f"worker{number}" for number in range(1, HOSTS + 1)]

@@ -36,6 +36,17 @@ async def test_a_provisioning_manager_that_is_killed_goes_on_where_the_card_is(
     await flashed_once(box, dpu)
 
 
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name.lower())
+async def test_a_provisioning_manager_that_is_killed_before_it_could_note_what_it_did_does_nothing_twice(
+    box: Box, host: str, phase: Phase
+) -> None:
+    dpu = await box.provision(host, until=phase)
+    await box.held(dpu)
+    await box.kill("provisioning-manager")
+    await box.goes_on(host)
+    await flashed_once(box, dpu)
+
+
 @pytest.mark.parametrize("phase", PHASES[3:], ids=lambda phase: phase.name.lower())
 async def test_a_dms_that_is_killed_goes_on_where_the_card_is(box: Box, host: str, phase: Phase) -> None:
     dpu = await box.provision(host)
