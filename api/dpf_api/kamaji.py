@@ -34,6 +34,9 @@ class DataStoreSpec(Model):
     driver: Annotated[Driver, Schema(required=True)] = Driver.ETCD
     """What it is."""
 
+    endpoints: Annotated[list[str], Schema(required=True, extra={"minItems": 1})] = Field(default_factory=list)
+    """Where it is reached, as HOST:PORT."""
+
 
 class DataStore(Object):
     """A database that control planes keep their data in."""

@@ -14,9 +14,10 @@ from dpf.runtime.k8s import ConfigMap, DaemonSet, Node, Pod, Service
 from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpucluster import DPUCluster
-from dpf_api.kamaji import DataStore, DataStoreSpec, Driver, TenantControlPlane
+from dpf_api.kamaji import DataStore, TenantControlPlane
 from dpf_api.names import ANNOTATION_NODE_PORT, FINALIZER_CLUSTER_MANAGER
 from test.integration.clustermanager.conftest import VERSION, World
+from test.integration.conftest import DATA_STORE
 from test.spec import spec
 
 
@@ -337,7 +338,7 @@ async def test_a_data_store_that_is_missing_is_named_and_found_when_it_comes(wor
     async with world.manager(Settings(data_store=name)):
         await world.create(clusterEndpoint=endpoint(world.namespace))
         assert name in (await world.says("Created", "DataStoreMissing")).message
-        await world.host.create(DataStore(metadata=ObjectMeta(name=name), spec=DataStoreSpec(driver=Driver.ETCD)))
+        await world.host.create(DataStore(metadata=ObjectMeta(name=name), spec=DATA_STORE))
         await world.says("Created", "ClusterNotReady")
 
 
