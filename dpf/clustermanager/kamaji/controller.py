@@ -11,15 +11,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from dpf.clustermanager.common import let_go, managed, report
+from dpf.clustermanager.common import CREATED, let_go, managed, report
 from dpf.clustermanager.kamaji import controlplane, keepalived
-from dpf.clustermanager.kamaji.judge import KEEPALIVED_READY, REFUSED, TOLD, created, held, keepalived_ready, trouble
+from dpf.clustermanager.kamaji.judge import (
+    KEEPALIVED_READY,
+    REFUSED,
+    TOLD,
+    created,
+    held,
+    keepalived_ready,
+    trouble,
+    without_data_store,
+)
 from dpf.clustermanager.kamaji.kinds import KamajiKinds, looks_different
 from dpf.clustermanager.kamaji.placement import claim, clusters_of
 from dpf.clustermanager.kamaji.settings import Settings
 from dpf.clustermanager.kamaji.waits import Kept
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.conditions import find
+from dpf.runtime.conditions import find, is_true
 from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch
 from dpf.runtime.errors import BadRequest, Forbidden, Invalid, NotFound, Waiting
 from dpf.runtime.events import EventRecorder
@@ -109,6 +118,9 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
         try:
             found = await self._apply(controlplane.wanted_control_plane(cluster, port, self._settings))
         except Waiting as waiting:
+            if not is_true(cluster.status.conditions, CREATED) and not await self.kinds.has_data_store():
+                # Then Kamaji's webhook refuses it; that a control plane is there already is another matter.
+                return cluster, held(cluster, without_data_store(self._settings.data_store))
             return cluster, held(cluster, waiting)
         finding = created(cluster, found, data_store=await self.kinds.has_data_store())
         if finding.status == "True" and not cluster.spec.kubeconfig:

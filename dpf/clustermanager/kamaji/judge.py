@@ -54,6 +54,11 @@ def held(cluster: DPUCluster, waiting: Waiting, kind: str = CREATED) -> Conditio
     return new(kind, status, waiting.reason, waiting.message, generation=cluster.metadata.generation)
 
 
+def without_data_store(name: str) -> Waiting:
+    """Why a control plane cannot be made while there is no DataStore of that name."""
+    return Waiting("DataStoreMissing", f"Kamaji has no DataStore {name} to keep the cluster's data in; create it")
+
+
 def made(control_plane: TenantControlPlane) -> bool:
     """Whether Kamaji has made the control plane, however it is now: it names version and kubeconfig."""
     status = control_plane.status
@@ -83,8 +88,8 @@ def _created(control_plane: TenantControlPlane, *, data_store: bool) -> tuple[bo
         what = f"TenantControlPlane {name} is {running.status or 'in no state yet'}: look at its pods"
         return False, "ClusterNotReady", what
     if not data_store:
-        store = control_plane.spec.data_store
-        return False, "DataStoreMissing", f"Kamaji has no DataStore {store} to keep the cluster's data in; create it"
+        missing = without_data_store(control_plane.spec.data_store)
+        return False, missing.reason, missing.message
     if not control_plane.spec.network_profile.address:
         what = (
             f"Kamaji waits for an address to serve at: set spec.clusterEndpoint.keepalived, or "

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
 from dpf.clustermanager.kamaji import Settings
+from dpf.clustermanager.kamaji.controlplane import wanted_control_plane
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import Invalid
 from dpf.runtime.k8s import ConfigMap, DaemonSet, Node, Pod, Service
-from dpf.runtime.meta import Object, ObjectMeta
+from dpf.runtime.meta import Object, ObjectMeta, to_wire
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.kamaji import DataStore, TenantControlPlane
@@ -57,6 +59,24 @@ async def test_a_cluster_is_made_in_one_go_and_its_kubeconfig_is_named_before_it
         settled = await world.eventually(Service, until=lambda s: ANNOTATION_NODE_PORT in s.annotations)
         assert [(p.port, p.target_port, p.node_port) for p in settled.spec.ports] == [(port, port, port)]
         assert len(settled.metadata.owner_references) == 2
+
+
+async def test_kamajis_own_schema_knows_all_that_is_written(world: World) -> None:
+    cluster = await world.create(clusterEndpoint=endpoint(world.namespace))
+    body = to_wire(wanted_control_plane(cluster, 31000, Settings()))
+    strict = {"dryRun": "All", "fieldValidation": "Strict"}
+    answer = await world.host.request(
+        "POST", TenantControlPlane.RESOURCE.path(world.namespace), params=strict, body=body
+    )
+    stored = orjson.loads(answer)["spec"]
+
+    def part(written: Any, kept: Any) -> Any:
+        """What of the second is in the first."""
+        if not isinstance(written, dict):
+            return kept
+        return {key: part(value, kept[key]) for key, value in written.items() if key in kept}
+
+    assert part(body["spec"], stored) == body["spec"]
 
 
 async def test_what_is_changed_by_hand_comes_back_and_what_is_added_stays(world: World) -> None:

@@ -38,8 +38,8 @@ def differences(ours: Schema, theirs: Schema, path: str) -> Iterator[str]:
             yield f"{path}: {key} is {theirs.get(key)}"
     if "default" in ours and ours["default"] != theirs.get("default"):
         yield f"{path}: the default is {theirs.get('default')}"
-    if not set(ours.get("enum", ())) <= set(theirs.get("enum", ours.get("enum", ()))):
-        yield f"{path}: of {theirs['enum']} alone"
+    if "enum" in ours and set(ours["enum"]) != set(theirs.get("enum", ())):
+        yield f"{path}: one of {theirs.get('enum')}"
     needed = set(theirs.get("required", ())) & set(ours.get("properties", ()))
     if not path.startswith(READ) and (missing := needed - set(ours.get("required", ()))):
         yield f"{path}: {missing} must be there"
@@ -82,7 +82,7 @@ def test_what_kamaji_requires_of_what_we_name_must_be_there() -> None:
     assert found("{properties: {a: {type: string}}, required: [a]}") == []
     assert found("{properties: {a: {type: string}}}") == ["spec: {'a'} must be there"]
     assert found("{properties: {a: {type: integer}}, required: [a]}") == ["spec.a: type is string"]
-    assert found("{properties: {a: {enum: [z]}}, required: [a]}") == ["spec.a: of ['x', 'y'] alone"]
+    assert found("{properties: {a: {enum: [x]}}, required: [a]}") == ["spec.a: one of ['x', 'y']"]
     assert found("{properties: {a: {default: y}}, required: [a]}") == ["spec.a: the default is x"]
     assert found("{properties: {c: {type: string}}}") == ["spec.c: there is none"]
     assert found("{properties: {b: {items: {type: string}}}}") == ["spec.b[]: type is integer"]
