@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from dpf.runtime.meta import Model, Object, Resource
+from dpf.runtime.meta import Model, Object, Resource, Timestamp
 from dpf_api.schema import AGE, REQUIRED, Column, Rule, Schema
 
 GROUP = "kamaji.clastix.io"
@@ -243,6 +243,9 @@ class KubeconfigStatus(Model):
 
     secret_name: str = ""
     """Secret that holds it."""
+
+    last_update: Timestamp | None = None
+    """When it was written."""
 
 
 class KubeconfigsStatus(Model):

@@ -26,6 +26,12 @@ KEEPALIVED_READY = ConditionType.KEEPALIVED_READY.value
 REFUSED = "Refused"
 """Why, if the API server would not take something."""
 
+NOT_READY = "ClusterNotReady"
+"""Why, if there is nothing to do but to wait for the control plane."""
+
+OVERDUE = "ControlPlaneOverdue"
+"""The same, if that takes long."""
+
 NAMED = 3
 """Pods in trouble that a message names; the rest are counted."""
 
@@ -43,6 +49,7 @@ TOLD: dict[str, Literal["Normal", "Warning"]] = {
     "NameTaken": "Warning",
     "NoNodeFits": "Warning",
     "NoPodReady": "Warning",
+    OVERDUE: "Warning",
     REFUSED: "Warning",
 }
 """Reasons that make an event when they are new, and its type."""
@@ -86,7 +93,7 @@ def _created(control_plane: TenantControlPlane, *, data_store: bool) -> tuple[bo
         if running.status == VersionStatus.READY:
             return True, "Created", f"TenantControlPlane {name} runs Kubernetes {running.version}"
         what = f"TenantControlPlane {name} is {running.status or 'in no state yet'}: look at its pods"
-        return False, "ClusterNotReady", what
+        return False, NOT_READY, what
     if not data_store:
         missing = without_data_store(control_plane.spec.data_store)
         return False, missing.reason, missing.message
@@ -97,9 +104,9 @@ def _created(control_plane: TenantControlPlane, *, data_store: bool) -> tuple[bo
         )
         return False, "EndpointMissing", what
     if running.status == VersionStatus.READY:
-        return False, "ClusterNotReady", f"waiting for Kamaji to name the Secret with the kubeconfig of {name}"
+        return False, NOT_READY, f"waiting for Kamaji to name the Secret with the kubeconfig of {name}"
     state = running.status or "not looked at by Kamaji yet: does it run?"
-    return False, "ClusterNotReady", f"waiting for TenantControlPlane {name} to be Ready; it is {state}"
+    return False, NOT_READY, f"waiting for TenantControlPlane {name} to be Ready; it is {state}"
 
 
 def keepalived_ready(cluster: DPUCluster, daemon_set: DaemonSet, pods: Sequence[Pod]) -> Condition:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from dpf.clustermanager.kamaji import Settings
 from dpf.clustermanager.kamaji.controlplane import wanted_control_plane
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import Invalid
-from dpf.runtime.k8s import ConfigMap, DaemonSet, Node, Pod, Service
+from dpf.runtime.k8s import ConfigMap, DaemonSet, Event, Node, Pod, Service
 from dpf.runtime.meta import Object, ObjectMeta, to_wire
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpucluster import DPUCluster
@@ -231,6 +232,37 @@ async def test_a_change_that_kamaji_refuses_is_told_and_leaves_the_cluster_in_se
         assert "unable to downgrade" in refused.message
         await world.host.merge_patch(cluster, {"spec": {"version": VERSION}})
         await world.says("Created", "Created")
+
+
+async def test_a_control_plane_that_does_not_come_up_is_overdue_told_once_and_waited_for(world: World) -> None:
+    async with world.manager(Settings(control_plane_timeout=1.0)):
+        await world.create(clusterEndpoint=endpoint(world.namespace))
+        overdue = await world.says("Created", "ControlPlaneOverdue")
+        assert overdue.status == "False"
+        assert "It takes longer than 1s: look at what its status says" in overdue.message
+        assert f"kubectl describe tenantcontrolplane c -n {world.namespace}" in overdue.message
+    # Another manager finds it said already.
+    async with world.manager(Settings(control_plane_timeout=1.0)):
+        control_plane = await world.eventually(TenantControlPlane)
+        provisioning = {"status": {"kubernetesResources": {"version": {"status": "Provisioning"}}}}
+        await world.host.merge_patch(control_plane, provisioning, subresource="status")
+        await world.eventually(DPUCluster, until=lambda c: "it is Provisioning" in message(c, "Created"))
+        await world.serve()
+        await world.says("Created", "Created")
+        told = [event async for event in events_until(world, "Created")]
+    assert [(event.type, event.reason) for event in told if event.reason == "ControlPlaneOverdue"] == [
+        ("Warning", "ControlPlaneOverdue")
+    ]
+    assert all((event.series.count if event.series is not None else 1) == 1 for event in told)
+
+
+async def events_until(world: World, reason: str) -> AsyncIterator[Event]:
+    """Events on the cluster up to the first of that reason."""
+    async for _, event in world.host.watch(Event, world.namespace):
+        if event.regarding.name == "c":
+            yield event
+            if event.reason == reason:
+                return
 
 
 async def test_deletion_leaves_nothing(world: World) -> None:
