@@ -177,11 +177,13 @@ async def test_a_data_store_that_is_missing_is_named_and_found_when_it_comes(rea
         await tenant.says("Created", "EndpointMissing")
 
 
-async def test_a_cluster_that_never_came_up_goes_as_well(real: RealKamaji, tenant: World) -> None:
-    async with tenant.manager():
+async def test_a_cluster_that_does_not_come_up_is_overdue_and_goes_as_well(real: RealKamaji, tenant: World) -> None:
+    async with tenant.manager(Settings(control_plane_timeout=2.0)):
         cluster = await tenant.create()
         await real.host.merge_patch(await tenant.eventually(TenantControlPlane), LOCAL)
-        await tenant.eventually(Deployment)
+        overdue = await tenant.says("Created", "ControlPlaneOverdue")
+        assert "it is Provisioning. It takes longer than 2s" in overdue.message
+        assert await real.host.list(Deployment, tenant.namespace) != []
         await real.host.delete(cluster)
         for kind in (TenantControlPlane, Service, Deployment):
             await eventually_gone(real.host, kind, "c", tenant.namespace, timeout=90.0)
