@@ -21,7 +21,7 @@ PROGRAM = Program(
     "kamaji",
     "kamaji",
     "github.com/clastix/kamaji",
-    3,
+    4,
     files=(
         f"{CRDS}/kamaji.clastix.io_datastores.yaml",
         f"{CRDS}/kamaji.clastix.io_tenantcontrolplanes.yaml",
