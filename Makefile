@@ -9,7 +9,7 @@ WORKERS ?= 2
 
 .DEFAULT_GOAL := help
 
-.PHONY: help setup demo test lint format generate bench spec control-planes clean
+.PHONY: help setup demo test lint format generate bench spec control-planes kamaji clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,10 +26,13 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 control-planes: setup ## etcd, kube-apiserver and kube-controller-manager, built once and cached
 	@$(BIN)/python -m dpf.sandbox.controlplane build >/dev/null
 
+kamaji: setup ## the Kamaji that tests run, built once and cached
+	@$(BIN)/python -m test.kamaji >/dev/null
+
 demo: control-planes ## the main job: a sandbox, a DPUSet, Ready DPUs, a summary, all taken down (DPUS=4)
 	@$(BIN)/dpfctl sandbox demo --dpus $(DPUS)
 
-test: control-planes lint ## lint, types and all tests (TESTS=path, WORKERS=2)
+test: control-planes kamaji lint ## lint, types and all tests (TESTS=path, WORKERS=2)
 	@$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(TESTS)
 
 lint: setup ## ruff, strict types, import contracts, generated files up to date

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from dpf.runtime.meta import Model, Object, Resource
+from dpf.runtime.meta import Model, Object, Resource, Timestamp
 from dpf_api.schema import AGE, REQUIRED, Column, Rule, Schema
 
 GROUP = "kamaji.clastix.io"
@@ -33,6 +33,9 @@ class DataStoreSpec(Model):
 
     driver: Annotated[Driver, Schema(required=True)] = Driver.ETCD
     """What it is."""
+
+    endpoints: Annotated[list[str], Schema(required=True, extra={"minItems": 1})] = Field(default_factory=list)
+    """Where it is reached, as HOST:PORT."""
 
 
 class DataStore(Object):
@@ -240,6 +243,9 @@ class KubeconfigStatus(Model):
 
     secret_name: str = ""
     """Secret that holds it."""
+
+    last_update: Timestamp | None = None
+    """When it was written."""
 
 
 class KubeconfigsStatus(Model):

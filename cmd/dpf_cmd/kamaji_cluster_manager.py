@@ -9,9 +9,10 @@ from typing import Annotated
 from dpf.clustermanager.kamaji import Settings, kamaji_cluster_controller
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.manager import Manager, run_process
-from dpf.runtime.options import ManagerOptions, parse
+from dpf.runtime.options import ManagerOptions, Seconds, parse
 
 NAME = "kamaji-cluster-manager"
+CONTROL_PLANE_TIMEOUT = Seconds(600)
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,18 @@ class Options:
     )
     image_pull_secrets: Annotated[tuple[str, ...], "Secrets that keepalived's pods pull their images with"] = ()
 
+    control_plane_timeout: Annotated[Seconds, "after which a control plane that is not ready is called overdue"] = (
+        CONTROL_PLANE_TIMEOUT
+    )
+
     def __post_init__(self) -> None:
         """
-        :raises ConfigError: if control planes would have no pods.
+        :raises ConfigError: if control planes would have no pods, or no time.
         """
         if self.replicas < 1:
             raise ConfigError(f"argument --replicas: must be at least 1, not {self.replicas}")
+        if self.control_plane_timeout <= 0:
+            raise ConfigError("argument --control-plane-timeout: must be more than 0")
 
     def settings(self) -> Settings:
         """What the controller sees of it."""
@@ -44,6 +51,7 @@ class Options:
             keepalived_image=self.keepalived_image,
             configuration_image=self.configuration_image,
             image_pull_secrets=self.image_pull_secrets,
+            control_plane_timeout=self.control_plane_timeout,
         )
 
 

@@ -52,6 +52,13 @@ def duration(text: str) -> Seconds:
     return Seconds(sum(float(number) * _UNIT[unit] for number, unit in parts))
 
 
+def written(seconds: float) -> str:
+    """A duration as flags are given one: ``45s``, ``10m``, ``1h30m``."""
+    whole = round(max(0.0, seconds))
+    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
+    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"
+
+
 def boolean(text: str) -> bool:
     """Reads true or false as Go's flag package does.
 

@@ -20,9 +20,12 @@ from dpf.runtime.k8s import Namespace
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
 from dpf.sandbox import manifests
-from dpf.sandbox.api import Api
+from dpf.sandbox.api import Api, Json
 from dpf.sandbox.controlplane.planes import ControlPlanes
 from dpf_api.kamaji import DataStore, DataStoreSpec, Driver
+from test import kamaji
+
+DATA_STORE = DataStoreSpec(driver=Driver.ETCD, endpoints=["etcd.kamaji-system.svc:2379"])
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,16 @@ def _start(folder: Path, owner: int) -> None:
 
 async def _install_crds(kubeconfig: Path) -> None:
     async with Api(Kubeconfig.load(kubeconfig), user_agent="test") as api:
-        folders = (manifests.CONFIG / "crd", manifests.CONFIG / "crd" / "external", Path(__file__).parents[1])
-        await manifests.Applier(api).install_crds([crd for folder in folders for crd in manifests.documents(folder)])
+        await manifests.Applier(api).install_crds(crds())
+
+
+def crds() -> list[Json]:
+    """All that a host cluster of the tests knows: of Kamaji its own, not the small ones that sandboxes have."""
+    crd = manifests.CONFIG / "crd"
+    theirs = kamaji.crds()
+    replaced = {each["metadata"]["name"] for each in theirs}
+    external = [each for each in manifests.documents(crd / "external") if each["metadata"]["name"] not in replaced]
+    return [*manifests.documents(crd), *external, *theirs, *manifests.documents(Path(__file__).parents[1])]
 
 
 @pytest.fixture
@@ -114,6 +125,6 @@ async def namespace(host_client: Client) -> str:
 async def data_store(host_client: Client) -> None:
     """The DataStore that Kamaji is installed with; all tests share it."""
     try:
-        await host_client.create(DataStore(metadata=ObjectMeta(name="default"), spec=DataStoreSpec(driver=Driver.ETCD)))
+        await host_client.create(DataStore(metadata=ObjectMeta(name="default"), spec=DATA_STORE))
     except AlreadyExists:
         return

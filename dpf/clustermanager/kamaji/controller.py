@@ -8,23 +8,34 @@ Each pass does all of it. An apply that changes nothing is no write, and a clust
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
-from dpf.clustermanager.common import let_go, managed, report
+from dpf.clustermanager.common import CREATED, let_go, managed, report
 from dpf.clustermanager.kamaji import controlplane, keepalived
-from dpf.clustermanager.kamaji.judge import KEEPALIVED_READY, REFUSED, TOLD, created, held, keepalived_ready, trouble
+from dpf.clustermanager.kamaji.judge import (
+    KEEPALIVED_READY,
+    REFUSED,
+    TOLD,
+    created,
+    held,
+    keepalived_ready,
+    trouble,
+    without_data_store,
+)
 from dpf.clustermanager.kamaji.kinds import KamajiKinds, looks_different
+from dpf.clustermanager.kamaji.patience import Patience
 from dpf.clustermanager.kamaji.placement import claim, clusters_of
 from dpf.clustermanager.kamaji.settings import Settings
 from dpf.clustermanager.kamaji.waits import Kept
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.conditions import find
+from dpf.runtime.conditions import find, is_true
 from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch
 from dpf.runtime.errors import BadRequest, Forbidden, Invalid, NotFound, Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import ConfigMap, CustomResourceDefinition, DaemonSet, Pod, Service
-from dpf.runtime.meta import Condition, Object, T, to_wire
+from dpf.runtime.meta import Condition, Object, T, now, to_wire
 from dpf.runtime.predicates import differs
 from dpf_api import names
 from dpf_api.dpucluster import TYPE_KAMAJI, DPUCluster, Keepalived
@@ -41,24 +52,29 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
     finalizer = names.FINALIZER_CLUSTER_MANAGER
     puts_finalizer_on = False
 
-    def __init__(self, cluster: Cluster, events: EventRecorder, settings: Settings) -> None:
+    def __init__(
+        self, cluster: Cluster, events: EventRecorder, settings: Settings, clock: Callable[[], datetime]
+    ) -> None:
         self.kinds = KamajiKinds(cluster, settings.data_store)
         self._client = cluster.client
         self._pods = cluster.cache[Pod]
         self._events = events
         self._settings = settings
+        self._patience = Patience(settings.control_plane_timeout, clock)
 
     async def reconcile(self, cluster: DPUCluster) -> Result | None:
         if not await managed(self._client, cluster, TYPE_KAMAJI):
+            self._patience.forget(cluster)
             return None
         address = controlplane.keepalived_of(cluster)
         findings = []
+        again = None
         try:
             port = await self._port(cluster, address)
         except Waiting as waiting:
             findings.append(held(cluster, waiting))
         else:
-            cluster, finding = await self._control_plane(cluster, port)
+            cluster, finding, again = await self._control_plane(cluster, port)
             findings.append(finding)
             if address is not None:
                 findings.append(await self._keepalived(cluster, address, port))
@@ -69,11 +85,13 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
         for finding in news:
             self._tell(cluster, finding)
         refused = [finding for finding in findings if finding.reason == REFUSED]
-        if not refused:
-            return None
-        return Result(requeue_after=REFUSED_FIRST if any(each in news for each in refused) else REFUSED_AGAIN)
+        if refused:
+            soon = REFUSED_FIRST if any(each in news for each in refused) else REFUSED_AGAIN
+            again = soon if again is None else min(soon, again)
+        return Result(requeue_after=again) if again is not None else None
 
     async def finalize(self, cluster: DPUCluster) -> Result | None:
+        self._patience.forget(cluster)
         return let_go(cluster, TYPE_KAMAJI)
 
     async def _port(self, cluster: DPUCluster, address: Keepalived | None) -> int:
@@ -104,18 +122,24 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
         with refusals(service):
             await self._client.merge_patch(service, patch, resource_version=service.metadata.resource_version)
 
-    async def _control_plane(self, cluster: DPUCluster, port: int) -> tuple[DPUCluster, Condition]:
-        """Applies the TenantControlPlane; returns the cluster, with its kubeconfig named if it is made, and how far it is."""
+    async def _control_plane(self, cluster: DPUCluster, port: int) -> tuple[DPUCluster, Condition, float | None]:
+        """Applies the TenantControlPlane.
+
+        :returns: the cluster, with its kubeconfig named if it is made; how far it is; and in how many seconds that is overdue.
+        """
         try:
             found = await self._apply(controlplane.wanted_control_plane(cluster, port, self._settings))
-        except Waiting as waiting:
-            return cluster, held(cluster, waiting)
+        except Waiting as refused:
+            # Kamaji's webhook refuses what it has no DataStore for; of one that runs what it says is told in its own words.
+            lacking = not is_true(cluster.status.conditions, CREATED) and not await self.kinds.has_data_store()
+            return cluster, held(cluster, without_data_store(self._settings.data_store) if lacking else refused), None
         finding = created(cluster, found, data_store=await self.kinds.has_data_store())
+        finding, again = self._patience.judge(cluster, found, finding)
         if finding.status == "True" and not cluster.spec.kubeconfig:
             patch = {"spec": {"kubeconfig": found.status.kubeconfig.admin.secret_name}}
             version = cluster.metadata.resource_version
             cluster = await self._client.merge_patch(cluster, patch, resource_version=version)
-        return cluster, finding
+        return cluster, finding, again
 
     async def _keepalived(self, cluster: DPUCluster, address: Keepalived, port: int) -> Condition:
         name = names.keepalived(cluster.name)
@@ -169,11 +193,13 @@ def refusals(obj: Object) -> Iterator[None]:
         raise Kept(REFUSED, f"{obj.RESOURCE.kind} {obj.name}: {error.message}") from error
 
 
-def kamaji_cluster_controller(cluster: Cluster, events: EventRecorder, settings: Settings) -> Controller[DPUCluster]:
+def kamaji_cluster_controller(
+    cluster: Cluster, events: EventRecorder, settings: Settings, *, clock: Callable[[], datetime] = now
+) -> Controller[DPUCluster]:
     """The controller of Kamaji's clusters."""
     for kind in (Service, ConfigMap, DaemonSet, Pod):
         cluster.cache.configure(kind, labels=names.LABEL_CLUSTER)
-    reconciler = KamajiClusterReconciler(cluster, events, settings)
+    reconciler = KamajiClusterReconciler(cluster, events, settings, clock)
     controller = Controller(
         "kamaji-cluster",
         reconciler,

@@ -3,8 +3,8 @@
 The port is the one thing that is not known beforehand. The API server of the host cluster gives one to the Service (or the one
 that an annotation of the DPUCluster asks for), and from then on it must not change: kubeconfigs, cards that have joined and
 keepalived know it. So it is on record twice, in the Service's annotation and in the TenantControlPlane, and either brings the
-other back. Kamaji makes the port of API server and Service the node port as well; what is applied here says the same, so
-the two don't undo each other's work.
+other back. Kamaji makes the port of API server and Service the node port as well, and takes every label off the Service that the
+TenantControlPlane does not name; what is applied here says the same, so the two don't undo each other's work.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from dpf.clustermanager.kamaji.placement import ON_CONTROL_PLANES, TOLERATIONS, meta
+from dpf.clustermanager.kamaji.placement import ON_CONTROL_PLANES, TOLERATIONS, labels_of, meta
 from dpf.clustermanager.kamaji.settings import Settings
 from dpf.clustermanager.kamaji.waits import Kept
 from dpf.runtime.k8s import Service, ServicePort, ServiceSpec
@@ -112,7 +112,11 @@ def wanted_control_plane(cluster: DPUCluster, port: int, settings: Settings) -> 
         data_store=settings.data_store,
         control_plane=kamaji.ControlPlaneSpec(
             deployment=deployment,
-            service=kamaji.ServiceSpec(service_type=kamaji.ServiceType.NODE_PORT, additional_metadata=tenant),
+            service=kamaji.ServiceSpec(
+                service_type=kamaji.ServiceType.NODE_PORT,
+                # All that our Service bears: Kamaji takes off it what it is not told to put there.
+                additional_metadata=kamaji.AdditionalMetadata(labels=labels_of(cluster)),
+            ),
         ),
         kubernetes=kamaji.KubernetesSpec(
             version=cluster.spec.version,

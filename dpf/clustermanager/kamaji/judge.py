@@ -26,6 +26,12 @@ KEEPALIVED_READY = ConditionType.KEEPALIVED_READY.value
 REFUSED = "Refused"
 """Why, if the API server would not take something."""
 
+NOT_READY = "ClusterNotReady"
+"""Why, if there is nothing to do but to wait for the control plane."""
+
+OVERDUE = "ControlPlaneOverdue"
+"""The same, if that takes long."""
+
 NAMED = 3
 """Pods in trouble that a message names; the rest are counted."""
 
@@ -43,6 +49,7 @@ TOLD: dict[str, Literal["Normal", "Warning"]] = {
     "NameTaken": "Warning",
     "NoNodeFits": "Warning",
     "NoPodReady": "Warning",
+    OVERDUE: "Warning",
     REFUSED: "Warning",
 }
 """Reasons that make an event when they are new, and its type."""
@@ -52,6 +59,11 @@ def held(cluster: DPUCluster, waiting: Waiting, kind: str = CREATED) -> Conditio
     """The condition of a cluster for which nothing could be done."""
     status = isinstance(waiting, Kept) and is_true(cluster.status.conditions, kind)
     return new(kind, status, waiting.reason, waiting.message, generation=cluster.metadata.generation)
+
+
+def without_data_store(name: str) -> Waiting:
+    """Why a control plane cannot be made while there is no DataStore of that name."""
+    return Waiting("DataStoreMissing", f"Kamaji has no DataStore {name} to keep the cluster's data in; create it")
 
 
 def made(control_plane: TenantControlPlane) -> bool:
@@ -81,10 +93,10 @@ def _created(control_plane: TenantControlPlane, *, data_store: bool) -> tuple[bo
         if running.status == VersionStatus.READY:
             return True, "Created", f"TenantControlPlane {name} runs Kubernetes {running.version}"
         what = f"TenantControlPlane {name} is {running.status or 'in no state yet'}: look at its pods"
-        return False, "ClusterNotReady", what
+        return False, NOT_READY, what
     if not data_store:
-        store = control_plane.spec.data_store
-        return False, "DataStoreMissing", f"Kamaji has no DataStore {store} to keep the cluster's data in; create it"
+        missing = without_data_store(control_plane.spec.data_store)
+        return False, missing.reason, missing.message
     if not control_plane.spec.network_profile.address:
         what = (
             f"Kamaji waits for an address to serve at: set spec.clusterEndpoint.keepalived, or "
@@ -92,9 +104,9 @@ def _created(control_plane: TenantControlPlane, *, data_store: bool) -> tuple[bo
         )
         return False, "EndpointMissing", what
     if running.status == VersionStatus.READY:
-        return False, "ClusterNotReady", f"waiting for Kamaji to name the Secret with the kubeconfig of {name}"
+        return False, NOT_READY, f"waiting for Kamaji to name the Secret with the kubeconfig of {name}"
     state = running.status or "not looked at by Kamaji yet: does it run?"
-    return False, "ClusterNotReady", f"waiting for TenantControlPlane {name} to be Ready; it is {state}"
+    return False, NOT_READY, f"waiting for TenantControlPlane {name} to be Ready; it is {state}"
 
 
 def keepalived_ready(cluster: DPUCluster, daemon_set: DaemonSet, pods: Sequence[Pod]) -> Condition:

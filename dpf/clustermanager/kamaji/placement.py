@@ -34,10 +34,15 @@ def meta(cluster: DPUCluster, name: str, *, annotations: dict[str, str] | None =
     return ObjectMeta(
         name=name,
         namespace=cluster.namespace,
-        labels={LABEL_CLUSTER: cluster.name, LABEL_TENANT: cluster.name},
+        labels=labels_of(cluster),
         owner_references=[owner_reference(cluster, controller=False, block=False)],
         **fields,
     )
+
+
+def labels_of(cluster: DPUCluster) -> dict[str, str]:
+    """Labels of all objects of the cluster."""
+    return {LABEL_CLUSTER: cluster.name, LABEL_TENANT: cluster.name}
 
 
 def clusters_of(obj: Object) -> Iterable[Key]:

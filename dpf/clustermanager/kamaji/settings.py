@@ -18,3 +18,5 @@ class Settings:
     """Runs the shell script that writes keepalived's configuration."""
     image_pull_secrets: tuple[str, ...] = ()
     """Secrets that keepalived's pods pull their images with."""
+    control_plane_timeout: float = 600.0
+    """Seconds after which a control plane that is not ready is called overdue."""

@@ -16,10 +16,11 @@ from dpf.provisioning.dpu import bfcfgfile, effects, jointoken
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Hold, waits
-from dpf.provisioning.dpu.waiting import PODS_END, words
+from dpf.provisioning.dpu.waiting import PODS_END
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound
 from dpf.runtime.k8s import Secret
 from dpf.runtime.meta import Key, ObjectMeta
+from dpf.runtime.options import written
 from dpf_api import names
 from dpf_api.certificate import Certificate
 from dpf_api.dpu import DPU, ConditionType, Install
@@ -37,7 +38,9 @@ def unfinished(seen: Seen, refused: str = "") -> Hold | None:
     """
     if (problem := _node_stays(seen, refused)) and (left := _left(seen)) > 0:
         limit = (
-            f"given up {words(seen.settings.deletion_timeout)} after the deletion" if _limited(seen) else "not given up"
+            f"given up {written(seen.settings.deletion_timeout)} after the deletion"
+            if _limited(seen)
+            else "not given up"
         )
         if seen.away or refused:
             message = f"{problem}; goes on when the cluster answers or its DPUCluster is deleted; {limit}"
@@ -51,7 +54,7 @@ def unfinished(seen: Seen, refused: str = "") -> Hold | None:
         # Which of them is left is not said, or it would be written for each.
         return Hold(waits(READY, "PodsEnding", f"waiting for its pods on node {node} to end"), after=left)
     message = (
-        f"waiting for {' and '.join(pods)} to end on node {node}. It takes longer than {words(PODS_END)}: "
+        f"waiting for {' and '.join(pods)} to end on node {node}. It takes longer than {written(PODS_END)}: "
         "if the host is gone for good, delete its Node, or the pods by force"
     )
     return Hold(waits(READY, "PodsDoNotEnd", message))

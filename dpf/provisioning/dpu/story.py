@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from dpf.provisioning.dpu.waiting import words
 from dpf.provisioning.metrics import Counts
 from dpf.runtime.conditions import find, is_true
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.meta import Condition, now
+from dpf.runtime.options import written
 from dpf_api.dpu import DPU, ConditionType, DPUStatus, Phase
 
 READY = ConditionType.READY.value
@@ -131,10 +131,10 @@ def _arrival(old: DPUStatus, after: DPU, phase: Phase, passed: Sequence[Phase]) 
     reason = next((MILESTONES[c.type] for c in reversed(done) if c.type in MILESTONES), phase.value.replace(" ", ""))
     parts = [c.message for c in done if c.message]
     if (seconds := _installed(old, new)) is not None:
-        parts.append(f"it took {words(seconds)}")
+        parts.append(f"it took {written(seconds)}")
     made = after.metadata.creation_timestamp
     if phase is Phase.READY and old.phase is not Phase.READY and made is not None:
-        parts.append(f"{words(_since(made))} after the DPU was made")
+        parts.append(f"{written(_since(made))} after the DPU was made")
     by_way = [each.value for each in passed if each not in (old.phase, phase)]
     parts.append(f"in phase {phase.value}" + (f", by way of {', '.join(by_way)}" if by_way else ""))
     if phase is Phase.DELETING and new.message:

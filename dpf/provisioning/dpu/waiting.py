@@ -11,6 +11,7 @@ from datetime import datetime
 
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Hold, waits
+from dpf.runtime.options import written
 from dpf_api.dpu import ConditionType
 
 HOST_BACK = 1800.0
@@ -41,7 +42,7 @@ def wait(
     left = limit - seen.waited(kind, *since)
     if left > 0:
         return Hold(waits(kind, reason, message), after=left)
-    return Hold(waits(kind, overdue, f"{message}. It takes longer than {words(limit)}: {then}"))
+    return Hold(waits(kind, overdue, f"{message}. It takes longer than {written(limit)}: {then}"))
 
 
 def for_host(seen: Seen, kind: ConditionType) -> Hold | None:
@@ -58,10 +59,3 @@ def for_host(seen: Seen, kind: ConditionType) -> Hold | None:
         then="look at its console",
         since=(seen.host_since,),
     )
-
-
-def words(seconds: float) -> str:
-    """A duration as flags are given one: ``45s``, ``10m``, ``1h30m``."""
-    whole = round(max(0.0, seconds))
-    parts = ((whole // 3600, "h"), (whole % 3600 // 60, "m"), (whole % 60, "s"))
-    return "".join(f"{number}{unit}" for number, unit in parts if number) or "0s"

@@ -4,6 +4,8 @@ Looked for in ``$KUBEBUILDER_ASSETS``, then in the cache. Else they are built fr
 pin every version. The cache's folder is named by the digest of those modules, so another version is another folder. Two runs
 at once build once: the second waits for the first and says so. Each program is built beside its place and moved there when
 complete, so an interrupted build leaves nothing half-made and the next run goes on with the program that was missing.
+
+Programs that not everybody needs are a set of their own with a folder of its own (``test/kamaji.py``): neither builds the other's.
 """
 
 from __future__ import annotations
@@ -43,12 +45,25 @@ class Program:
     module: str
     package: str
     minutes: float
+    files: tuple[str, ...] = ()
+    """Of the package, which are kept beside the program in the folder that :func:`files_of` names."""
 
 
-PROGRAMS = (
-    Program("etcd", "etcd", "go.etcd.io/etcd/server/v3", 1),
-    Program("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", 6),
-    Program("kube-controller-manager", "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", 2),
+@dataclass(frozen=True)
+class Programs:
+    """Programs that are built and kept together, in a folder of the cache that bears their name."""
+
+    name: str
+    members: tuple[Program, ...]
+
+
+CONTROL_PLANES = Programs(
+    "controlplane",
+    (
+        Program("etcd", "etcd", "go.etcd.io/etcd/server/v3", 1),
+        Program("kube-apiserver", "kubernetes", "k8s.io/kubernetes/cmd/kube-apiserver", 6),
+        Program("kube-controller-manager", "kubernetes", "k8s.io/kubernetes/cmd/kube-controller-manager", 2),
+    ),
 )
 
 
@@ -57,47 +72,53 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dpf"
 
 
-def cache_folder() -> Path:
+def cache_folder(programs: Programs = CONTROL_PLANES) -> Path:
     """The folder of the programs that the pinned modules give.
 
     :raises ConfigError: if this is no checkout of the repository.
     """
     digest = hashlib.sha256(" ".join((*BUILD_FLAGS, STRIPPED, platform.machine())).encode())
-    for program in PROGRAMS:
-        digest.update(program.package.encode())
-    for file in sorted(MODULES.glob("*/go.*")):
-        digest.update(file.read_bytes())
-    if not (MODULES / "kubernetes" / "go.mod").is_file():
-        raise ConfigError(f"{MODULES} is missing: control planes are built in a checkout of the repository only")
-    return cache_root() / "controlplane" / digest.hexdigest()[:12]
+    for program in programs.members:
+        digest.update(" ".join((program.package, *program.files)).encode())
+    for module in sorted({program.module for program in programs.members}):
+        for file in (MODULES / module / "go.mod", MODULES / module / "go.sum"):
+            if not file.is_file():
+                raise ConfigError(f"{file} is missing: control planes are built in a checkout of the repository only")
+            digest.update(file.read_bytes())
+    return cache_root() / programs.name / digest.hexdigest()[:12]
 
 
-def find() -> Path | None:
+def files_of(program: Program, folder: Path) -> Path:
+    """Where the files are that are kept with a program, under the paths that they have in its package."""
+    return folder / f"{program.name}-files"
+
+
+def find(programs: Programs = CONTROL_PLANES) -> Path | None:
     """The folder that has all programs, if there is one.
 
-    :raises ConfigError: if ``$KUBEBUILDER_ASSETS`` is set but lacks one.
+    :raises ConfigError: if ``$KUBEBUILDER_ASSETS`` is set but lacks one of the control planes'.
     """
     assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if assets:
-        missing = [program.name for program in PROGRAMS if not _is_program(Path(assets) / program.name)]
+    if assets and programs is CONTROL_PLANES:
+        missing = [program.name for program in programs.members if not _is_program(Path(assets) / program.name)]
         if missing:
             raise ConfigError(f"KUBEBUILDER_ASSETS={assets} lacks {', '.join(missing)}; unset it to have them built")
         return Path(assets)
-    folder = cache_folder()
-    return folder if all(_is_program(folder / program.name) for program in PROGRAMS) else None
+    folder = cache_folder(programs)
+    return folder if all(_is_program(folder / program.name) for program in programs.members) else None
 
 
-def ensure() -> Path:
+def ensure(programs: Programs = CONTROL_PLANES) -> Path:
     """The folder of the programs; what is missing is built, with progress on standard error.
 
     :raises ConfigError: if it cannot be built; the message has the end of the compiler's output.
     """
-    if (found := find()) is not None:
+    if (found := find(programs)) is not None:
         return found
-    folder = cache_folder()
+    folder = cache_folder(programs)
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
-        missing = [program for program in PROGRAMS if not _is_program(folder / program.name)]
+        missing = [program for program in programs.members if not _is_program(folder / program.name)]
         if missing:
             _build_all(missing, folder)
     return folder
@@ -113,7 +134,7 @@ def _locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            _say("another run is building the control planes; waiting for it")
+            _say("another run is building them; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -150,7 +171,27 @@ def _build(go: str, program: Program, folder: Path, scratch: Path, label: str) -
     if process.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
         raise ConfigError(f"building {program.name} failed:\n{tail}")
+    if program.files:
+        # Before the program: where that is, all is.
+        _copy_files(go, program, folder, scratch)
     output.replace(folder / program.name)
+
+
+def _copy_files(go: str, program: Program, folder: Path, scratch: Path) -> None:
+    """Takes files of the version that was built out of Go's store of modules.
+
+    :raises ConfigError: if it lacks one.
+    """
+    command = [go, "list", "-mod=readonly", "-f", "{{.Dir}}", program.package]
+    answer = subprocess.run(command, cwd=MODULES / program.module, capture_output=True, text=True, check=False)
+    package, copies = Path(answer.stdout.strip()), files_of(program, scratch)
+    for name in program.files:
+        if answer.returncode or not (package / name).is_file():
+            raise ConfigError(f"{program.package} has no {name}:\n{answer.stderr.strip()}")
+        (copies / name).parent.mkdir(parents=True, exist_ok=True)
+        (copies / name).write_bytes((package / name).read_bytes())  # nothing but that: in the store all is read-only
+    shutil.rmtree(files_of(program, folder), ignore_errors=True)
+    copies.replace(files_of(program, folder))
 
 
 def _wait(process: subprocess.Popen[bytes], label: str, minutes: float) -> None:
@@ -170,7 +211,9 @@ def _wait(process: subprocess.Popen[bytes], label: str, minutes: float) -> None:
 
 def _ldflags(module: Path) -> str:
     """Kubernetes calls itself v0.0.0 unless it is told its version."""
-    found = re.search(r"k8s\.io/kubernetes v(\d+)\.(\d+)(\.\S+)", (module / "go.mod").read_text())
+    found = re.search(
+        r"^require k8s\.io/kubernetes v(\d+)\.(\d+)(\.\S+)", (module / "go.mod").read_text(), re.MULTILINE
+    )
     if found is None:
         return STRIPPED
     major, minor, rest = found.groups()

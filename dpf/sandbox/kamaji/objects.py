@@ -69,6 +69,13 @@ def owner(control_plane: Json) -> Json:
     return found | {"controller": True, "blockOwnerDeletion": True}
 
 
+def labels(control_plane: Json, component: str) -> dict[str, str]:
+    """Labels of what is made for a TenantControlPlane."""
+    name = control_plane["metadata"]["name"]
+    found = {"project": "kamaji", "name": name, "component": component}
+    return {f"kamaji.clastix.io/{key}": value for key, value in found.items()}
+
+
 def secret(control_plane: Json, kubeconfig: bytes) -> Json:
     """The Secret with the admin kubeconfig."""
     meta = control_plane["metadata"]
@@ -78,7 +85,7 @@ def secret(control_plane: Json, kubeconfig: bytes) -> Json:
         "metadata": {
             "name": secret_name(control_plane),
             "namespace": meta["namespace"],
-            "labels": {"kamaji.clastix.io/name": meta["name"]},
+            "labels": labels(control_plane, "admin-kubeconfig"),
             "ownerReferences": [owner(control_plane)],
         },
         "type": "Opaque",
@@ -87,41 +94,46 @@ def secret(control_plane: Json, kubeconfig: bytes) -> Json:
 
 
 def taken_over(service: Json, control_plane: Json) -> Json:
-    """The patch that makes a Service the control plane's; locked on the version that was read. Empty if it is already."""
+    """The patch that makes a Service the control plane's; locked on the version that was read. Empty if it is already.
+
+    It keeps its other owners and annotations, but no label that the TenantControlPlane does not name.
+    """
     meta, spec = service["metadata"], service["spec"]
     name, port = control_plane["metadata"]["name"], control_plane["spec"]["networkProfile"]["port"]
     mine = owner(control_plane)
     owners = [each for each in meta.get("ownerReferences") or [] if each["uid"] != mine["uid"]] + [mine]
     entry = {"name": "kube-apiserver", "protocol": "TCP", "port": port, "targetPort": port, "nodePort": port}
-    labels = {"kamaji.clastix.io/name": name, "kamaji.clastix.io/component": "service"}
-    done = (
-        mine in (meta.get("ownerReferences") or [])
-        and spec["ports"] == [entry]
-        and (meta.get("labels") or {}).items() >= labels.items()
-    )
-    if done:
+    asked = (control_plane["spec"]["controlPlane"].get("service") or {}).get("additionalMetadata") or {}
+    wanted = labels(control_plane, "service") | (asked.get("labels") or {})
+    before = meta.get("labels") or {}
+    if mine in (meta.get("ownerReferences") or []) and spec["ports"] == [entry] and before == wanted:
         return {}
+    changed = dict.fromkeys(before) | wanted
     return {
-        "metadata": {"resourceVersion": meta["resourceVersion"], "labels": labels, "ownerReferences": owners},
+        "metadata": {"resourceVersion": meta["resourceVersion"], "labels": changed, "ownerReferences": owners},
         "spec": {"type": "NodePort", "selector": {"kamaji.clastix.io/name": name}, "ports": [entry]},
     }
 
 
-def begun(control_plane: Json, version: str) -> Json:
+def begun(control_plane: Json, found: Wanted) -> Json:
     """The status while a control plane comes up for the first time, or with another version; empty if it just restarts."""
     before = running_version(control_plane)
-    if before == version:
+    if before == found.version:
         return {}
-    status = "Upgrading" if before else "Provisioning"
-    return {"status": {"kubernetesResources": {"version": {"status": status}}}}
+    return _status(control_plane, found, {"status": "Upgrading" if before else "Provisioning"})
 
 
 def up(control_plane: Json, found: Wanted) -> Json:
     """The status of a control plane that is up."""
+    return _status(control_plane, found, {"status": "Ready", "version": found.version})
+
+
+def _status(control_plane: Json, found: Wanted, version: dict[str, str]) -> Json:
+    """Where it will be and how it will be entered is said from the beginning; which version runs, when it does."""
     meta = control_plane["metadata"]
     service = {"name": meta["name"], "namespace": meta["namespace"], "port": found.port}
     status: dict[str, Any] = {
-        "kubernetesResources": {"version": {"status": "Ready", "version": found.version}, "service": service},
+        "kubernetesResources": {"version": version, "service": service},
         "kubeconfig": {"admin": {"secretName": secret_name(control_plane)}},
         "controlPlaneEndpoint": f"{found.address}:{found.port}",
         "storage": {"dataStoreName": control_plane["spec"].get("dataStore", DATA_STORE), "driver": "etcd"},

@@ -112,12 +112,13 @@ class Tenant:
         wanted = objects.wanted(obj, self._around.address)
         if wanted == self._running:
             return
-        if patch := objects.begun(obj, wanted.version):
+        plane = self._prepare(wanted)
+        secret = objects.secret(obj, plane.admin_kubeconfig.read_bytes())
+        await api.apply(objects.path_of(obj, "secrets", objects.secret_name(obj)), secret)
+        if patch := objects.begun(obj, wanted):
             await self._tell(obj, patch)
         await self._end()
-        kubeconfig = await self._start(wanted)
-        secret = objects.secret(obj, kubeconfig)
-        await api.apply(objects.path_of(obj, "secrets", objects.secret_name(obj)), secret)
+        await self._start(plane)
         await self._tell(obj, objects.up(obj, wanted))
         self._running = wanted
         log.info("control_plane_up", name=self._name, address=wanted.address, port=wanted.port)
@@ -125,9 +126,8 @@ class Tenant:
     async def _tell(self, obj: Json, status: Json) -> None:
         await self._around.api.patch(objects.path_of(obj, subresource="status"), status)
 
-    async def _start(self, wanted: Wanted) -> bytes:
-        """Starts the processes; returns the administrator's kubeconfig when the cluster can be joined."""
-        around = self._around
+    def _prepare(self, wanted: Wanted) -> ClusterPlane:
+        """Writes certificates and kubeconfigs."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         plane = ClusterPlane(
             self._name,
@@ -139,6 +139,11 @@ class Tenant:
             etcd_prefix=self._prefix.rstrip("/"),
         )
         plane.prepare()
+        return plane
+
+    async def _start(self, plane: ClusterPlane) -> None:
+        """Starts the processes; returns when the cluster can be joined."""
+        around = self._around
         server, manager = (around.logs / f"{self._name}-{part}.log" for part in ("apiserver", "kcm"))
         etcd = around.etcd
         await self._run(
@@ -147,7 +152,6 @@ class Tenant:
         program = around.binaries / "kube-controller-manager"
         await self._run([plane.controller_manager(program, manager, node_grace=around.node_grace)])
         await finish(plane)
-        return plane.admin_kubeconfig.read_bytes()
 
     async def _run(self, specs: Sequence[ProcessSpec]) -> None:
         # Nothing of them is kept beyond etcd, and an API server takes half a minute to leave politely.

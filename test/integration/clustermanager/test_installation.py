@@ -19,16 +19,14 @@ from dpf.sandbox.api import Api, Json
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.kamaji import TenantControlPlane
 from test.integration.clustermanager.conftest import World
-from test.integration.conftest import Planes
+from test.integration.conftest import Planes, crds
 
 NAMESPACE = "dpf-operator-system"
-CRDS = manifests.CONFIG / "crd"
 
 
 def definitions(*names: str) -> list[Json]:
     """The CRDs with those plurals."""
-    documents = [*manifests.documents(CRDS), *manifests.documents(CRDS / "external")]
-    return [crd for crd in documents if crd["spec"]["names"]["plural"] in names]
+    return [crd for crd in crds() if crd["spec"]["names"]["plural"] in names]
 
 
 @pytest.fixture

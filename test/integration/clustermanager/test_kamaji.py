@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
+import orjson
 import pytest
 
 from dpf.clustermanager.kamaji import Settings
+from dpf.clustermanager.kamaji.controlplane import wanted_control_plane
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import Invalid
-from dpf.runtime.k8s import ConfigMap, DaemonSet, Node, Pod, Service
-from dpf.runtime.meta import Object, ObjectMeta
+from dpf.runtime.k8s import ConfigMap, DaemonSet, Event, Node, Pod, Service
+from dpf.runtime.meta import Object, ObjectMeta, to_wire
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpucluster import DPUCluster
-from dpf_api.kamaji import DataStore, DataStoreSpec, Driver, TenantControlPlane
+from dpf_api.kamaji import DataStore, TenantControlPlane
 from dpf_api.names import ANNOTATION_NODE_PORT, FINALIZER_CLUSTER_MANAGER
 from test.integration.clustermanager.conftest import VERSION, World
+from test.integration.conftest import DATA_STORE
 from test.spec import spec
 
 
@@ -56,6 +60,24 @@ async def test_a_cluster_is_made_in_one_go_and_its_kubeconfig_is_named_before_it
         settled = await world.eventually(Service, until=lambda s: ANNOTATION_NODE_PORT in s.annotations)
         assert [(p.port, p.target_port, p.node_port) for p in settled.spec.ports] == [(port, port, port)]
         assert len(settled.metadata.owner_references) == 2
+
+
+async def test_kamajis_own_schema_knows_all_that_is_written(world: World) -> None:
+    cluster = await world.create(clusterEndpoint=endpoint(world.namespace))
+    body = to_wire(wanted_control_plane(cluster, 31000, Settings()))
+    strict = {"dryRun": "All", "fieldValidation": "Strict"}
+    answer = await world.host.request(
+        "POST", TenantControlPlane.RESOURCE.path(world.namespace), params=strict, body=body
+    )
+    stored = orjson.loads(answer)["spec"]
+
+    def part(written: Any, kept: Any) -> Any:
+        """What of the second is in the first."""
+        if not isinstance(written, dict):
+            return kept
+        return {key: part(value, kept[key]) for key, value in written.items() if key in kept}
+
+    assert part(body["spec"], stored) == body["spec"]
 
 
 async def test_what_is_changed_by_hand_comes_back_and_what_is_added_stays(world: World) -> None:
@@ -212,6 +234,37 @@ async def test_a_change_that_kamaji_refuses_is_told_and_leaves_the_cluster_in_se
         await world.says("Created", "Created")
 
 
+async def test_a_control_plane_that_does_not_come_up_is_overdue_told_once_and_waited_for(world: World) -> None:
+    async with world.manager(Settings(control_plane_timeout=1.0)):
+        await world.create(clusterEndpoint=endpoint(world.namespace))
+        overdue = await world.says("Created", "ControlPlaneOverdue")
+        assert overdue.status == "False"
+        assert "It takes longer than 1s: look at what its status says" in overdue.message
+        assert f"kubectl describe tenantcontrolplane c -n {world.namespace}" in overdue.message
+    # Another manager finds it said already.
+    async with world.manager(Settings(control_plane_timeout=1.0)):
+        control_plane = await world.eventually(TenantControlPlane)
+        provisioning = {"status": {"kubernetesResources": {"version": {"status": "Provisioning"}}}}
+        await world.host.merge_patch(control_plane, provisioning, subresource="status")
+        await world.eventually(DPUCluster, until=lambda c: "it is Provisioning" in message(c, "Created"))
+        await world.serve()
+        await world.says("Created", "Created")
+        told = [event async for event in events_until(world, "Created")]
+    assert [(event.type, event.reason) for event in told if event.reason == "ControlPlaneOverdue"] == [
+        ("Warning", "ControlPlaneOverdue")
+    ]
+    assert all((event.series.count if event.series is not None else 1) == 1 for event in told)
+
+
+async def events_until(world: World, reason: str) -> AsyncIterator[Event]:
+    """Events on the cluster up to the first of that reason."""
+    async for _, event in world.host.watch(Event, world.namespace):
+        if event.regarding.name == "c":
+            yield event
+            if event.reason == reason:
+                return
+
+
 async def test_deletion_leaves_nothing(world: World) -> None:
     async with world.manager():
         cluster = await world.create(clusterEndpoint=endpoint(world.namespace))
@@ -337,7 +390,7 @@ async def test_a_data_store_that_is_missing_is_named_and_found_when_it_comes(wor
     async with world.manager(Settings(data_store=name)):
         await world.create(clusterEndpoint=endpoint(world.namespace))
         assert name in (await world.says("Created", "DataStoreMissing")).message
-        await world.host.create(DataStore(metadata=ObjectMeta(name=name), spec=DataStoreSpec(driver=Driver.ETCD)))
+        await world.host.create(DataStore(metadata=ObjectMeta(name=name), spec=DATA_STORE))
         await world.says("Created", "ClusterNotReady")
 
 

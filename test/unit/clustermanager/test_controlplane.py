@@ -58,7 +58,7 @@ def test_a_service_asks_for_a_node_port_and_then_says_what_kamaji_makes_of_it() 
     assert then["metadata"]["annotations"] == {ANNOTATION_NODE_PORT: "31000"}
 
 
-def test_a_control_plane_is_what_v24_10_made() -> None:
+def test_a_control_plane_is_what_v24_10_made_but_for_the_labels_that_its_service_keeps() -> None:
     wire = to_wire(wanted_control_plane(with_vip(), 31000, Settings()))
     assert wire["metadata"] == {"name": "c", "namespace": "n", "labels": LABELS, "ownerReferences": [OWNER]}
     tenant = {"labels": {"tenant.clastix.io": "c"}}
@@ -80,7 +80,7 @@ def test_a_control_plane_is_what_v24_10_made() -> None:
                     "scheduler": small,
                 },
             },
-            "service": {"serviceType": "NodePort", "additionalMetadata": tenant},
+            "service": {"serviceType": "NodePort", "additionalMetadata": {"labels": LABELS}},
         },
         "kubernetes": {
             "version": "v1.30.2",

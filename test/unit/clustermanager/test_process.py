@@ -23,6 +23,13 @@ def test_images_secrets_store_and_replicas_are_flags() -> None:
     assert found == Settings("fast", 1, "r/k:1", "r/a:1", ("a", "b"))
 
 
+def test_how_long_a_control_plane_may_take_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    assert options("--control-plane-timeout=3m").settings().control_plane_timeout == 180
+    with pytest.raises(SystemExit):
+        options("--control-plane-timeout=0")
+    assert "--control-plane-timeout: must be more than 0" in capsys.readouterr().err
+
+
 def test_a_control_plane_without_pods_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         options("--replicas=0")

