@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,62 @@ class Server:
 @pytest.fixture
 def server(host_client: Client, namespace: str) -> Server:
     return Server(host_client, namespace)
+
+
+async def from_before(
+    server: Server,
+    planes: Planes,
+    kind: type[Object],
+    rules: Sequence[str],
+    names: tuple[str, str],
+    spec_: dict[str, Any],
+) -> str:
+    """Stores an object of a kind that has another group, and then has rules that the object would break; returns its path.
+
+    :param rules: parts of the messages of the rules that come later.
+    :param names: of the object, and of one that is refused once the rules are in force.
+    """
+    resource = kind.RESOURCE
+    group = "before.dpf.test"
+    text = (manifests.CONFIG / "crd" / f"{resource.group}_{resource.plural}.yaml").read_text()
+    now, before = (yaml.safe_load(text) for _ in range(2))
+    for crd in (now, before):
+        crd["metadata"]["name"], crd["spec"]["group"] = f"{resource.plural}.{group}", group
+    _drop_rules(before, rules)
+    path = f"/apis/{group}/v1alpha1/namespaces/{server.namespace}/{resource.plural}"
+
+    def body(name: str) -> dict[str, Any]:
+        there = {"apiVersion": f"{group}/v1alpha1", "kind": resource.kind}
+        return there | {"metadata": {"name": name}, "spec": spec_}
+
+    async with Api(Kubeconfig.load(planes.host), user_agent="test") as api:
+        await manifests.Applier(api).install_crds([before])
+        await server.client.request("POST", path, body=body(names[0]))
+        await manifests.Applier(api).install_crds([now])
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                await server.client.request("POST", f"{path}?dryRun=All", body=body(names[1]))
+            except Invalid:
+                return f"{path}/{names[0]}"  # The rules are in force.
+            await asyncio.sleep(0.05)
+
+
+def _drop_rules(schema: Any, messages: Sequence[str]) -> None:
+    if isinstance(schema, dict):
+        if rules := schema.get("x-kubernetes-validations"):
+            kept = [rule for rule in rules if not any(each in rule["message"] for each in messages)]
+            schema["x-kubernetes-validations"] = kept
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for each in schema:
+            _drop_rules(each, messages)
+
+
+async def patched(server: Server, path: str, *changes: dict[str, Any]) -> None:
+    """Changes what is there; an :class:`Invalid` if it is refused."""
+    for change in changes:
+        await server.client.request("PATCH", path, body=change, content_type="application/merge-patch+json")
 
 
 # BFB
@@ -203,6 +260,45 @@ async def test_cluster_kubeconfig_is_set_once(server: Server, start: dict[str, s
     await server.keeps(cluster, "kubeconfig is immutable and can't be removed", kubeconfig=None)
 
 
+async def test_cluster_kubeconfig_is_a_name_that_a_secret_can_have(server: Server) -> None:
+    await server.refuses(
+        DPUCluster,
+        'DPUCluster.provisioning.dpu.nvidia.com "y" is invalid: spec.kubeconfig: Invalid value: "My_Secret": must be a name',
+        "y",
+        spec=static(kubeconfig="My_Secret"),
+    )
+    for wrong in ("a/b", "-a", "a.", "a..b", "a,type=Opaque", "a" * 254, "a\n"):
+        await server.refuses(DPUCluster, "must be a name that a Secret can have", "y", spec=static(kubeconfig=wrong))
+    cluster = await server.create(DPUCluster, spec=static())
+    await server.keeps(cluster, "spec.kubeconfig", kubeconfig="My_Secret")
+    assert (await server.change(cluster, kubeconfig="a-1.b")).spec.kubeconfig == "a-1.b"
+
+
+async def test_cluster_version_is_one_or_empty(server: Server) -> None:
+    for number, good in enumerate(("v1.31.0", "1.31.2", "v1.31", "v1.31.4+k3s1", "v1.32.0-rc.1", "")):
+        assert (await server.create(DPUCluster, f"c{number}", spec=static(version=good))).spec.version == good
+    for wrong in ("latest", "v1", "1.31.0 ", "v1.31.0\nx", "1.x"):
+        await server.refuses(
+            DPUCluster, "must be a Kubernetes version such as v1.30.2, or empty", "y", spec=static(version=wrong)
+        )
+    kamaji = {"type": "kamaji", "version": "v1.31"}
+    await server.refuses(DPUCluster, "spec.version: Invalid value", "y", spec=kamaji)
+    await server.refuses(DPUCluster, "type kamaji needs three numbers", "y", spec=kamaji)
+
+
+async def test_cluster_from_before_goes_on_and_can_be_mended(server: Server, control_planes: Planes) -> None:
+    spec_ = static(kubeconfig="My_Secret", version="latest")
+    rules = ("name that a Secret can have", "must be a Kubernetes version", "needs three numbers")
+    path = await from_before(server, control_planes, DPUCluster, rules, ("old", "new"), spec_)
+    await patched(server, path, {"spec": {"maxNodes": 5}}, {"metadata": {"finalizers": ["dpf.test/x"]}})
+    await patched(server, f"{path}/status", {"status": {"phase": "NotReady"}})
+    for wrong in ({"version": "newest"}, {"type": "kamaji", "version": "v1.31"}):
+        with pytest.raises(Invalid, match=r"spec\.version"):
+            await patched(server, path, {"spec": wrong})
+    await patched(server, path, {"spec": {"version": "v1.31.0"}}, {"metadata": {"finalizers": None}})
+    await server.client.request("DELETE", path)
+
+
 @spec("provisioning:24")
 async def test_cluster_endpoint_by_keepalived(server: Server) -> None:
     keepalived = {"vip": "10.10.10.10", "virtualRouterID": 1, "interface": "br-dpu"}
@@ -265,34 +361,11 @@ async def test_dpu_name_fits_where_it_is_used(server: Server) -> None:
 
 
 async def test_dpu_with_a_longer_name_from_before_goes_on(server: Server, control_planes: Planes) -> None:
-    group, name = "before.dpf.test", "d" * 64
-    crd = yaml.safe_load((manifests.CONFIG / "crd" / "provisioning.dpu.nvidia.com_dpus.yaml").read_text())
-    crd["metadata"]["name"], crd["spec"]["group"] = f"dpus.{group}", group
-    schema = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    rules = schema["x-kubernetes-validations"]
-    path = f"/apis/{group}/v1alpha1/namespaces/{server.namespace}/dpus"
-
-    def body(name: str) -> dict[str, Any]:
-        kind = {"apiVersion": f"{group}/v1alpha1", "kind": "DPU"}
-        return kind | {"metadata": {"name": name}, "spec": ANYWHERE}
-
-    async with Api(Kubeconfig.load(control_planes.host), user_agent="test") as api:
-        schema["x-kubernetes-validations"] = [rule for rule in rules if TOO_LONG not in rule["message"]]
-        await manifests.Applier(api).install_crds([crd])
-        await server.client.request("POST", path, body=body(name))
-        schema["x-kubernetes-validations"] = rules
-        await manifests.Applier(api).install_crds([crd])
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                await server.client.request("POST", f"{path}?dryRun=All", body=body("e" * 64))
-            except Invalid:
-                break  # The rule is in force.
-            await asyncio.sleep(0.05)
-    patch = "application/merge-patch+json"
-    for where, change in (("", {"spec": {"bfb": "other"}}), ("/status", {"status": {"phase": "Pending"}})):
-        await server.client.request("PATCH", f"{path}/{name}{where}", body=change, content_type=patch)
-    await server.client.request("DELETE", f"{path}/{name}")
+    names = ("d" * 64, "e" * 64)
+    path = await from_before(server, control_planes, DPU, (TOO_LONG,), names, ANYWHERE)
+    await patched(server, path, {"spec": {"bfb": "other"}})
+    await patched(server, f"{path}/status", {"status": {"phase": "Pending"}})
+    await server.client.request("DELETE", path)
 
 
 @spec("provisioning:30", "provisioning:31")
