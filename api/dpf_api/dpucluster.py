@@ -9,7 +9,7 @@ from pydantic import Field
 
 from dpf.runtime.meta import Condition, Model, Object, Resource
 from dpf_api.names import GROUP, VERSION
-from dpf_api.schema import AGE, CONDITIONS, PHASE, READY, Column, Rule, Schema, kept
+from dpf_api.schema import AGE, CONDITIONS, PHASE, READY, REASON, Column, Rule, Schema, kept
 
 TYPE_KAMAJI = "kamaji"
 TYPE_STATIC = "static"
@@ -17,7 +17,7 @@ TYPE_PATTERN = "^(kamaji|static|[^/]+/.*)$"
 
 KUBECONFIG_ONCE = Rule("oldSelf == '' || self == oldSelf", "kubeconfig is immutable")
 
-SECRET_NAME = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+SECRET_NAME = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"  # noqa: S105 - of which shape its name is
 LONGEST_SECRET_NAME = 253
 VERSION_LIKE = "^v?[0-9]+[.][0-9]+([.][0-9]+)?([-+.][-+.0-9A-Za-z]*)?$"
 
@@ -143,9 +143,9 @@ class DPUCluster(Object):
         Column("MaxNodes", ".spec.maxNodes", "integer"),
         Column("Version", ".spec.version"),
         Column("DPUs", ".status.assignedDPUs", "integer", description="how many were given to it"),
+        REASON,
         Column("Running", ".status.version", wide=True, description="version that its API server reports"),
         Column("Endpoint", ".status.endpoint", wide=True),
-        Column("Reason", ".status.reason", wide=True, description="why it is not ready"),
         AGE,
     )
 

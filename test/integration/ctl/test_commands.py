@@ -101,7 +101,7 @@ async def test_get_prints_what_kubectl_prints(host_client: Client, namespace: st
     await put(host_client, namespace, conditions=[condition("Ready", "False")])
     _, out, _ = await dpfctl("get", "dpu")
     head, line = (row.split() for row in out.splitlines())
-    assert head == ["NAME", "READY", "PHASE", "NODE", "BFB", "CLUSTER", "WAITING", "AGE"]
+    assert head == ["NAME", "READY", "PHASE", "NODE", "BFB", "CLUSTER", "REASON", "AGE"]
     assert line[:5] == ["d1", "False", "Pending", f"d1-{namespace}", "image"]
     assert json.loads((await dpfctl("get", "dpus", "d1", "-o", "json"))[1])["metadata"]["name"] == "d1"
     assert (await dpfctl("get", "dpus", "-o", "name"))[1] == "dpus.provisioning.dpu.nvidia.com/d1\n"
