@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from dpf.provisioning.dpu import deleting, dmsserver, effects, nodelabels
+from dpf.provisioning.bfcfg import check
+from dpf.provisioning.dpu import deleting, dmsserver, effects, needs, nodelabels
+from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import RebootFailed, Refused, Unreachable
 from dpf.provisioning.dpu.outcome import Outcome, Progress
 from dpf.provisioning.dpu.phases import (
@@ -104,12 +107,20 @@ def test_no_host_is_touched_for_a_flavor_that_is_not_there_or_fits_no_card(
 ) -> None:
     named = DPUFlavor.model_validate({"metadata": {"name": "f"}, "spec": flavor}) if flavor is not None else None
     subject = assigned(dpuFlavor="f", nodeEffect=effect)
+    if named is not None:
+        asyncio.run(check.judge(named.spec))
     assert held(initializing.decide(see(subject, flavor=named))) == ("Initialized", reason)
     assert reason in ATTENTION
 
 
-def test_a_flavor_that_fits_lets_it_go_on() -> None:
-    assert advanced(initializing.decide(see(assigned(dpuFlavor="f"), flavor=DPUFlavor()))) is Phase.NODE_EFFECT
+def test_a_flavor_that_fits_lets_it_go_on_once_it_was_looked_at() -> None:
+    flavor = DPUFlavor.model_validate({"spec": {"bfcfgParameters": ["NEVER_SEEN_BEFORE=1"]}})
+    seen = see(assigned(dpuFlavor="f"), flavor=flavor)
+    step = initializing.decide(seen)
+    assert isinstance(step, Act)
+    assert step.do is needs.judge
+    asyncio.run(needs.judge(cast("Hands", None), seen))
+    assert advanced(initializing.decide(seen)) is Phase.NODE_EFFECT
 
 
 @pytest.mark.parametrize(
