@@ -20,6 +20,7 @@ from dpf.provisioning.dpu.dms import DmsClient
 from dpf.provisioning.dpu.install import Refused
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
 from dpf.runtime.http import Servers
+from test.unit.dms.asking import settled
 from test.unit.dms.fakes import CA, CLIENT, CountingCard, config, served, write_pair
 
 Samples = dict[tuple[str, ...], float]
@@ -48,19 +49,12 @@ def handled(samples: Samples, *, service: str) -> dict[tuple[str, str, str], flo
     return {(method, code, kind): n for (code, method, name, kind), n in found.items() if name == service}
 
 
-async def settled(client: DmsClient) -> str:
-    async with asyncio.timeout(20):
-        while (report := await client.report()).active:
-            await asyncio.sleep(0.01)
-    return report.outcome
-
-
 async def provisioned(client: DmsClient, card: CountingCard, bf_cfg: bytes) -> str:
     card.go.set()
     await client.install("x.bfb", b"bfb" * 1000)
     await client.install("d.cfg", bf_cfg)
     await client.activate("x.bfb;d.cfg")
-    return await settled(client)
+    return (await settled(client)).outcome
 
 
 async def test_calls_installs_and_reboots_are_counted(tmp_path: Path) -> None:
