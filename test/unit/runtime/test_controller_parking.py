@@ -62,11 +62,11 @@ def test_what_is_parked_is_forgotten_when_it_is_looked_at_or_gone() -> None:
             for name in "ab":
                 r.widgets.apply("ADDED", raw(name, 2))
             await asyncio.sleep(1)
-            assert r.controller._parked == {"n/c": {Key("n", "a"), Key("n", "b")}}
+            assert r.controller._parking._parked == {"n/c": {Key("n", "a"), Key("n", "b")}}
             r.widgets.apply("DELETED", raw("a", 3))
             r.widgets.apply("MODIFIED", raw("b", 4))
             await asyncio.sleep(1)
-            assert r.controller._parked == {}
+            assert r.controller._parking._parked == {}
 
     run_virtual(body)
 
@@ -95,6 +95,6 @@ def test_clusters_that_come_and_go_leave_nothing_behind() -> None:
             for number in range(3):
                 r.controller._unpark(Key("n", f"c{number}"), healthy=True)
                 r.controller._unpark(Key("n", f"c{number}"), healthy=False)
-            assert r.controller._closed_at == {}
+            assert r.controller._parking._closed_at == {}
 
     run_virtual(body)
