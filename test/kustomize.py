@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ def build(folder: Path) -> list[Json]:
     kustomization: Json = yaml.safe_load((folder / "kustomization.yaml").read_text())
     assert kustomization.keys() <= KNOWN, f"{folder}: {kustomization.keys() - KNOWN}"
     objects = [each for name in kustomization.get("resources", ()) for each in _resource(folder, name)]
-    objects += [_config_map(each) for each in kustomization.get("configMapGenerator", ())]
+    for generator in kustomization.get("configMapGenerator", ()):
+        _generate(objects, generator)
     for patch in kustomization.get("patches", ()):
         _patch_arguments(objects, yaml.safe_load(patch["patch"]))
     images = {each["name"]: f"{each['newName']}:{each['newTag']}" for each in kustomization.get("images", ())}
     for obj in objects:
         for container in containers(obj):
-            container["image"] = images.get(container["image"], container["image"])
+            name = re.sub(r"[:@][^/]*$", "", container["image"])
+            container["image"] = images.get(name, container["image"])
     return objects
 
 
@@ -55,6 +58,19 @@ def _resource(folder: Path, name: str) -> Iterator[Json]:
         return
     assert path.is_relative_to(folder.resolve()), f"{folder}: kustomize reads no file outside of the folder: {name}"
     yield from (each for each in yaml.safe_load_all(path.read_text()) if each)
+
+
+def _generate(objects: list[Json], generator: Json) -> None:
+    """Adds a ConfigMap, or puts what it says into the one that is there."""
+    made = _config_map(generator)
+    behavior = generator.get("behavior", "create")
+    assert behavior in ("create", "merge"), behavior
+    same = [obj for obj in objects if obj["kind"] == "ConfigMap" and obj["metadata"] == made["metadata"]]
+    assert len(same) == (behavior == "merge"), f"{made['metadata']}: to {behavior}, and there are {len(same)}"
+    if same:
+        same[0]["data"] |= made["data"]
+    else:
+        objects.append(made)
 
 
 def _config_map(generator: Json) -> Json:

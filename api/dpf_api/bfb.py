@@ -12,7 +12,7 @@ from pydantic import Field
 
 from dpf.runtime.meta import Condition, Model, Object, Resource
 from dpf_api.names import GROUP, VERSION, bfb_file
-from dpf_api.schema import AGE, CONDITIONS, IMMUTABLE, PHASE, Column, Rule, Schema
+from dpf_api.schema import AGE, CONDITIONS, IMMUTABLE, PHASE, REASON, Column, Rule, Schema
 
 URL_PATTERN = r"^(http|https)://.+\.bfb$"
 FILE_NAME_PATTERN = r"^[A-Za-z0-9\_\-\.]+\.bfb$"
@@ -107,7 +107,7 @@ class BFB(Object):
             description="of a running download, in bytes per second",
         ),
         Column("Left", ".status.secondsLeft", "integer", wide=True, description="of a running download, in seconds"),
-        Column("Reason", ".status.reason", description="why it is not ready"),
+        REASON,
         Column("URL", ".spec.url", wide=True),
         Column("Message", ".status.message", wide=True),
         AGE,

@@ -14,7 +14,20 @@ from pydantic import Field
 from dpf.runtime.meta import Condition, Model, Object, Resource, Timestamp
 from dpf_api.names import GROUP, VERSION
 from dpf_api.nodeeffect import NODE_EFFECT, NodeEffect, default_node_effect
-from dpf_api.schema import AGE, CONDITIONS, IMMUTABLE, PHASE, READY, REQUIRED, SET_ONCE, Column, Rule, Schema, kept
+from dpf_api.schema import (
+    AGE,
+    CONDITIONS,
+    IMMUTABLE,
+    PHASE,
+    READY,
+    REASON,
+    REQUIRED,
+    SET_ONCE,
+    Column,
+    Rule,
+    Schema,
+    kept,
+)
 
 
 class Phase(StrEnum):
@@ -250,7 +263,7 @@ class DPU(Object):
         Column("Node", ".spec.nodeName"),
         Column("BFB", ".spec.bfb"),
         Column("Cluster", ".spec.cluster.name"),
-        Column("Waiting", ".status.reason", description="what it waits for, or what failed"),
+        REASON,
         Column("Flavor", ".spec.dpuFlavor", wide=True),
         Column("PCI", ".spec.pciAddress", wide=True),
         Column("Installed", ".status.install.percent", "integer", wide=True, description="in percent"),

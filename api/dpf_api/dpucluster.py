@@ -9,13 +9,39 @@ from pydantic import Field
 
 from dpf.runtime.meta import Condition, Model, Object, Resource
 from dpf_api.names import GROUP, VERSION
-from dpf_api.schema import AGE, CONDITIONS, PHASE, READY, REQUIRED, Column, Rule, Schema, kept
+from dpf_api.schema import AGE, CONDITIONS, PHASE, READY, REASON, Column, Rule, Schema, kept
 
 TYPE_KAMAJI = "kamaji"
 TYPE_STATIC = "static"
 TYPE_PATTERN = "^(kamaji|static|[^/]+/.*)$"
 
 KUBECONFIG_ONCE = Rule("oldSelf == '' || self == oldSelf", "kubeconfig is immutable")
+
+SECRET_NAME = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"  # noqa: S105 - of which shape its name is
+LONGEST_SECRET_NAME = 253
+VERSION_LIKE = "^v?[0-9]+[.][0-9]+([.][0-9]+)?([-+.][-+.0-9A-Za-z]*)?$"
+
+_AS_BEFORE = "oldSelf.hasValue() && oldSelf.value() == self"
+"""Not asked of what was stored before there was the rule: the object could not be updated any more, or let go."""
+
+KUBECONFIG_IS_A_NAME = Rule(
+    f"{_AS_BEFORE} || self == '' || (self.size() <= {LONGEST_SECRET_NAME} && self.matches('{SECRET_NAME}'))",
+    f"must be a name that a Secret can have: at most {LONGEST_SECRET_NAME} of a-z, 0-9, - and ., with a-z or 0-9 at both ends"
+    " and on both sides of each dot",
+    optional_old_self=True,
+)
+VERSION_IS_ONE = Rule(
+    f"{_AS_BEFORE} || self == '' || self.matches('{VERSION_LIKE}')",
+    "must be a Kubernetes version such as v1.30.2, or empty",
+    optional_old_self=True,
+)
+VERSION_IS_WHOLE = Rule(
+    "oldSelf.hasValue() && oldSelf.value().version == self.version && oldSelf.value().type == self.type"
+    f" || self.type != '{TYPE_KAMAJI}' || self.version == '' || self.version.matches('^v?[0-9]+[.][0-9]+[.][0-9]+')",
+    f"spec.version of a cluster of type {TYPE_KAMAJI} needs three numbers, such as v1.30.2",
+    field_path=".version",
+    optional_old_self=True,
+)
 
 
 class Phase(StrEnum):
@@ -68,10 +94,10 @@ class DPUClusterSpec(Model):
     max_nodes: Annotated[int, Schema(default=1000, minimum=1, maximum=1000)] = 1000
     """How many DPUs may be given to the cluster."""
 
-    version: Annotated[str, REQUIRED] = ""
+    version: Annotated[str, Schema(required=True, rules=(VERSION_IS_ONE,))] = ""
     """Kubernetes version of the control plane, such as v1.30.2."""
 
-    kubeconfig: Annotated[str, Schema(rules=(KUBECONFIG_ONCE,))] = ""
+    kubeconfig: Annotated[str, Schema(rules=(KUBECONFIG_ONCE, KUBECONFIG_IS_A_NAME))] = ""
     """Secret in the same namespace that holds the admin kubeconfig under the key admin.conf. Set once."""
 
     cluster_endpoint: ClusterEndpoint | None = None
@@ -117,14 +143,14 @@ class DPUCluster(Object):
         Column("MaxNodes", ".spec.maxNodes", "integer"),
         Column("Version", ".spec.version"),
         Column("DPUs", ".status.assignedDPUs", "integer", description="how many were given to it"),
+        REASON,
         Column("Running", ".status.version", wide=True, description="version that its API server reports"),
         Column("Endpoint", ".status.endpoint", wide=True),
-        Column("Reason", ".status.reason", wide=True, description="why it is not ready"),
         AGE,
     )
 
-    spec: Annotated[DPUClusterSpec, Schema(required=True, rules=(kept("kubeconfig", once="''"),))] = Field(
-        default_factory=DPUClusterSpec
+    spec: Annotated[DPUClusterSpec, Schema(required=True, rules=(kept("kubeconfig", once="''"), VERSION_IS_WHOLE))] = (
+        Field(default_factory=DPUClusterSpec)
     )
     """What the cluster is to be."""
 

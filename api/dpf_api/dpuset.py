@@ -10,7 +10,7 @@ from pydantic import Field
 from dpf.runtime.meta import Condition, LabelSelector, Model, Object, Resource
 from dpf_api.names import ANNOTATION_HOST_POWER_CYCLE_REQUIRED, BOOLEANS, GROUP, VERSION
 from dpf_api.nodeeffect import NODE_EFFECT, NodeEffect, default_node_effect
-from dpf_api.schema import AGE, CONDITIONS, Column, IntOrString, Rule, Schema
+from dpf_api.schema import AGE, CONDITIONS, REASON, Column, IntOrString, Rule, Schema
 
 
 class StrategyType(StrEnum):
@@ -159,7 +159,7 @@ class DPUSet(Object):
         Column("Ready", ".status.readyReplicas", "integer"),
         Column("Updated", ".status.updatedReplicas", "integer", description="with the template's image and flavor"),
         Column("BFB", ".spec.dpuTemplate.spec.bfb.name"),
-        Column("Waiting", ".status.reason", description="why not all are ready"),
+        REASON,
         Column("Flavor", ".spec.dpuTemplate.spec.dpuFlavor", wide=True),
         Column("Strategy", ".spec.strategy.type", wide=True),
         AGE,

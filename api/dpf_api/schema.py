@@ -83,6 +83,7 @@ class Column:
 
 READY = Column("Ready", ".status.conditions[?(@.type=='Ready')].status")
 PHASE = Column("Phase", ".status.phase")
+REASON = Column("Reason", ".status.reason", description="why it is not ready: what it waits for, or what failed")
 AGE = Column("Age", ".metadata.creationTimestamp", "date")
 
 QUANTITY = (

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import uvloop
 
 from dpf.dms.card import Card
+from dpf.dms.metrics import DmsMetrics
 from dpf.dms.rshim import RshimCard
 from dpf.dms.server import Server, ServerConfig
 from dpf.dms.simulated import SimulatedCard
@@ -23,7 +24,6 @@ from dpf.runtime.errors import ConfigError
 from dpf.runtime.goflags import DEBUG_FROM
 from dpf.runtime.http import Servers
 from dpf.runtime.log import Format, Level, configure, get_logger
-from dpf.runtime.metrics import Metrics
 from dpf.runtime.options import Seconds, parse
 
 log = get_logger(__name__)
@@ -73,6 +73,9 @@ class Options:
     card_name: Annotated[str, "name of the simulated card"] = ""
     exec_timeout: Annotated[Seconds, "how long a card may take to install and boot; 0 is no limit"] = EXEC_TIMEOUT
     health_probe_bind_address: Annotated[str, "HOST:PORT of /healthz and /readyz; 0 turns it off"] = "0"
+    metrics_bind_address: Annotated[
+        str, "HOST:PORT of /metrics, by plain HTTP; 0 turns it off, as cards of one host need a port each"
+    ] = "0"
     log_level: Annotated[Level, "least level that is logged"] = "info"
     log_format: Annotated[Format, "json, or console for a person"] = "json"
     dmsd: DmsdFlags = DmsdFlags()
@@ -119,25 +122,26 @@ async def _serve(options: Options) -> None:
         state_file=state_dir / f"{name}.json",
         exec_timeout=options.exec_timeout,
     )
-    health = Servers(health=options.health_probe_bind_address, metrics="0", source=Metrics())
-    async with health, _card(options) as card, Server(config, card):
+    metrics = DmsMetrics()
+    shown = Servers(health=options.health_probe_bind_address, metrics=options.metrics_bind_address, source=metrics)
+    async with shown, _card(options, metrics) as card, Server(config, card, metrics):
         await stop.wait()
     log.info("stopped")
 
 
 @asynccontextmanager
-async def _card(options: Options) -> AsyncIterator[Card]:
+async def _card(options: Options, metrics: DmsMetrics) -> AsyncIterator[Card]:
     if options.card == "simulated":
         if options.card_socket is None or not options.card_name:
             raise ConfigError("a simulated card needs --card-socket and --card-name")
-        async with SimulatedCard(options.card_socket, options.card_name) as card:
+        async with SimulatedCard(options.card_socket, options.card_name, wrote=metrics.wrote) as card:
             yield card
     else:
         if not options.target_pci and options.rshim_device is None:
             raise ConfigError("give --target-pci DOMAIN:BUS:DEVICE (see lspci -D -d 15b3:), or --rshim-device")
         if options.target_pci and not PCI.fullmatch(options.target_pci):
             raise ConfigError(f"--target-pci {options.target_pci!r} is not DOMAIN:BUS:DEVICE, such as 0000:04:00")
-        yield RshimCard(options.target_pci, device=options.rshim_device)
+        yield RshimCard(options.target_pci, device=options.rshim_device, wrote=metrics.wrote)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,18 @@ from dpf.provisioning.assembly import add_controllers
 from dpf.provisioning.configure import configure
 from dpf.provisioning.dpu.dms import dial
 from dpf.provisioning.settings import CertificateSource, Settings
+from dpf.runtime.errors import ConfigError
 from dpf.runtime.manager import Manager, run_process
 from dpf.runtime.options import ManagerOptions, Seconds, parse
+from dpf_api.names import DMS_PORT
 
 NAME = "provisioning-manager"
 DMS_POD_TIMEOUT = Seconds(300)
 OVERDUE = Seconds(1800)
 DELETION_TIMEOUT = Seconds(600)
+CARDS = 32
+"""More than a host has."""
+LAST_PORT = 65535 - CARDS
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,11 @@ class Options:
         "which is no limit of its own",
     ] = 900
     dms_pod_timeout: Annotated[Seconds, "how long a DMS pod may take to be ready"] = DMS_POD_TIMEOUT
+    dms_metrics_port: Annotated[
+        int,
+        "port on its host of /metrics of the first card's DMS, by plain HTTP, the card's index is added; of pods made from now on; "
+        "0 is none",
+    ] = 0
     drain_timeout: Annotated[Seconds, "after which a drain that is waited for is called overdue"] = OVERDUE
     image_timeout: Annotated[Seconds, "after which an image that is waited for is called overdue"] = OVERDUE
     join_timeout: Annotated[Seconds, "after which a card that does not join its cluster is called overdue"] = OVERDUE
@@ -54,6 +64,16 @@ class Options:
         CertificateSource, "who signs the certificates of DMS: this process's own CA, or cert-manager"
     ] = "self"
 
+    def __post_init__(self) -> None:
+        """
+        :raises ConfigError: if DMS could not listen where its metrics are to be.
+        """
+        port = self.dms_metrics_port
+        if port and not 0 < port <= LAST_PORT:
+            raise ConfigError(f"argument --dms-metrics-port: must be 1 to {LAST_PORT}, or 0, not {port}")
+        if abs(port - DMS_PORT) < CARDS:
+            raise ConfigError(f"argument --dms-metrics-port: from {DMS_PORT} on each card has a port for gNMI already")
+
     def settings(self) -> Settings:
         """What the controllers see of it."""
         return Settings(
@@ -64,6 +84,7 @@ class Options:
             image_pull_secrets=self.image_pull_secrets,
             dms_timeout=self.dms_timeout,
             dms_pod_timeout=self.dms_pod_timeout,
+            dms_metrics_port=self.dms_metrics_port,
             drain_timeout=self.drain_timeout,
             image_timeout=self.image_timeout,
             join_timeout=self.join_timeout,

@@ -1,8 +1,9 @@
 """``dpfctl sandbox demo``: the main job before your eyes, from nothing to Ready DPUs and back to nothing.
 
-What is shown is read by a watch of the DPUs, as ``kubectl get dpus -w`` would; with a terminal as a table that changes in
-place, else as one line per change. It fails if a DPU ends in Error, if not all are Ready in time, if a card was flashed, joined or
-had its host rebooted other than once, if a process had to be restarted, or if the sandbox cannot be taken down.
+Each line bears the seconds since the command began; how long things took is said at the end. What is shown is read by a watch of
+the DPUs, as ``kubectl get dpus -w`` would; with a terminal as a table that changes in place, else as one line per change. It fails
+if a DPU ends in Error, if not all are Ready in time, if a card was flashed, joined or had its host rebooted other than once, if a
+process had to be restarted, or if the sandbox cannot be taken down.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ import re
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from time import monotonic
 from typing import Any
 
 from rich.console import Console
@@ -26,7 +26,7 @@ from rich.live import Live
 from rich.table import Table
 
 from dpf.ctl.lifecycle import bring_up, runs, take_down
-from dpf.ctl.output import complain, say, table
+from dpf.ctl.output import Clock, complain, say, table
 from dpf.ctl.samples import samples
 from dpf.runtime.errors import DpfError
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -56,41 +56,40 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """Runs the demo; 0 if everything was as it should be. Everything is taken down in any case."""
     folder = arguments.data_dir or Path(tempfile.mkdtemp(prefix="dpf-demo-"))
     layout = Layout(folder.expanduser().resolve())
-    started, failed = monotonic(), True
+    clock, failed = Clock(), True
     if runs(layout):
         complain(f"error: a sandbox runs already in {layout.data_dir}")
         return 1
     say(f"A sandbox with {arguments.dpus} simulated DPUs comes up.")
     try:
-        if bring_up(layout, arguments, lambda step: say(f"  {monotonic() - started:5.1f} s  {step}")) == 0:
-            asyncio.run(_provision(layout, arguments.dpus))
+        if bring_up(layout, arguments, clock.tell) == 0:
+            asyncio.run(_provision(layout, arguments.dpus, clock))
             failed = False
     except (DemoFailed, DpfError, control.ControlError) as error:
         complain(f"error: {error}\nThe logs are in {layout.logs}")
     finally:
-        failed |= not _taken_down(layout, keep_logs=failed)
-        say(f"It took {monotonic() - started:.0f} s in all.")
+        failed |= not _taken_down(layout, clock, keep_logs=failed)
     return int(failed)
 
 
-def _taken_down(layout: Layout, *, keep_logs: bool) -> bool:
+def _taken_down(layout: Layout, clock: Clock, *, keep_logs: bool) -> bool:
     try:
         take_down(layout, keep_logs=keep_logs)
     except control.ControlError as error:
         complain(f"error: {error}")
         return False
-    say("Everything is taken down again.")
+    clock.tell("everything is taken down again")
     return True
 
 
-async def _provision(layout: Layout, dpus: int) -> None:
+async def _provision(layout: Layout, dpus: int, clock: Clock) -> None:
     settings = Settings.read(layout)
     host, dpu = Kubeconfig.load(layout.host_kubeconfig), Kubeconfig.load(layout.dpu_kubeconfig)
     async with Api(host, user_agent="dpfctl") as api, Api(dpu, user_agent="dpfctl") as dpu_api:
         before = [await requests(server) for server in (api, dpu_api)]
-        say("\nBFB, DPUFlavor and DPUSet are applied:")
         await Applier(api).apply(samples(settings))
-        journey = Journey()
+        clock.tell("BFB, DPUFlavor and DPUSet are applied")
+        journey = Journey(clock)
         limit = 60.0 + 1.0 * dpus
         try:
             async with asyncio.timeout(limit):
@@ -143,10 +142,14 @@ async def _watch(api: Api, journey: Journey, dpus: int) -> None:
 
 
 class Journey:
-    """What was seen of the DPUs: when each entered which phase."""
+    """What was seen of the DPUs: when each entered which phase.
 
-    def __init__(self) -> None:
-        self._begun = monotonic()
+    :param clock: that of the command; the journey begins now.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._begun = clock.seconds
         self._phases: dict[str, list[tuple[str, float]]] = {}
         self._nodes: dict[str, str] = {}
         self._waits: dict[str, str] = {}
@@ -169,25 +172,31 @@ class Journey:
         seen = self._phases.setdefault(name, [])
         if seen and seen[-1][0] == phase:
             return False
-        seen.append((phase, monotonic() - self._begun))
+        seen.append((phase, self._clock.seconds))
         return True
 
+    def tell(self, dpu: Json) -> None:
+        """Prints the phase of a DPU, which is a new one."""
+        name = dpu["metadata"]["name"]
+        phase, at = self._phases[name][-1]
+        self._clock.tell(f"{name}  {phase}", at)
+
     def rows(self) -> list[dict[str, Any]]:
-        """Name, node, phase, since when, and what it waits for; the last changed last."""
+        """Name, node, phase, when it began, and what it waits for; the last changed last."""
         latest = sorted(self._phases.items(), key=lambda item: item[1][-1][1])[-ROWS:]
         return [
             {
                 "dpu": name,
                 "node": self._nodes[name],
                 "phase": phases[-1][0],
-                "since": f"{phases[-1][1]:.1f} s",
+                "at": f"{phases[-1][1]:.1f} s",
                 "waits for": self._waits[name] if phases[-1][0] != "Ready" else "",
             }
             for name, phases in (sorted(latest) if len(self._phases) <= ROWS else latest)
         ]
 
     def summary(self) -> str:
-        """The median time that DPUs spent in each phase."""
+        """How long it took: until the last DPU was Ready, and in each phase."""
         spent: dict[str, list[float]] = defaultdict(list)
         for phases in self._phases.values():
             for (phase, begun), (_, ended) in pairwise(phases):
@@ -196,30 +205,24 @@ class Journey:
             {"phase": phase, "median": f"{median(times):.2f} s", "longest": f"{max(times):.2f} s"}
             for phase, times in sorted(spent.items(), key=lambda each: ORDER.index(each[0]))
         ]
-        last = max(phases[-1][1] for phases in self._phases.values())
-        return f"\n{self.ready} DPUs are Ready {last:.1f} s after the DPUSet was applied.\n\n{table(rows)}\n"
+        took = max(phases[-1][1] for phases in self._phases.values()) - self._begun
+        ready = f"{self.ready} DPUs are Ready {took:.1f} s after the DPUSet was applied"
+        return f"\n{ready}. So long a DPU was in each phase:\n\n{table(rows)}\n"
 
 
 @contextmanager
 def _view(journey: Journey) -> Iterator[Any]:
     """A function that shows a change: in a live table on a terminal, else as a line."""
     if not sys.stdout.isatty():
-        yield lambda obj: say(_line(journey, obj))
+        yield journey.tell
         return
     with Live(console=Console(), refresh_per_second=8, get_renderable=lambda: _render(journey)):
         yield lambda obj: None
 
 
-def _line(journey: Journey, obj: Json) -> str:
-    row: Mapping[str, Any] = next(
-        (row for row in journey.rows() if row["dpu"] == obj["metadata"]["name"]), {"since": "", "phase": "", "dpu": ""}
-    )
-    return f"  {row['since']:>8}  {row['dpu']}  {row['phase']}"
-
-
 def _render(journey: Journey) -> Table:
     view = Table(title=f"{journey.ready} Ready", box=None, title_justify="left", pad_edge=True)
-    for head in ("DPU", "NODE", "PHASE", "SINCE", "WAITS FOR"):
+    for head in ("DPU", "NODE", "PHASE", "AT", "WAITS FOR"):
         view.add_column(head, no_wrap=True, overflow="ellipsis")
     for row in journey.rows():
         style = "green" if row["phase"] == "Ready" else ""

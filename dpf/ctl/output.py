@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any, TextIO
 
 import orjson
@@ -14,6 +15,22 @@ def say(text: str) -> None:
     """Prints a line to standard output."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+class Clock:
+    """The one clock of a command: each line that it tells bears the seconds since the command began."""
+
+    def __init__(self) -> None:
+        self._begun = monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return monotonic() - self._begun
+
+    def tell(self, text: str, at: float | None = None) -> None:
+        """Prints a line of what happened now, or ``at`` so many seconds."""
+        say(f"  {self.seconds if at is None else at:5.1f} s  {text}")
 
 
 def complain(text: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from dpf.ctl import output
 from dpf.ctl.lifecycle import bring_up, runs, take_down
-from dpf.ctl.output import complain, say, yaml_of
+from dpf.ctl.output import Clock, complain, say, yaml_of
 from dpf.ctl.samples import kamaji_cluster, samples
 from dpf.runtime.log import Level
 from dpf.sandbox import control
@@ -91,7 +91,7 @@ def up(arguments: argparse.Namespace) -> int:
     if runs(layout):
         complain(f"error: a sandbox runs already in {layout.data_dir}; `dpfctl sandbox down` ends it")
         return 1
-    return bring_up(layout, arguments, say)
+    return bring_up(layout, arguments, Clock().tell)
 
 
 def env(arguments: argparse.Namespace) -> int:

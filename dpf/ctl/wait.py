@@ -4,7 +4,7 @@
 |---|---|
 | 0 | all are |
 | 1 | the command could not do its work |
-| 3 | one is in Error, so waiting is no use (``--through-errors`` waits on) |
+| 3 | one is in Error, or a DPU of one is, so waiting is no use (``--through-errors`` waits on) |
 | 124 | the deadline came first |
 """
 
@@ -13,27 +13,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 
 from dpf.ctl import connect, output
 from dpf.ctl.connect import Session
 from dpf.ctl.kinds import kind_of
+from dpf.provisioning.dpuset.members import outdated
 from dpf.runtime import wire
 from dpf.runtime.client import decode
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import ConfigError, Gone, Unavailable
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.options import duration
-from dpf_api.dpu import DPU
-from dpf_api.dpuset import DPUSet
-from dpf_api.names import ANNOTATION_RETRY
+from dpf_api.dpu import DPU, Phase
+from dpf_api.dpuset import DPUSet, StrategyType
+from dpf_api.names import ANNOTATION_RETRY, LABEL_DPUSET_NAME
 
 IN_ERROR = 3
 DEADLINE = 124
 """As of timeout(1)."""
 PAUSE = 1.0
 """Seconds until a server that went away is asked again."""
+LOOK = 10.0
+"""Seconds until sets are looked at anew: a DPU that is tried again and fails again may leave its set's status as it was."""
 
 Goal = Callable[[Object], bool]
 
@@ -50,7 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ready (default), deleted, phase=PHASE or condition=TYPE[=STATUS]",
     )
     parser.add_argument("--timeout", type=seconds, default=1800.0, metavar="TIME", help="90s, 30m (default), 2h")
-    parser.add_argument("--through-errors", action="store_true", help="wait on when an object is in Error")
+    parser.add_argument(
+        "--through-errors", action="store_true", help="wait on when an object is in Error, or a DPU of a set"
+    )
     parser.add_argument("-l", "--selector", default="", metavar="LABELS", help="only objects with these labels")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
     connect.add_flags(parser)
@@ -105,6 +110,29 @@ def tried_again(obj: Object) -> bool:
     return ANNOTATION_RETRY in obj.annotations or (retry is not None and retry.pending)
 
 
+def may_have_failed(obj: Object) -> bool:
+    """Whether a set's status counts DPUs in Error, so that these are worth a look."""
+    if not isinstance(obj, DPUSet) or obj.deleting or obj.status.observed_generation < obj.metadata.generation:
+        return False
+    return obj.status.dpu_statistics.get(Phase.ERROR.value, 0) > 0
+
+
+def failures(dpuset: DPUSet, dpus: Iterable[DPU]) -> list[str]:
+    """Of a set's DPUs those in Error that stay so until somebody does something, each with what it says.
+
+    One that is deleted or tried again is under way, and one that is not as the template says is made anew by a rolling update.
+    """
+    strategy = dpuset.spec.strategy
+    rolling = strategy is not None and strategy.type is StrategyType.ROLLING_UPDATE
+    return [
+        f"DPU {dpu.name}: {state_of(dpu)}"
+        for dpu in sorted(dpus, key=lambda each: each.key)
+        if dpu.owned_by(dpuset)
+        and dpu.status.phase is Phase.ERROR
+        and not (dpu.deleting or tried_again(dpu) or (rolling and outdated(dpuset, dpu)))
+    ]
+
+
 def _phase(obj: Object) -> str:
     return str(getattr(getattr(obj, "status", None), "phase", ""))
 
@@ -118,7 +146,7 @@ class Progress:
         self._said: dict[Key, str] = {}
         self.total = len(self._open)
         self.failed: dict[Key, str] = {}
-        """Objects in Error, and why."""
+        """Objects in Error, or with DPUs in Error, and why."""
         self.gone: list[Key] = []
         """Objects that were deleted, which was not what is waited for."""
 
@@ -131,8 +159,11 @@ class Progress:
         """Those that are not as they should be."""
         return sorted(self._open)
 
-    def seen(self, obj: Object) -> str:
-        """Takes note of an object; returns a line of news, or nothing."""
+    def seen(self, obj: Object, broken: Sequence[str] = ()) -> str:
+        """Takes note of an object; returns a line of news, or nothing.
+
+        :param broken: what :func:`failures` found of a set.
+        """
         key = obj.key
         if key not in self._open:
             return ""
@@ -144,6 +175,9 @@ class Progress:
         self.failed.pop(key, None)
         if _phase(obj) == "Error" and not tried_again(obj):
             self.failed[key] = state
+        if broken:
+            more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+            self.failed[key] = f"{state}; {broken[0]}{more}"
         return self._news(key, state)
 
     def vanished(self, key: Key) -> str:
@@ -238,21 +272,27 @@ async def _followed(session: Session, kind: type[Object], progress: Progress, sc
     def over() -> bool:
         return progress.left == 0 or (bool(progress.failed) and not through)
 
+    async def seen(obj: Object) -> str:
+        if not isinstance(obj, DPUSet) or not may_have_failed(obj):
+            return progress.seen(obj)
+        dpus = await session.client.list(DPU, obj.namespace, labels=f"{LABEL_DPUSET_NAME}={obj.name}")
+        return progress.seen(obj, failures(obj, dpus))
+
     try:
         body = await session.client.request("GET", kind.RESOURCE.path(session.namespace))
         items, version, _ = wire.split_list(body)
         there = {obj.key: obj for obj in (decode(kind, wire.slim(item)) for item in items)}
         for key in progress.open_keys():
-            screen.tell(progress.seen(there[key]) if key in there else progress.vanished(key))
+            screen.tell(await seen(there[key]) if key in there else progress.vanished(key))
         if over():
             return True
         watch = session.client.watch(kind, session.namespace, resource_version=version)
-        async with aclosing(watch) as events:
+        async with asyncio.timeout(LOOK if kind is DPUSet else None), aclosing(watch) as events:
             async for event, obj in events:
-                screen.tell(progress.vanished(obj.key) if event == "DELETED" else progress.seen(obj))
+                screen.tell(progress.vanished(obj.key) if event == "DELETED" else await seen(obj))
                 if over():
                     return True
-    except Gone:
+    except (Gone, TimeoutError):
         return False
     except Unavailable as error:
         screen.tell(f"trying again: {error.message}")

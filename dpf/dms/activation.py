@@ -17,6 +17,7 @@ from pathlib import Path
 
 from dpf.dms.card import Card, CardError, CardStatus, State
 from dpf.dms.images import BadName, Images
+from dpf.dms.metrics import DmsMetrics
 from dpf.dms.state import Activation, Store
 from dpf.gnxi import dms
 from dpf.runtime.log import get_logger
@@ -35,11 +36,12 @@ class NoSuchVersion(CardError):
 class Activator:
     """The activation of one card. :meth:`resume` once before serving; :meth:`close` at the end."""
 
-    def __init__(self, card: Card, images: Images, store: Store, *, timeout: float | None) -> None:
+    def __init__(self, card: Card, images: Images, store: Store, *, timeout: float | None, metrics: DmsMetrics) -> None:
         self._card = card
         self._images = images
         self._store = store
         self._timeout = timeout
+        self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
         self.seen = CardStatus(State.EMPTY)
         """What the card said last."""
@@ -155,6 +157,7 @@ class Activator:
         if activation is not None:
             self._store.settle(activation=replace(activation, progress=progress, message=message))  # type: ignore[arg-type]
             self._forget(activation)
+        self._metrics.ended(progress)
         log.info("activation_ended", outcome=progress, message=message)
 
     def _forget(self, activation: Activation) -> None:

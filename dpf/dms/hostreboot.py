@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import cast
 
 from dpf.dms.card import Card, CardError, Power
+from dpf.dms.metrics import DmsMetrics
 from dpf.dms.state import HostReboot, Store
 from dpf.runtime.log import get_logger
 
@@ -24,9 +25,10 @@ POWERS = ("cycle", "reset")
 class HostReboots:
     """The reboots of one card's host."""
 
-    def __init__(self, card: Card, store: Store) -> None:
+    def __init__(self, card: Card, store: Store, metrics: DmsMetrics) -> None:
         self._card = card
         self._store = store
+        self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -84,6 +86,7 @@ class HostReboots:
     async def _run(self, asked: HostReboot) -> None:
         power = cast("Power", asked.power)
         log.info("host_reboot", method=asked.method, power=power)
+        self._metrics.rebooted(asked.method)
         try:
             if asked.method == WARM:
                 await self._card.reset(power, asked.request)

@@ -76,9 +76,18 @@ class RshimCard:
 
     :param pci: domain, bus and device, ``0000:04:00``; without its domain, ``04:00``, on a host that has only one.
     :param device: its rshim folder; found by the address if not given.
+    :param wrote: called with how many bytes of an image or bf.cfg the card has taken, as it takes them.
     """
 
-    def __init__(self, pci: str, *, device: Path | None = None, devices: Path = DEVICES) -> None:
+    def __init__(
+        self,
+        pci: str,
+        *,
+        device: Path | None = None,
+        devices: Path = DEVICES,
+        wrote: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._wrote = wrote
         self._pci = pci
         self._device = device
         self._devices = devices
@@ -159,9 +168,11 @@ class RshimCard:
             try:
                 while piece := await _in_thread(lambda: source.read(PIECE), str(image)):
                     await _in_thread(partial(_write, boot, piece), f"{device}/boot", BOOT_TIMEOUT)
+                    self._wrote(len(piece))
             finally:
                 source.close()
             await _in_thread(partial(_write, boot, config), f"{device}/boot", BOOT_TIMEOUT)
+            self._wrote(len(config))
         finally:
             await _in_thread(boot.close, f"{device}/boot", BOOT_TIMEOUT)
         self._request = request

@@ -23,9 +23,11 @@ from dpf.dms.card import Card
 from dpf.dms.gnmi import Gnmi
 from dpf.dms.hostreboot import HostReboots
 from dpf.dms.images import Images
+from dpf.dms.metrics import CountCalls, DmsMetrics
 from dpf.dms.services import Os, System
 from dpf.dms.state import Store
 from dpf.gnxi.gen import gnoi_os_pb2_grpc, gnoi_system_pb2_grpc
+from dpf.runtime.certs import expires
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.log import get_logger
 
@@ -58,18 +60,23 @@ class ServerConfig:
 class Server:
     """Serves one card. Use as an async context manager."""
 
-    def __init__(self, config: ServerConfig, card: Card) -> None:
+    def __init__(self, config: ServerConfig, card: Card, metrics: DmsMetrics | None = None) -> None:
         self._config = config
+        metrics = metrics or DmsMetrics()
         store = Store(config.state_file)
         images = Images(config.image_folder, config.state_file.stem)
-        self._activator = Activator(card, images, store, timeout=config.exec_timeout or None)
-        self._reboots = HostReboots(card, store)
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 1 << 20)])
+        self._activator = Activator(card, images, store, timeout=config.exec_timeout or None, metrics=metrics)
+        self._reboots = HostReboots(card, store, metrics)
+        self._server = grpc.aio.server(
+            interceptors=[CountCalls(metrics)],
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 1 << 20)],
+        )
         gnmi_pb2_grpc.add_gNMIServicer_to_server(Gnmi(card), self._server)
         gnoi_os_pb2_grpc.add_OSServicer_to_server(Os(images, self._activator), self._server)  # type: ignore[no-untyped-call]
         system = System(self._activator, self._reboots)
         gnoi_system_pb2_grpc.add_SystemServicer_to_server(system, self._server)  # type: ignore[no-untyped-call]
         self._credentials = _Credentials(config)
+        metrics.certificate_ends = self._credentials.end
 
     async def __aenter__(self) -> Server:
         """Goes on with what was begun, then listens.
@@ -112,6 +119,13 @@ class _Credentials:
         # The stub does not know that None means "as before".
         fetch: Any = self._fetch
         return grpc.dynamic_ssl_server_credentials(configuration, fetch, require_client_authentication=True)
+
+    def end(self) -> float | None:
+        """When the certificate ends that a new connection gets, seconds since 1970; None if it can't be read."""
+        try:
+            return expires(self._files[1].read_bytes()).timestamp()
+        except (OSError, ValueError):
+            return None
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """Called by gRPC for each connection; None means nothing has changed."""

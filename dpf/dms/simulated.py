@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,9 +20,13 @@ TIMEOUT = 10.0
 
 
 class SimulatedCard:
-    """One card of the fleet. Use as an async context manager."""
+    """One card of the fleet. Use as an async context manager.
 
-    def __init__(self, socket: Path, name: str) -> None:
+    :param wrote: called with how many bytes of image and bf.cfg the card was given.
+    """
+
+    def __init__(self, socket: Path, name: str, *, wrote: Callable[[int], None] = lambda _: None) -> None:
+        self._wrote = wrote
         self._socket = socket
         self._name = name
         self._http: aiohttp.ClientSession | None = None
@@ -48,7 +53,9 @@ class SimulatedCard:
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         body = {"image": str(image), "version": version, "config": config.decode(), "id": request}
+        size = (await asyncio.to_thread(image.stat)).st_size
         await self._ask("POST", "/boot", body)
+        self._wrote(size + len(config))
 
     async def status(self) -> CardStatus:
         return _status(await self._ask("GET", ""))

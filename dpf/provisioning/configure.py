@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+from dpf.provisioning.bfcfg.check import beside
 from dpf.provisioning.bfcfg.join import join_command, token_id
 from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.dpu.card import Configure
@@ -37,6 +40,7 @@ def configure(remotes: RemoteClusters) -> Configure:
         remote = remotes.get(Key(dpu.spec.cluster.namespace, dpu.spec.cluster.name))
         kubeconfig = remote.client.transport.kubeconfig
         join = await join_command(remote.client, kubeconfig, dpu.name, token_id(dpu.uid, attempt))
-        return render(BfCfg(dpu.name, flavor, join, extra_reboot=skip)).encode()
+        text = await beside(partial(render, BfCfg(dpu.name, flavor, join, extra_reboot=skip)))
+        return text.encode()
 
     return make

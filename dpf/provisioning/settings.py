@@ -17,6 +17,7 @@ class Settings:
     :param bfb_pvc: name of that volume's claim, as DMS pods mount it.
     :param dms_timeout: seconds that DMS may take for one command; 0 is no limit.
     :param dms_pod_timeout: seconds in which a DMS pod must be ready.
+    :param dms_metrics_port: of the metrics of the first card's DMS on a host, the card's index is added; 0 is none.
     :param drain_timeout: seconds after which a drain is called overdue; it is waited for all the same.
     :param image_timeout: the same for an image that is being downloaded.
     :param join_timeout: the same for a card that is to join its cluster.
@@ -33,6 +34,7 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     dms_timeout: int = 900
     dms_pod_timeout: float = 300.0
+    dms_metrics_port: int = 0
     drain_timeout: float = 1800.0
     image_timeout: float = 1800.0
     join_timeout: float = 1800.0

@@ -24,7 +24,6 @@ from __future__ import annotations
 import asyncio
 import os
 from abc import abstractmethod
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from dpf.runtime.informer import ORIGIN, Change, Handler, Informer
 from dpf.runtime.log import RECONCILE, get_logger
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.metrics import ControllerMetrics, Metrics
+from dpf.runtime.parking import Parking
 from dpf.runtime.places import PLACES, Places
 from dpf.runtime.predicates import Predicate
 from dpf.runtime.queue import INITIAL_PRIORITY, ShutDown, WorkQueue
@@ -164,8 +164,7 @@ class Controller(Generic[O]):
         self._min_interval = min_interval
         self._priority = priority
         self._ran_at: dict[Key, float] = {}
-        self._parked: defaultdict[str, set[Key]] = defaultdict(set)
-        self._closed_at: dict[str, float] = {}
+        self._parking = Parking()
         self._cluster: Cluster | None = None
         self._queue: WorkQueue[Key] | None = None
         self._metrics: ControllerMetrics = Metrics().controller(name, workers)
@@ -258,10 +257,9 @@ class Controller(Generic[O]):
 
     def _unpark(self, cluster: Key, healthy: bool) -> None:
         if not healthy:
-            self._closed_at.pop(str(cluster), None)
+            self._parking.opened(str(cluster))
             return
-        self._closed_at[str(cluster)] = asyncio.get_running_loop().time()
-        for key in self._parked.pop(str(cluster), ()):
+        for key in self._parking.closed(str(cluster), asyncio.get_running_loop().time()):
             self.enqueue(key)
 
     @property
@@ -301,7 +299,7 @@ class Controller(Generic[O]):
         return False
 
     async def _process(self, queue: WorkQueue[Key], key: Key, priority: int) -> None:
-        self._no_longer_parked(key)
+        self._parking.forget(key)
         obj = self._informer.get(key.name, key.namespace)
         if obj is None:
             queue.forget(key)
@@ -344,12 +342,6 @@ class Controller(Generic[O]):
             metrics.active -= 1
             metrics.observe(asyncio.get_running_loop().time() - started)
 
-    def _no_longer_parked(self, key: Key) -> None:
-        for cluster, parked in list(self._parked.items()):
-            parked.discard(key)
-            if not parked:
-                del self._parked[cluster]
-
     async def _dispatch(self, obj: O) -> Result | None:
         finalizing = self._finalizing
         if finalizing is None:
@@ -387,11 +379,9 @@ class Controller(Generic[O]):
             case ClusterUnavailable():
                 metrics.results["requeue_after"] += 1
                 log.debug("reconcile_parked", cluster=error.cluster, message=error.message)
-                if self._closed_at.get(error.cluster, float("-inf")) < started:
-                    self._parked[error.cluster].add(key)
+                if self._parking.park(error.cluster, key, started):
                     queue.add_after(key, PARKED_RETRY, priority)
                 else:
-                    # The circuit closed while the reconcile was on its way out: nobody will say so again.
                     queue.add_rate_limited(key, priority)
                 return
             case Terminal():

@@ -9,7 +9,7 @@ whom the guard lets in is answered.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from types import TracebackType
@@ -20,7 +20,6 @@ from aiohttp import web
 from dpf.runtime.certs import SmallCA, load
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.log import get_logger
-from dpf.runtime.metrics import Metrics
 
 log = get_logger(__name__)
 
@@ -38,6 +37,13 @@ def split_address(address: str) -> tuple[str, int] | None:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+class Source(Protocol):
+    """Has metrics."""
+
+    def scrape(self) -> AsyncIterator[bytes]:
+        """All of them in the text exposition format, piece by piece."""
+
+
 class Guard(Protocol):
     """Says who may have the metrics."""
 
@@ -51,7 +57,7 @@ SCRAPE_CERTIFICATE = timedelta(days=365)
 class Servers:
     """The health and metrics servers. Use as an async context manager."""
 
-    def __init__(self, *, health: str, metrics: str, source: Metrics, guard: Guard | None = None) -> None:
+    def __init__(self, *, health: str, metrics: str, source: Source, guard: Guard | None = None) -> None:
         self._health = split_address(health)
         self._metrics = split_address(metrics)
         self._source = source

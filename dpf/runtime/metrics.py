@@ -15,7 +15,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -212,17 +212,7 @@ class Metrics:
 
     def render(self) -> bytes:
         """The text exposition format; without what was added by :meth:`add_text`."""
-        from prometheus_client import CollectorRegistry, generate_latest
-        from prometheus_client.gc_collector import GCCollector
-        from prometheus_client.platform_collector import PlatformCollector
-        from prometheus_client.process_collector import ProcessCollector
-
-        registry = CollectorRegistry()
-        registry.register(self)
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
-        return generate_latest(registry)
+        return rendered(self)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, for a prometheus_client registry."""
@@ -364,6 +354,28 @@ class Metrics:
         yield counter(prefix + "panics", "Admission functions that raised what nobody expected.", panics, label)
         seconds = {(path,): h for path, h in self.webhook_seconds.items()}
         yield histogram(prefix + "latency_seconds", "Length of admission.", seconds, label)
+
+
+class Collector(Protocol):
+    """Something with metrics."""
+
+    def collect(self) -> Iterable[Metric]:
+        """All of its metrics now."""
+
+
+def rendered(collector: Collector) -> bytes:
+    """Its metrics, and those that every process has, in the text exposition format."""
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.gc_collector import GCCollector
+    from prometheus_client.platform_collector import PlatformCollector
+    from prometheus_client.process_collector import ProcessCollector
+
+    registry = CollectorRegistry()
+    registry.register(collector)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return generate_latest(registry)
 
 
 Values = Mapping[Any, Any]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Generic, Literal
@@ -83,7 +83,8 @@ class Webhook(Generic[T]):
     """One webhook: defaulting (``default``) or validating (``validate``), not both.
 
     :param name: as registered, for example ``vdpu.kb.io``.
-    :param validate: called with the object before (None on create) and after (None on delete).
+    :param validate: called with the object before (None on create) and after (None on delete); awaited if there is something to
+        await, as when it takes long.
     :param when: CEL expression over ``object`` and ``oldObject``; requests for which it is false are not sent here at all.
     :param required: whether a write is refused while no webhook answers. What only fills in what a reader would assume anyway,
         or is guarded by a finalizer too, need not be.
@@ -94,7 +95,7 @@ class Webhook(Generic[T]):
     path: str
     operations: tuple[Operation, ...]
     default: Callable[[T], T] | None = None
-    validate: Callable[[T | None, T | None], None] | None = None
+    validate: Callable[[T | None, T | None], Awaitable[None] | None] | None = None
     when: str = ""
     required: bool = True
 
@@ -304,19 +305,19 @@ class WebhookServer:
             uid, old, new = asked["uid"], asked.get("oldObject"), asked.get("object")
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return web.Response(status=400, text="the body is no admission.k8s.io/v1 AdmissionReview")
-        verdict = respond(webhook, old, new)
+        verdict = await respond(webhook, old, new)
         self._metrics.webhook_panics[request.path] += verdict.get("status", {}).get("code") == 500
         answer = {"uid": uid, **verdict}
         body = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": answer}
         return web.Response(body=orjson.dumps(body), content_type="application/json")
 
 
-def respond(webhook: Webhook[T], old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
+async def respond(webhook: Webhook[T], old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
     """The response part of a review, for the object before and after as the API server sent them."""
     try:
         before, after = (decode(webhook.kind, orjson.dumps(each)) if each else None for each in (old, new))
-        if webhook.validate is not None:
-            webhook.validate(before, after)
+        if webhook.validate is not None and (validated := webhook.validate(before, after)) is not None:
+            await validated
         if webhook.default is None or after is None or new is None:
             return {"allowed": True}
         patch = list(_patch(to_wire(after), to_wire(webhook.default(after)), new))

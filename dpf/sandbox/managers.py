@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 import aiohttp
 
@@ -14,48 +14,49 @@ from dpf.sandbox.objects import BFB_CLAIM
 from dpf.sandbox.processes import Supervised
 from dpf.sandbox.settings import Settings
 
-PORTS = 3
-"""Of a manager at most: health, metrics and webhooks."""
 MANAGERS = ("provisioning-manager", "static-cluster-manager", "kamaji-cluster-manager")
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The ports of a manager on a loopback address."""
+
+    health: int
+    metrics: int
+    webhooks: int
 
 
 def managers(layout: Layout, settings: Settings) -> list[Supervised]:
     """The managers of a sandbox but those that are left out."""
-    ports = iter(free_ports([0] * PORTS * len(_MAKE)))
-    return [make(layout, settings.log_level, ports) for name, make in _MAKE.items() if name not in settings.without]
+    each = len(fields(Ports))
+    found = free_ports([0] * each * len(MANAGERS))
+    ports = {name: Ports(*found[each * i : each * (i + 1)]) for i, name in enumerate(MANAGERS)}
+    return [_manager(layout, settings, name, ports[name]) for name in MANAGERS if name not in settings.without]
 
 
-def provisioning_manager(layout: Layout, log_level: str, ports: Iterator[int]) -> Supervised:
-    """``provisioning-manager`` with the sandbox's images and shared folder."""
-    flags = ["--namespace", NAMESPACE, "--all-dpuclusters", "--bfb-dir", str(layout.bfb_dir), "--bfb-pvc", BFB_CLAIM]
-    flags += ["--dms-image", "dms", "--hostnetwork-image", "hostnetwork"]
-    # On a loopback address it registers itself by URL, which the sandbox's API server reaches.
-    flags += ["--webhook-bind-address", f"127.0.0.1:{next(ports)}"]
-    return _manager(layout, "provisioning-manager", log_level, ports, flags)
-
-
-def static_cluster_manager(layout: Layout, log_level: str, ports: Iterator[int]) -> Supervised:
-    """``static-cluster-manager``, of all namespaces."""
-    return _manager(layout, "static-cluster-manager", log_level, ports, [])
-
-
-def kamaji_cluster_manager(layout: Layout, log_level: str, ports: Iterator[int]) -> Supervised:
-    """``kamaji-cluster-manager``, of all namespaces."""
-    return _manager(layout, "kamaji-cluster-manager", log_level, ports, [])
-
-
-def _manager(layout: Layout, name: str, log_level: str, ports: Iterator[int], flags: list[str]) -> Supervised:
-    health, metrics = next(ports), next(ports)
-    command = [sys.executable, "-m", f"dpf_cmd.{name.replace('-', '_')}"]
-    command += ["--kubeconfig", str(layout.kubeconfigs / f"{name}.conf"), "--leader-elect", "--log-level", log_level]
-    command += ["--metrics-bind-address", f"127.0.0.1:{metrics}", "--health-probe-bind-address", f"127.0.0.1:{health}"]
+def _manager(layout: Layout, settings: Settings, name: str, ports: Ports) -> Supervised:
+    flags = {
+        "--kubeconfig": str(layout.kubeconfigs / f"{name}.conf"),
+        "--log-level": settings.log_level,
+        "--metrics-bind-address": f"127.0.0.1:{ports.metrics}",
+        "--health-probe-bind-address": f"127.0.0.1:{ports.health}",
+    }
+    command = [sys.executable, "-m", f"dpf_cmd.{name.replace('-', '_')}", "--leader-elect"]
+    command += [word for flag in flags.items() for word in flag]
+    if name == "provisioning-manager":
+        command += _of_provisioning(layout, ports)
 
     async def get() -> None:
         timeout = aiohttp.ClientTimeout(total=2.0)
         async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as http:
-            await http.get(f"http://127.0.0.1:{health}/readyz")
+            await http.get(f"http://127.0.0.1:{ports.health}/readyz")
 
-    return Supervised(name, [*command, *flags], layout.logs / f"{name}.log", lambda: answers(get))
+    return Supervised(name, command, layout.logs / f"{name}.log", lambda: answers(get))
 
 
-_MAKE = dict(zip(MANAGERS, (provisioning_manager, static_cluster_manager, kamaji_cluster_manager), strict=True))
+def _of_provisioning(layout: Layout, ports: Ports) -> list[str]:
+    """The flags that it alone has: the sandbox's images and shared folder. The others have none, and are of all namespaces."""
+    flags = ["--namespace", NAMESPACE, "--all-dpuclusters", "--bfb-dir", str(layout.bfb_dir), "--bfb-pvc", BFB_CLAIM]
+    flags += ["--dms-image", "dms", "--hostnetwork-image", "hostnetwork"]
+    # On a loopback address it registers itself by URL, which the sandbox's API server reaches.
+    return [*flags, "--webhook-bind-address", f"127.0.0.1:{ports.webhooks}"]

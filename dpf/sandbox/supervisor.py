@@ -15,7 +15,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 from typing import Any, get_args
 
 import aiohttp
@@ -109,7 +108,6 @@ class Supervisor:
         self._down.set()
 
     async def _bring_up(self, group: asyncio.TaskGroup) -> None:
-        started = monotonic()
         try:
             await self._bring_up_stages(group)
         except (NotReady, DpfError, OSError, TimeoutError, ValueError) as error:
@@ -120,7 +118,7 @@ class Supervisor:
             self._down.set()
         else:
             self._ready = True
-            self._step(f"ready after {monotonic() - started:.1f} s")
+            self._step("everything is ready")
 
     async def _bring_up_stages(self, group: asyncio.TaskGroup) -> None:
         layout = self._layout

@@ -23,11 +23,13 @@ from dpf.provisioning import indexes, metrics
 from dpf.provisioning.admission.register import webhooks
 from dpf.provisioning.bfb.checksum import named
 from dpf.provisioning.bfb.source import shown
+from dpf.provisioning.bfcfg import check
 from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.cards import Card
 from dpf.provisioning.dpu import deleting, dmspod, hostnetworkpod, nodeeffect, nodelabels, rebootpolicy, story
 from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpu.phases import PHASES
+from dpf.provisioning.dpu.steps import Act
 from dpf.provisioning.dpucluster import allocator
 from dpf.provisioning.dpucluster.controller import judge
 from dpf.provisioning.dpuset import members, rollout, select
@@ -94,7 +96,7 @@ def admission(kind: type[Object], body: dict[str, Any]) -> None:
         if webhook.kind is not kind:
             continue
         for old, new in ((None, body), (body, body), (body, None)):
-            answer = respond(webhook, old, new)
+            answer = asyncio.run(respond(webhook, old, new))
             code = answer.get("status", {}).get("code")
             assert code != 500, f"{webhook.name} failed"
             assert answer["allowed"] or answer["status"]["message"], f"{webhook.name} refuses and does not say why"
@@ -139,6 +141,8 @@ def _flavor(flavor: Any) -> None:
         assert render(BfCfg("fuzz", flavor.spec, "kubeadm join")).encode()
     initializing = worlds.assigned(dpuFlavor="f")
     PHASES[Phase.INITIALIZING](worlds.see(initializing, flavor=flavor))
+    asyncio.run(check.judge(flavor.spec))
+    assert not isinstance(PHASES[Phase.INITIALIZING](worlds.see(initializing, flavor=flavor)), Act)
     with refusals():
         hostnetworkpod.build(worlds.assigned(), flavor, None, Settings())
 

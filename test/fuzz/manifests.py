@@ -186,6 +186,12 @@ FITTING: Final = (
 )
 """Texts for the fields that have a pattern."""
 
+RULED: Final = {
+    "kubeconfig": ("", "k", "a-1.b", "0", "a" * 253),
+    "version": ("", "v1.31.0", "1.31", "v1.31.4+k3s1", "v1.32.0-rc.1", "9" * 60 + ".0.0"),
+}
+"""Texts for the fields that have a rule on what they may be."""
+
 JUNK: Final[tuple[Any, ...]] = (
     *(None, True, False, 0, -1, 1.5, 2**31, -(2**31) - 1, 2**63, -(2**63) - 1, 2**64, 10**40, 1e308, -0.0, 1.0),
     *(
@@ -246,6 +252,8 @@ def _strings(schema: Json, name: str) -> SearchStrategy[Any]:
         return st.sampled_from(URLS)
     if "pattern" in schema:
         return st.sampled_from(_fitting(name, schema["pattern"]))
+    if name in RULED and "x-kubernetes-validations" in schema:
+        return st.sampled_from(RULED[name])
     return _texts
 
 

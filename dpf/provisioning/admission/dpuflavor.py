@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dpf.provisioning.admission.users import Users
-from dpf.provisioning.bfcfg.check import unfit
+from dpf.provisioning.bfcfg.check import judge
 from dpf.runtime.webhook import Cause, invalid
 from dpf_api.dpuflavor import DPUFlavor
 
@@ -14,7 +14,7 @@ class DPUFlavorAdmission:
     def __init__(self, users: Users) -> None:
         self._users = users
 
-    def validate(self, old: DPUFlavor | None, new: DPUFlavor | None) -> None:
+    async def validate(self, old: DPUFlavor | None, new: DPUFlavor | None) -> None:
         """Refuses a flavor that no card could be given, and the deletion of one that is used.
 
         What was stored before somebody checked it is let pass, so that its labels can still be changed.
@@ -22,5 +22,5 @@ class DPUFlavorAdmission:
         if new is None:
             if old is not None:
                 self._users.refuse_deletion(old)
-        elif (old is None or old.spec != new.spec) and (found := unfit(new.spec)) is not None:
+        elif (old is None or old.spec != new.spec) and (found := (await judge(new.spec)).unfit) is not None:
             raise invalid(new, [Cause(found.field, found.rule)])

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from dpf.provisioning.bfcfg.shell import unreadable
 from dpf_api.dpuflavor import DPUFlavorSpec
 
 PASSWORD = "ubuntu_PASSWORD"  # noqa: S105  (the parameter's name)
 MODE = re.compile(r"(0o)?0?[0-7]{1,4}")
+PLAIN = re.compile(r"[\w./:,+-]+=[\w./:,+-]*", re.ASCII)
+"""What needs no shell to be found complete."""
+ASKED = 100
+"""Entries that the shell is asked of one by one, to name the one that is not: the longest list would take minutes."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 Found = tuple[str, str]
@@ -64,7 +69,8 @@ def _unread(parameters: Sequence[str]) -> Iterator[Found]:
     """They are lines of one text: what one begins another may end."""
     lines = [(i, text) for i, text in enumerate(parameters) if password(text) is None]
     if why := unreadable("\n".join(text for _, text in lines)):
-        alone = next((i for i, text in lines if unreadable(text)), None)
+        doubtful = islice(((i, text) for i, text in lines if not PLAIN.fullmatch(text)), ASKED)
+        alone = next((i for i, text in doubtful if unreadable(text)), None)
         field = "spec.bfcfgParameters" if alone is None else f"spec.bfcfgParameters[{alone}]"
         yield field, f"must be complete for the shell that reads bf.cfg: {why}"
 

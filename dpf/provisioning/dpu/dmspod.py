@@ -14,6 +14,9 @@ IMAGES = "/bfb"
 STATE = "/var/lib/dms"
 """On the host, so that a new pod knows what the card was asked for by the one before."""
 
+METRICS = "dms-metrics"
+"""Name of a port: the pods have no labels to be found by."""
+
 LOCAL = "127.0.0.1"
 """Where the host's kubelet looks for the server, which is in the host's network: whatever becomes of the host's address."""
 
@@ -66,7 +69,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
                 image_pull_policy="IfNotPresent",
                 command=["dms"],
                 args=arguments(f"{domain}:{address}", settings, port),
-                ports=[ContainerPort(container_port=port)],
+                ports=_ports(settings, port),
                 readiness_probe={"tcpSocket": {"host": LOCAL, "port": port}, "periodSeconds": 5},
                 security_context=podparts.PRIVILEGED,
                 volume_mounts=[
@@ -98,7 +101,24 @@ def arguments(address: str, settings: Settings, port: int) -> list[str]:
         "--target-pci": address,
         "--exec-timeout": str(settings.dms_timeout),
     }
+    if metrics := metrics_port(settings, port):
+        flags["--metrics-bind-address"] = f":{metrics}"
     return [word for flag, value in flags.items() for word in (flag, value)]
+
+
+def metrics_port(settings: Settings, port: int) -> int:
+    """Port of a server's metrics on its host, where each card needs its own; 0 if they are not wanted.
+
+    :param port: of the server itself.
+    """
+    return settings.dms_metrics_port and settings.dms_metrics_port + port - names.DMS_PORT
+
+
+def _ports(settings: Settings, port: int) -> list[ContainerPort]:
+    """The server's port, and then that of its metrics if there is one."""
+    metrics = metrics_port(settings, port)
+    more = [ContainerPort(name=METRICS, container_port=metrics)] if metrics else []
+    return [ContainerPort(container_port=port), *more]
 
 
 def pci_address(dpu: DPU) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.bfcfg.check import unfit
+from dpf.provisioning.bfcfg import check
+from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.steps import Hold, waits
+from dpf.provisioning.dpu.steps import Act, Hold, waits
 from dpf.provisioning.dpu.waiting import wait
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU, ConditionType
@@ -45,14 +46,22 @@ def no_flavor(dpu: DPU) -> str:
     return f"no DPUFlavor {dpu.spec.dpu_flavor!r} in namespace {dpu.namespace}; create it"
 
 
-def flavor(seen: Seen, kind: ConditionType) -> Hold | None:
+async def judge(_: Hands, seen: Seen) -> None:
+    """Finds out whether a bf.cfg can be made from the flavor."""
+    if seen.flavor is not None:
+        await check.judge(seen.flavor.spec)
+
+
+def flavor(seen: Seen, kind: ConditionType) -> Act | Hold | None:
     """The wait for a flavor that bf.cfg can be made from; None if there is one, or the DPU names none."""
     name = seen.dpu.spec.dpu_flavor
     if not name:
         return None
     if seen.flavor is None:
         return Hold(waits(kind, "DPUFlavorNotFound", no_flavor(seen.dpu)))
-    if (found := unfit(seen.flavor.spec)) is not None:
+    if (verdict := check.known(seen.flavor.spec)) is None:
+        return Act(judge, kind)
+    if (found := verdict.unfit) is not None:
         message = f"DPUFlavor {name}: {found}; a flavor can't be changed, so make another and name that in the DPU"
         return Hold(waits(kind, "FlavorInvalid", message))
     return None

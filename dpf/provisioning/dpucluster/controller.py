@@ -16,6 +16,7 @@ A cluster that is deleted stays until its DPUs are gone: they need it to take th
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -33,7 +34,7 @@ from dpf.runtime.meta import Condition, Key
 from dpf.runtime.predicates import differs
 from dpf.runtime.remote import Health, RemoteClusters
 from dpf_api.dpu import DPU
-from dpf_api.dpucluster import ConditionType, DPUCluster, DPUClusterStatus, Phase
+from dpf_api.dpucluster import LONGEST_SECRET_NAME, SECRET_NAME, ConditionType, DPUCluster, DPUClusterStatus, Phase
 from dpf_api.names import FINALIZER_DPUCLUSTER, KUBECONFIG_KEY
 
 COUNT_INTERVAL = 1.0
@@ -143,8 +144,8 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         :raises Unread: if it is not known yet whether its Secret is there.
         """
         name = cluster.spec.kubeconfig
-        if not name:
-            return Health(ok=False, message="waiting for a cluster manager to set spec.kubeconfig"), ""
+        if why := names_no_secret(cluster):
+            return Health(ok=False, message=why), ""
         where = f"Secret {name} (type Opaque) in namespace {cluster.namespace}"
         try:
             secret = self._kubeconfigs.get(cluster)
@@ -196,6 +197,22 @@ def judge(cluster: DPUCluster, health: Health) -> DPUClusterStatus:
             "message": health.message,
             "conditions": set_condition(conditions, ready),
         }
+    )
+
+
+def names_no_secret(cluster: DPUCluster) -> str:
+    """Why no Secret can be looked for; empty if one can.
+
+    A name that no Secret can have is from before the API server refused it, and would be part of a field selector.
+    """
+    name = cluster.spec.kubeconfig
+    if not name:
+        return "waiting for a cluster manager to set spec.kubeconfig"
+    if len(name) <= LONGEST_SECRET_NAME and re.fullmatch(SECRET_NAME, name):
+        return ""
+    return (
+        f"spec.kubeconfig {name[:40]!r} is no name that a Secret can have, and can't be changed: delete the DPUCluster and create"
+        " it anew"
     )
 
 

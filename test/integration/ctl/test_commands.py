@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ import pytest
 import yaml
 
 from dpf.ctl.completion import names
+from dpf.ctl.wait import failures
 from dpf.runtime.client import Client
 from dpf.runtime.k8s import Node, Pod, ServiceAccount
 from dpf.runtime.meta import ObjectMeta, owner_reference
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpuset import DPUSet
-from dpf_api.names import ANNOTATION_RETRY, FEATURE_PREFIX
+from dpf_api.names import ANNOTATION_RETRY, FEATURE_PREFIX, LABEL_DPUSET_NAME
 from dpf_cmd.dpfctl import main
 from test.integration.conftest import Planes
 
@@ -48,7 +50,12 @@ def dpfctl(control_planes: Planes, namespace: str, capsys: pytest.CaptureFixture
 
 async def put(client: Client, namespace: str, name: str = "d1", *, owner: DPUSet | None = None, **status: Any) -> DPU:
     """A DPU with a status that nobody but the test writes."""
-    meta = ObjectMeta(name=name, namespace=namespace, owner_references=[owner_reference(owner)] if owner else [])
+    meta = ObjectMeta(
+        name=name,
+        namespace=namespace,
+        owner_references=[owner_reference(owner)] if owner else [],
+        labels={LABEL_DPUSET_NAME: owner.name} if owner else {},
+    )
     body = {
         "nodeName": f"{name}-{namespace}",
         "bfb": "image",
@@ -94,7 +101,7 @@ async def test_get_prints_what_kubectl_prints(host_client: Client, namespace: st
     await put(host_client, namespace, conditions=[condition("Ready", "False")])
     _, out, _ = await dpfctl("get", "dpu")
     head, line = (row.split() for row in out.splitlines())
-    assert head == ["NAME", "READY", "PHASE", "NODE", "BFB", "CLUSTER", "WAITING", "AGE"]
+    assert head == ["NAME", "READY", "PHASE", "NODE", "BFB", "CLUSTER", "REASON", "AGE"]
     assert line[:5] == ["d1", "False", "Pending", f"d1-{namespace}", "image"]
     assert json.loads((await dpfctl("get", "dpus", "d1", "-o", "json"))[1])["metadata"]["name"] == "d1"
     assert (await dpfctl("get", "dpus", "-o", "name"))[1] == "dpus.provisioning.dpu.nvidia.com/d1\n"
@@ -222,6 +229,35 @@ async def test_wait_ends_at_errors_deadlines_and_deletions(host_client: Client, 
     assert (await waiting)[0] == 0
     for words in (("dpu", "d1"), ("dpus",)):
         assert await dpfctl("wait", *words, "--for", "deleted") == (0, "", ""), "it is gone already"
+
+
+async def test_wait_ends_when_a_dpu_of_a_set_stays_in_error(
+    host_client: Client, namespace: str, dpfctl: Dpfctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The set's status stays the same when its DPU fails again, so nothing but another look tells of it.
+    monkeypatch.setattr("dpf.ctl.wait.LOOK", 0.2)
+    looked = threading.Event()
+
+    def noted(dpuset: DPUSet, dpus: Iterable[DPU]) -> list[str]:
+        looked.set()
+        return failures(dpuset, dpus)
+
+    monkeypatch.setattr("dpf.ctl.wait.failures", noted)
+    dpuset = await put_set(host_client, namespace)
+    dpu = await put(host_client, namespace, owner=dpuset, phase="Error", message="write error")
+    dpu = await host_client.merge_patch(dpu, {"metadata": {"annotations": {ANNOTATION_RETRY: "me"}}})
+    counted = {"replicas": 1, "dpuStatistics": {"Error": 1}, "reason": "Failed", "observedGeneration": 1}
+    await host_client.merge_patch(dpuset, {"status": counted}, subresource="status")
+    status, _, err = await dpfctl("wait", "dpusets", "set", "--timeout", "1s")
+    assert status == 124, "what is tried again has not failed"
+    looked.clear()
+    waiting = asyncio.create_task(dpfctl("wait", "dpuset", "set", "-q"))
+    assert await asyncio.to_thread(looked.wait, 30)
+    await host_client.merge_patch(dpu, {"metadata": {"annotations": {ANNOTATION_RETRY: None}}})
+    said = "error: set: 0 of 1 DPUs are ready, 1 failed; DPU d1: Error: write error\n"
+    assert await waiting == (3, "", said)
+    status, _, err = await dpfctl("wait", "dpuset", "set", "--through-errors", "--timeout", "0.5s")
+    assert (status, "1 of 1 were not done" in err) == (124, True)
 
 
 async def test_a_cluster_without_the_crds_is_told_apart(control_planes: Planes, dpfctl: Dpfctl) -> None:

@@ -16,7 +16,7 @@ from dpf_api.dpu import DPU
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet
-from dpf_api.schema import Schema
+from dpf_api.schema import REASON, Schema
 from hack import generate_crds
 from hack.generate_crds import ModelError, crd, model_schema, render, stale, write
 
@@ -110,10 +110,22 @@ def test_columns_a_user_watches() -> None:
     def columns(kind: Any) -> list[str]:
         return [c["name"] for c in crd(kind)["spec"]["versions"][0]["additionalPrinterColumns"] if "priority" not in c]
 
-    assert columns(DPU) == ["Ready", "Phase", "Node", "BFB", "Cluster", "Waiting", "Age"]
-    assert columns(DPUCluster) == ["Ready", "Phase", "Type", "MaxNodes", "Version", "DPUs", "Age"]
-    assert columns(DPUSet) == ["Desired", "Ready", "Updated", "BFB", "Waiting", "Age"]
+    assert columns(DPU) == ["Ready", "Phase", "Node", "BFB", "Cluster", "Reason", "Age"]
+    assert columns(DPUCluster) == ["Ready", "Phase", "Type", "MaxNodes", "Version", "DPUs", "Reason", "Age"]
+    assert columns(DPUSet) == ["Desired", "Ready", "Updated", "BFB", "Reason", "Age"]
     assert columns(BFB) == ["Phase", "File", "Reason", "Age"]
+
+
+def test_why_an_object_waits_is_the_same_column_of_each_kind_that_has_a_status() -> None:
+    found = {
+        kind.RESOURCE.kind: [
+            c for c in crd(kind)["spec"]["versions"][0]["additionalPrinterColumns"] if "reason" in c["jsonPath"]
+        ]
+        for kind in generate_crds.KINDS
+        if "reason" in properties(kind).get("status", {}).get("properties", {})
+    }
+    assert set(found) == {"BFB", "DPU", "DPUSet", "DPUCluster"}
+    assert all(columns == [REASON.wire()] for columns in found.values())
 
 
 def test_server_defaults_are_those_of_the_specification_and_no_others() -> None:

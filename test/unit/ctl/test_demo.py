@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from dpf.ctl.demo import DemoFailed, Journey, check, requests
+from dpf.ctl.output import Clock
 
 
 def dpu(name: str, phase: str, message: str = "") -> dict[str, Any]:
@@ -16,7 +17,7 @@ def dpu(name: str, phase: str, message: str = "") -> dict[str, Any]:
 
 
 def test_only_new_phases_are_news() -> None:
-    journey = Journey()
+    journey = Journey(Clock())
     assert journey.observe(dpu("a", "Pending"))
     assert not journey.observe(dpu("a", "Pending"))
     assert journey.observe(dpu("a", "Ready"))
@@ -24,23 +25,37 @@ def test_only_new_phases_are_news() -> None:
 
 
 def test_row_says_what_a_dpu_waits_for() -> None:
-    journey = Journey()
+    journey = Journey(Clock())
     journey.observe(dpu("a", "Pending", "waiting for BFB x"))
     assert journey.rows()[0]["waits for"] == "waiting for BFB x"
 
 
 def test_dpu_in_error_is_an_error_with_its_reason() -> None:
-    journey = Journey()
+    journey = Journey(Clock())
     journey.observe(dpu("a", "Error", "write failed"))
     assert journey.errors == ["a: write failed"]
 
 
 def test_summary_has_the_time_per_phase() -> None:
-    journey = Journey()
+    journey = Journey(Clock())
     for phase in ("Pending", "OS Installing", "Ready"):
         journey.observe(dpu("a", phase))
-    assert "1 DPUs are Ready" in journey.summary()
+    assert "1 DPUs are Ready " in journey.summary()
     assert "OS Installing" in journey.summary()
+
+
+def test_all_lines_have_the_time_of_one_clock_and_the_summary_says_how_long(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = iter([0.0, 10.0, 12.5, 14.0])
+    monkeypatch.setattr("dpf.ctl.output.monotonic", lambda: next(times))
+    journey = Journey(Clock())
+    for phase in ("Pending", "Ready"):
+        journey.observe(dpu("a", phase))
+        journey.tell(dpu("a", phase))
+    assert capsys.readouterr().out == "   12.5 s  a  Pending\n   14.0 s  a  Ready\n"
+    assert "1 DPUs are Ready 4.0 s after the DPUSet was applied." in journey.summary()
+    assert journey.rows()[0]["at"] == "14.0 s"
 
 
 def card(**other: Any) -> dict[str, Any]:

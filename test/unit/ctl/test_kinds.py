@@ -27,7 +27,7 @@ def test_an_unknown_kind_lists_those_there_are() -> None:
 
 def test_cells_are_those_of_the_printer_columns() -> None:
     cells = row(dpu("a"), wide=False, namespace=True)
-    assert list(cells) == ["namespace", "name", "Ready", "Phase", "Node", "BFB", "Cluster", "Waiting", "Age"]
+    assert list(cells) == ["namespace", "name", "Ready", "Phase", "Node", "BFB", "Cluster", "Reason", "Age"]
     assert (cells["Ready"], cells["Phase"], cells["Node"], cells["Age"]) == ("True", "Ready", "a", "")
     assert row(dpu("a"), wide=True, namespace=False)["PCI"] == "0000-04-00"
 

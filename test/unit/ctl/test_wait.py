@@ -6,11 +6,11 @@ import argparse
 
 import pytest
 
-from dpf.ctl.wait import Progress, goal_of, ready, seconds, state_of
+from dpf.ctl.wait import Progress, failures, goal_of, may_have_failed, ready, seconds, state_of
 from dpf.runtime.errors import ConfigError
 from dpf_api.dpuset import DPUSet
 from dpf_api.names import ANNOTATION_RETRY
-from test.unit.ctl.objects import condition, dpu
+from test.unit.ctl.objects import condition, dpu, dpuset
 
 BROKEN = {"phase": "Error", "message": "write\nerror"}
 
@@ -69,14 +69,51 @@ def test_goals_are_phases_and_conditions_too() -> None:
 
 def test_a_set_is_ready_as_it_is_specified_now() -> None:
     status = {"observedGeneration": 1, "replicas": 4, "readyReplicas": 4, "conditions": [condition("Ready", True)]}
-    dpuset = DPUSet.model_validate({"metadata": {"name": "s", "generation": 2}, "status": status})
-    assert not ready(dpuset)
-    assert ready(dpuset.model_copy(update={"metadata": dpuset.metadata.model_copy(update={"generation": 1})}))
-    assert state_of(dpuset) == "4 of 4 DPUs are ready"
+    edited = DPUSet.model_validate({"metadata": {"name": "s", "generation": 2}, "status": status})
+    assert not ready(edited)
+    assert ready(edited.model_copy(update={"metadata": edited.metadata.model_copy(update={"generation": 1})}))
+    assert state_of(edited) == "4 of 4 DPUs are ready"
     broken = {"replicas": 4, "readyReplicas": 3, "dpuStatistics": {"Ready": 3, "Error": 1}}
     assert state_of(DPUSet.model_validate({"metadata": {"name": "s"}, "status": broken})) == (
         "3 of 4 DPUs are ready, 1 failed"
     )
+
+
+def test_a_set_may_have_failed_when_its_status_is_of_now_and_counts_dpus_in_error() -> None:
+    status = {"observedGeneration": 2, "dpuStatistics": {"Error": 1}}
+    meta = {"name": "s", "generation": 2}
+    assert may_have_failed(DPUSet.model_validate({"metadata": meta, "status": status}))
+    for other in (
+        {"metadata": meta | {"generation": 3}, "status": status},
+        {"metadata": meta | {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": status},
+        {"metadata": meta, "status": status | {"dpuStatistics": {"Ready": 1}}},
+    ):
+        assert not may_have_failed(DPUSet.model_validate(other)), other
+    assert not may_have_failed(dpu("a", status=BROKEN))
+
+
+def test_a_set_failed_by_dpus_that_stay_in_error() -> None:
+    broken = dpu("a", status=BROKEN, bfb="new")
+    others = [
+        dpu("b", ready=False, bfb="new"),
+        dpu("c", status=BROKEN, bfb="new", annotations={ANNOTATION_RETRY: "me"}),
+        dpu("d", status=BROKEN, bfb="new", deletionTimestamp="2026-01-01T00:00:00Z"),
+        dpu("e", status=BROKEN, bfb="new", owner="another"),
+        dpu("f", status=BROKEN, bfb="old"),
+    ]
+    rolling, by_hand = dpuset(bfb="new"), dpuset(bfb="new", strategy={"type": "Recreate"})
+    assert failures(rolling, others) == []
+    assert failures(rolling, [*others, broken]) == ["DPU a-0000-04-00: Error: write error"]
+    assert failures(by_hand, others) == ["DPU f-0000-04-00: Error: write error"], "nobody makes it anew"
+
+
+def test_a_set_counts_as_failed_as_long_as_its_dpus_do() -> None:
+    failed = dpuset()
+    progress = Progress([failed.key], ready)
+    assert progress.seen(failed, ["DPU a: Error", "DPU b: Error"]) == "[0/1] set: 0 of 0 DPUs are ready"
+    assert progress.failed == {failed.key: "0 of 0 DPUs are ready; DPU a: Error (and 1 more)"}
+    progress.seen(failed)
+    assert not progress.failed
 
 
 def test_an_installation_shows_how_far_it_is() -> None:

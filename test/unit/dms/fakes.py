@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from dpf.dms.card import CardError, CardStatus, Power, State
+from dpf.dms.metrics import DmsMetrics
 from dpf.dms.server import Server, ServerConfig
 from dpf.provisioning.dpu.dms import DmsClient, dial
 from dpf.runtime.certs import KeyPair, SmallCA
@@ -99,9 +100,11 @@ def write_pair(folder: Path, pair: KeyPair) -> None:
 
 
 @asynccontextmanager
-async def served(config: ServerConfig, card: CountingCard, pair: KeyPair = CLIENT) -> AsyncIterator[DmsClient]:
+async def served(
+    config: ServerConfig, card: CountingCard, pair: KeyPair = CLIENT, metrics: DmsMetrics | None = None
+) -> AsyncIterator[DmsClient]:
     """A server over the card, and a client of it."""
-    async with Server(config, card), dial(config.address, pair) as client:
+    async with Server(config, card, metrics), dial(config.address, pair) as client:
         yield client
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -19,7 +20,7 @@ from dpf.provisioning.dpu.install import Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
 from dpf.runtime.options import parse
 from dpf_cmd.dms import DmsdFlags, Options, of_dmsd
-from test.unit.dms.fakes import CLIENT, config
+from test.unit.dms.fakes import CLIENT, config, free_port
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -102,6 +103,11 @@ async def serving(running: asyncio.subprocess.Process) -> None:
     raise AssertionError("dms ended before it served")
 
 
+def read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
 async def settled(client: DmsClient) -> Report:
     while (report := await client.report()).active:
         continue
@@ -119,6 +125,7 @@ async def test_a_killed_process_goes_on_where_the_card_is(tmp_path: Path) -> Non
         "--card": "simulated",
         "--card-socket": tmp_path / "s",
         "--card-name": "d",
+        "--metrics-bind-address": f"127.0.0.1:{free_port()}",
     }
     arguments = [str(word) for flag in flags.items() for word in flag]
     async with fleet.serve(tmp_path / "s"):
@@ -143,6 +150,11 @@ async def test_a_killed_process_goes_on_where_the_card_is(tmp_path: Path) -> Non
                 assert (await settled(client)).outcome == "success"
                 await client.reboot(Policy("COLD", Power.RESET), "uid/boot-1")
                 await fleet.rebooted.wait()
+            metrics = await asyncio.to_thread(read, f"http://{flags['--metrics-bind-address']}/metrics")
+            assert 'dpf_dms_installs_total{outcome="success"} 1.0' in metrics
+            assert 'dpf_dms_host_reboots_total{method="COLD"} 1.0' in metrics
+            assert "dpf_dms_written_bytes_total 0.0" in metrics, "the process before it wrote them"
+            assert "process_resident_memory_bytes" in metrics
             second.send_signal(signal.SIGTERM)
             assert await second.wait() == 0
     assert fleet.mode == "DPU"

@@ -98,6 +98,13 @@ async def test_image_and_configuration_are_written_to_the_boot_device_in_one_go(
     assert device.booted == image.read_bytes() + b"# bf.cfg\n"
 
 
+async def test_what_the_card_takes_is_told_as_it_takes_it(device: Device, tmp_path: Path) -> None:
+    image, taken = tmp_path / "x.bfb", list[int]()
+    image.write_bytes(b"i" * (rshim.PIECE + 5))
+    await RshimCard("", device=device.folder, wrote=taken.append).boot(image, "x.bfb", b"# bf.cfg\n", "id")
+    assert taken == [rshim.PIECE, 5, 9]
+
+
 async def test_the_card_is_found_by_its_address(device: Device, tmp_path: Path) -> None:
     other = Device(tmp_path / "dev" / "rshim1", "0000:85:00")
     assert await RshimCard("85:00", devices=device.folder.parent).folder() == other.folder

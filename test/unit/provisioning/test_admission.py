@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -37,7 +38,7 @@ class Admission:
             self.cluster.cache[kind].replace(raws, 1)
 
     def ask(self, name: str, old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
-        return respond(self.webhooks[name], old, new)
+        return asyncio.run(respond(self.webhooks[name], old, new))
 
     def patch(self, name: str, new: dict[str, Any], old: dict[str, Any] | None = None) -> dict[str, Any]:
         """What a mutating webhook puts where."""
@@ -333,4 +334,4 @@ def test_objects_without_a_spec_do_no_harm(admission: Admission, kind: type[Obje
     bare = body(kind, "bare")
     for hook in (each for each in admission.webhooks.values() if each.kind is kind):
         for old, new in ((None, bare), (bare, bare), (bare, None)):
-            assert respond(hook, old, new)["allowed"]
+            assert asyncio.run(respond(hook, old, new))["allowed"]

@@ -254,6 +254,17 @@ def test_what_would_not_arrive_is_refused_with_field_and_rule(more: dict[str, An
         render(BfCfg("d", flavor(**more), JOIN))
 
 
+def test_of_many_entries_the_shell_is_asked_of_so_many_that_it_is_soon_done() -> None:
+    words = [f"A{n}=plain" for n in range(2000)]
+    found = unfit(flavor(bfcfgParameters=[*words, "B='open"]))
+    assert found is not None
+    assert found.field == "spec.bfcfgParameters[2000]", "what is plain is not asked about"
+    texts = [f"A='{n}'" for n in range(2000)]
+    found = unfit(flavor(bfcfgParameters=[*texts, "B='open"]))
+    assert found is not None
+    assert found.field == "spec.bfcfgParameters"
+
+
 @settings(max_examples=25)
 @given(st.lists(LINE, min_size=1, max_size=3))
 def test_kernel_parameters_survive_the_shell_that_sources_them(words: list[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dpf.clustermanager.static import created
-from dpf.provisioning.dpucluster.controller import in_use, judge
+from dpf.provisioning.dpucluster.controller import in_use, judge, names_no_secret
 from dpf.runtime.conditions import find, new
 from dpf.runtime.meta import Condition
 from dpf.runtime.remote import Health
@@ -77,3 +77,15 @@ def test_a_static_cluster_is_there_once_its_kubeconfig_is_named() -> None:
 def test_a_cluster_in_use_names_a_few_of_its_dpus() -> None:
     assert "2 DPUs that were given to it: d0, d1;" in in_use([dpu(f"d{n}") for n in range(2)])
     assert "9 DPUs that were given to it: d0, d1, d2, d3, d4 ...;" in in_use([dpu(f"d{n}") for n in range(9)])
+
+
+def naming(kubeconfig: str) -> DPUCluster:
+    return cluster().model_copy(update={"spec": cluster().spec.model_copy(update={"kubeconfig": kubeconfig})})
+
+
+def test_a_name_that_no_secret_can_have_is_not_looked_for() -> None:
+    for good in ("k", "a-1.b", "0", "a" * 253):
+        assert names_no_secret(naming(good)) == ""
+    for wrong in ("My_Secret", "a/b", "-a", "a-", "a..b", ".a", "a,type=Opaque", "a\n", "é", "a" * 254):
+        assert "delete the DPUCluster and create it anew" in names_no_secret(naming(wrong))
+    assert "waiting for a cluster manager" in names_no_secret(naming(""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,14 @@ import pytest
 from dpf.hostnetwork.decide import Wanted
 from dpf.provisioning.dpu import dmspod, hostnetworkpod
 from dpf.provisioning.settings import Settings
-from dpf.runtime.errors import Waiting
+from dpf.runtime.errors import ConfigError, Waiting
 from dpf.runtime.meta import to_wire
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.names import LABEL_DPU_PCI_ADDRESS
 from dpf_api.operatorconfig import DPFOperatorConfig
 from dpf_cmd import hostnetwork
+from dpf_cmd.provisioning_manager import Options
 from test.spec import spec
 from test.unit.provisioning.worlds import dpu, host, pod
 
@@ -60,6 +62,21 @@ def test_the_dms_pod_belongs_to_its_dpu_and_to_its_host() -> None:
     assert "0.0.0.0:9340" in pod["containers"][0]["args"]
     assert "0000:04:00" in pod["containers"][0]["args"]
     assert [c["name"] for c in pod["initContainers"]] == ["rshim-preflight", "devlink-grace-period"]
+
+
+def test_the_metrics_of_dms_have_a_port_for_each_card_if_they_are_wanted() -> None:
+    container = to_wire(dmspod.build(dpu(), replace(SETTINGS, dms_metrics_port=9440), 9341))["spec"]["containers"][0]
+    assert container["ports"] == [{"containerPort": 9341}, {"containerPort": 9442, "name": "dms-metrics"}]
+    assert "--metrics-bind-address :9442" in " ".join(container["args"])
+    without = to_wire(dmspod.build(dpu(), SETTINGS, 9341))["spec"]["containers"][0]
+    assert "--metrics-bind-address" not in without["args"]
+
+
+@pytest.mark.parametrize("port", [-1, 65535, 9339, 9350])
+def test_a_port_where_dms_could_not_show_its_metrics_is_refused(port: int) -> None:
+    with pytest.raises(ConfigError, match="--dms-metrics-port"):
+        Options(dms_metrics_port=port)
+    assert Options(dms_metrics_port=9440).settings().dms_metrics_port == 9440
 
 
 @spec("provisioning:93")

@@ -16,8 +16,8 @@ from dpf.runtime import tracing
 from dpf.runtime.controller import Controller, For, Result
 from dpf.runtime.errors import ConfigError, NotFound, Waiting
 from dpf.runtime.metrics import Metrics
+from test.unit.runtime.controllers import Recording, Running
 from test.unit.runtime.scripted import ScriptedServer, answer, serving, status
-from test.unit.runtime.test_controller import Recording, Running
 from test.unit.runtime.widgets import Widget, raw
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, cast
 
 import orjson
@@ -54,19 +54,25 @@ def thing(**spec: Any) -> dict[str, Any]:
     return {"apiVersion": "example.org/v1", "kind": "Thing", "metadata": {"name": "a", "namespace": "n"}, "spec": spec}
 
 
+def answered(webhook: Webhook[Any], old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
+    return asyncio.run(respond(webhook, old, new))
+
+
 def defaulted(sent: dict[str, Any], **changes: Any) -> list[dict[str, Any]]:
     """The operations that a webhook answers which makes these changes to the spec."""
 
     def default(obj: Thing) -> Thing:
         return obj.model_copy(update={"spec": obj.spec.model_copy(update=changes)})
 
-    answer = respond(Webhook("m", Thing, "/m", ("CREATE",), default=default), None, sent)
+    answer = answered(Webhook("m", Thing, "/m", ("CREATE",), default=default), None, sent)
     assert answer["allowed"]
     return list(orjson.loads(base64.b64decode(answer["patch"]))) if "patch" in answer else []
 
 
-def refused(validate: Callable[[Thing | None, Thing | None], None], new: dict[str, Any] | None) -> dict[str, Any]:
-    answer = respond(Webhook("v", Thing, "/v", ("CREATE",), validate=validate), None, new)
+def refused(
+    validate: Callable[[Thing | None, Thing | None], Awaitable[None] | None], new: dict[str, Any] | None
+) -> dict[str, Any]:
+    answer = answered(Webhook("v", Thing, "/v", ("CREATE",), validate=validate), None, new)
     assert not answer["allowed"]
     return dict(answer["status"])
 
@@ -142,7 +148,7 @@ def test_an_object_that_the_model_cannot_read_is_refused_by_field() -> None:
 
 def test_a_deletion_is_validated_with_the_object_as_it_was() -> None:
     seen: list[tuple[Thing | None, Thing | None]] = []
-    answer = respond(
+    answer = answered(
         Webhook("v", Thing, "/v", ("DELETE",), validate=lambda old, new: seen.append((old, new))), thing(size=2), None
     )
     assert answer == {"allowed": True}
@@ -204,6 +210,14 @@ def test_a_key_is_not_in_the_text_of_its_pair() -> None:
     assert "sesame" not in repr(KeyPair(b"cert", b"sesame", b"ca"))
 
 
+def test_what_takes_long_is_awaited() -> None:
+    async def validate(_: Thing | None, __: Thing | None) -> None:
+        await asyncio.sleep(0)
+        raise Denied("no")
+
+    assert refused(validate, thing(size=1))["message"] == "no"
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(400, "BadRequest"), (403, "Forbidden"), (422, "Invalid"), (503, "ServiceUnavailable")]
 )
@@ -213,5 +227,5 @@ def test_a_refusal_has_the_reason_that_belongs_to_its_code(code: int, reason: st
     def validate(_: Thing | None, __: Thing | None) -> None:
         raise Denied("no", code=code)
 
-    status = respond(Webhook("v", Thing, "/v", ("CREATE",), validate=validate), None, thing(size=1))["status"]
+    status = answered(Webhook("v", Thing, "/v", ("CREATE",), validate=validate), None, thing(size=1))["status"]
     assert (status["code"], status["reason"]) == (code, reason)

@@ -1,0 +1,121 @@
+"""Reboots of the host over real gRPC: once for each request."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpf.dms.card import CardError
+from dpf.provisioning.dpu.install import Unreachable
+from dpf.provisioning.dpu.rebootpolicy import Policy, Power
+from test.unit.dms.fakes import CountingCard, config, served
+
+
+async def test_a_reboot_that_breaks_in_a_way_nobody_thought_of_has_failed(tmp_path: Path) -> None:
+    class Broken(CountingCard):
+        async def reset(self, power: Any, request: str) -> None:
+            raise ValueError("no such register")
+
+    async with served(config(tmp_path), Broken()) as client:
+        await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
+        async with asyncio.timeout(20):
+            while not (failure := await client.reboot_failure()):
+                await asyncio.sleep(0.01)
+        assert failure == "ValueError: no such register"
+
+
+@pytest.mark.parametrize(("method", "power"), [("WARM", Power.RESET), ("COLD", Power.CYCLE)])
+async def test_the_host_is_rebooted_once_per_request(tmp_path: Path, method: str, power: Power) -> None:
+    card, settings = CountingCard(), config(tmp_path)
+    for _ in range(2):
+        async with served(settings, card) as client:
+            await client.reboot(Policy(method, power), "uid/boot-1")
+            await client.reboot(Policy(method, power), "uid/boot-1")
+            async with asyncio.timeout(20):
+                while not card.resets:
+                    await asyncio.sleep(0.01)
+    assert card.resets == [(method, power.value)]
+    async with served(settings, card) as client:
+        await client.reboot(Policy(method, power), "uid/boot-2")
+        async with asyncio.timeout(20):
+            while len(card.resets) < 2:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_reboot_that_ended_this_process_is_not_taken_up_again(tmp_path: Path) -> None:
+    card, settings = CountingCard(), config(tmp_path)
+    begun = asyncio.Event()
+
+    async def hang(power: str, request: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    original, card.reset = card.reset, hang  # type: ignore[method-assign]
+    async with served(settings, card) as client:
+        await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
+        await asyncio.wait_for(begun.wait(), 20)
+    card.reset, card.host_boot_id = original, "boot-2"  # type: ignore[method-assign]
+    async with served(settings, card) as client:
+        await client.report()
+    assert card.resets == []
+
+
+async def test_a_reboot_cut_short_is_taken_up_in_the_same_boot(tmp_path: Path) -> None:
+    card, settings = CountingCard(), config(tmp_path)
+    begun = asyncio.Event()
+
+    async def hang(power: str, request: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    original, card.reset = card.reset, hang  # type: ignore[method-assign]
+    async with served(settings, card) as client:
+        await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
+        await asyncio.wait_for(begun.wait(), 20)
+    card.reset = original  # type: ignore[method-assign]
+    async with served(settings, card):
+        async with asyncio.timeout(20):
+            while not card.resets:
+                await asyncio.sleep(0.01)
+    assert card.resets == [("WARM", "reset")]
+
+
+async def test_one_reboot_of_the_host_at_a_time(tmp_path: Path) -> None:
+    card = CountingCard()
+
+    async def hang(power: str, request: str) -> None:
+        await asyncio.Event().wait()
+
+    card.reset = hang  # type: ignore[method-assign]
+    async with served(config(tmp_path), card) as client:
+        await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
+        with pytest.raises(Unreachable, match="another reboot of the host is under way"):
+            await client.reboot(Policy("COLD", Power.CYCLE), "uid/boot-2")
+    assert card.resets == []
+
+
+async def test_a_reboot_that_failed_is_done_again_only_if_asked_for(tmp_path: Path) -> None:
+    card, settings = CountingCard(), config(tmp_path)
+    policy, failed, done = Policy("WARM", Power.RESET), asyncio.Event(), asyncio.Event()
+
+    async def fail(power: str, request: str) -> None:
+        failed.set()
+        raise CardError("no BMC")
+
+    async def succeed(power: Any, request: str) -> None:
+        done.set()
+
+    card.reset = fail  # type: ignore[method-assign]
+    async with served(settings, card) as client:
+        await client.reboot(policy, "uid/boot-1")
+        await asyncio.wait_for(failed.wait(), 20)
+    card.reset = succeed  # type: ignore[method-assign]
+    async with served(settings, card) as client:
+        assert await client.reboot_failure() == "no BMC"
+        assert not done.is_set(), "a restart alone takes no host down"
+        await client.reboot(policy, "uid/boot-1")
+        await asyncio.wait_for(done.wait(), 20)
+        assert await client.reboot_failure() == ""

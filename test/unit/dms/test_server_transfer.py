@@ -1,0 +1,120 @@
+"""Transfers of images over real gRPC: what breaks off leaves nothing, and what does not fit is refused."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from dpf.dms import services
+from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
+from dpf.host import files
+from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
+from test.unit.dms.asking import CONFIG, IMAGE, begun, failing
+from test.unit.dms.fakes import CountingCard, config, served
+
+
+async def test_an_image_that_is_there_is_not_sent_again(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    (settings.image_folder / "x.bfb").write_bytes(IMAGE)
+    before = (settings.image_folder / "x.bfb").stat().st_mtime_ns
+    async with served(settings, CountingCard()) as client:
+        await client.install("x.bfb", IMAGE)
+        assert (settings.image_folder / "x.bfb").stat().st_mtime_ns == before
+        await client.install("x.bfb", IMAGE + b"more")
+        assert (settings.image_folder / "x.bfb").read_bytes() == IMAGE + b"more", "another size is another image"
+
+
+@pytest.mark.parametrize(
+    ("version", "content", "says"),
+    [
+        ("../x.bfb", b"x", "INCOMPATIBLE"),
+        (".hidden.bfb", b"x", "INCOMPATIBLE"),
+        ("x.iso", b"x", "INCOMPATIBLE"),
+        ("d.cfg", b"x" * 131_073, "TOO_LARGE"),
+    ],
+)
+async def test_what_no_card_can_take_is_refused(tmp_path: Path, version: str, content: bytes, says: str) -> None:
+    async with served(config(tmp_path), CountingCard()) as client:
+        with pytest.raises(Refused, match=says):
+            await client.install(version, content)
+
+
+async def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    async with served(settings, CountingCard()) as client:
+        stream = client._os.Install()
+        await stream.write(
+            os_pb2.InstallRequest(transfer_request=os_pb2.TransferRequest(version="x.bfb", package_size=9))
+        )
+        await stream.read()
+        await stream.write(os_pb2.InstallRequest(transfer_content=b"part"))
+        await stream.done_writing()
+        answer = await stream.read()
+        assert answer.install_error.type == os_pb2.InstallError.INTEGRITY_FAIL
+        assert list(settings.image_folder.iterdir()) == []
+
+
+async def test_a_sender_that_falls_silent_does_not_keep_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "SILENCE", 0.1)
+    async with served(config(tmp_path), CountingCard()) as client:
+        stream = await begun(client)
+        assert (await stream.read()).install_error.detail == "nothing was sent for 0.1 s"
+        monkeypatch.undo()
+        await client.install("x.bfb", IMAGE)
+
+
+async def test_an_image_longer_than_was_said_is_refused_before_its_end(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    async with served(settings, CountingCard()) as client:
+        stream = await begun(client, size=2)
+        await stream.write(os_pb2.InstallRequest(transfer_content=b"three"))
+        answer = await stream.read()
+        assert answer.install_error.type == os_pb2.InstallError.INTEGRITY_FAIL
+        assert list(settings.image_folder.iterdir()) == []
+
+
+async def test_an_image_for_which_there_is_no_room_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    async with served(config(tmp_path), CountingCard()) as client:
+        stream = await begun(client, size=1 << 60)
+        with pytest.raises(grpc.aio.AioRpcError, match="there is room for") as info:
+            await stream.read()
+        assert info.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+async def test_servers_that_share_a_folder_may_be_given_one_image_at_once(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    other = replace(config(tmp_path), state_file=tmp_path / "state" / "other.json")
+    async with served(settings, CountingCard()) as client, served(other, CountingCard()) as second:
+        stream = await begun(client)
+        await stream.write(os_pb2.InstallRequest(transfer_content=b"par"))
+        await second.install("x.bfb", IMAGE)
+        assert (settings.image_folder / "x.bfb").read_bytes() == IMAGE
+        await stream.write(os_pb2.InstallRequest(transfer_content=b"ts"))
+        await stream.write(os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
+        assert (await stream.read()).WhichOneof("response") == "validated"
+    assert (settings.image_folder / "x.bfb").read_bytes() == b"parts"
+
+
+async def test_two_transfers_of_one_image_at_once_are_refused(tmp_path: Path) -> None:
+    async with served(config(tmp_path), CountingCard()) as client:
+        first = client._os.Install()
+        await first.write(os_pb2.InstallRequest(transfer_request=os_pb2.TransferRequest(version="x.bfb")))
+        await first.read()
+        with pytest.raises(Unreachable, match="INSTALL_IN_PROGRESS"):
+            await client.install("x.bfb", IMAGE)
+        first.cancel()
+
+
+async def test_a_full_volume_is_waited_for_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with served(config(tmp_path), CountingCard()) as client:
+        monkeypatch.setattr(files, "put", failing(errno.ENOSPC))
+        with pytest.raises(NoRoom, match="No space left on device; free space on the volume of the image folder"):
+            await client.install("d.cfg", CONFIG)
+        monkeypatch.undo()
+        await client.install("d.cfg", CONFIG)
