@@ -152,9 +152,13 @@ async def _remove_token(hands: Hands, dpu: DPU) -> None:
     install, reference = dpu.status.install or Install(), dpu.spec.cluster
     if install.join_token_deleted or not reference.name:
         return
+    # An attempt takes the one before it away when it begins.
+    attempts = [install.attempt] if install.started_at is not None else [install.attempt - 1, install.attempt]
     # One that can't be removed now goes with the Node that is left, or ends by itself.
     with suppress(ClusterUnavailable, ApiError):
-        await jointoken.take_away(hands, dpu, install.attempt)
+        for attempt in attempts:
+            if attempt >= 0:
+                await jointoken.take_away(hands, dpu, attempt)
 
 
 async def _remove_node(hands: Hands, seen: Seen) -> None:

@@ -209,6 +209,33 @@ async def test_a_failed_card_is_tried_again_by_annotation_as_a_new_attempt(world
     assert [taint.key for taint in (await world.host.get(Node, node.name)).spec.taints] == ["k"]
 
 
+async def test_a_retry_that_is_asked_for_before_the_card_has_failed_is_a_new_flash(world: World) -> None:
+    await world.node()
+    await world.bfb()
+    await world.cluster()
+    world.dms.error = Refused("write error")
+    label = {"customLabel": {"here": "yes"}}
+    name = (await world.create_dpu(nodeEffect=label)).name
+    dpu = await world.eventually(DPU, name, until=lambda d: d.status.phase is Phase.DMS_DEPLOYMENT)
+    await world.host.merge_patch(dpu, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+    await world.pod_ready(f"{name}-dms")
+    dpu = await world.eventually(
+        DPU, name, until=lambda d: d.status.phase is Phase.ERROR and d.status.install.attempt == 1
+    )
+    assert dpu.status.retry.count == 1
+    assert world.dms.count("set_mode") == 2, "each attempt is asked of the card"
+
+
+async def test_a_retry_that_is_asked_for_while_all_is_well_is_no_order_for_later(world: World) -> None:
+    node = await world.node()
+    await world.bfb()
+    await world.cluster()
+    dpu = await world.goes_the_way((await world.create_dpu()).name, node)
+    await world.host.merge_patch(dpu, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+    dpu = await world.eventually(DPU, dpu.name, until=lambda d: ANNOTATION_RETRY not in d.annotations)
+    assert (dpu.status.phase, dpu.status.retry) == (Phase.READY, None)
+
+
 async def test_a_failed_dms_pod_is_replaced_on_retry(world: World) -> None:
     await world.node()
     await world.bfb()

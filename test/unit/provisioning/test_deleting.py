@@ -100,9 +100,15 @@ async def test_a_configuration_is_removed_only_if_this_dpu_had_one(tmp_path: Pat
     [
         (None, [0]),
         ({"attempt": 2, "startedAt": NOW.isoformat()}, [2]),
+        ({"attempt": 2}, [1, 2]),
         ({"attempt": 2, "startedAt": NOW.isoformat(), "joinTokenDeleted": True}, []),
     ],
-    ids=["killed before it was on record", "not joined yet", "taken away when the card joined"],
+    ids=[
+        "killed before it was on record",
+        "not joined yet",
+        "tried again, not begun",
+        "taken away when the card joined",
+    ],
 )
 async def test_a_join_token_is_taken_away_unless_it_is_known_to_be_gone(
     install: dict[str, Any] | None, asked: list[int], monkeypatch: pytest.MonkeyPatch

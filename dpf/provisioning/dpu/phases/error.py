@@ -110,7 +110,8 @@ def _again(seen: Seen, failed: Condition | None) -> Advance:
 
 
 async def note(hands: Hands, seen: Seen) -> Remember:
-    """Puts the retry on record."""
+    """Puts the retry on record. How the last try ended is dealt with: it is no outcome of the next one."""
+    hands.jobs.cancel(seen.dpu.key)
     count = _retry(seen).count + 1
     return Remember({"retry": Retry(count=count, last_at=seen.now.replace(microsecond=0), pending=True)})
 

@@ -14,13 +14,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from dpf.provisioning.dpu import dmsserver, effects, needs, nodehealth, podhealth
+from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.phases import dpu_cluster_config, host_network
-from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step, done, waits
+from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
 from dpf.runtime.conditions import find, is_true
 from dpf.runtime.k8s import Pod
 from dpf.runtime.meta import Condition
 from dpf_api.dpu import ConditionType, Phase
+from dpf_api.names import ANNOTATION_RETRY
 
 READY = ConditionType.READY
 RESTART = 15.0
@@ -32,8 +34,16 @@ DMS, NETWORK, NODE = ConditionType.DMS_RUNNING, ConditionType.HOST_NETWORK_READY
 def decide(seen: Seen) -> Step:
     if effects.to_undo(seen):
         return Act(effects.undo, READY, "NodeEffectError")
+    if ANNOTATION_RETRY in seen.dpu.annotations:
+        return Act(nothing_to_retry, READY, "RetryFailed")
     state = _state(seen)
     return _mended(seen, state) or state if isinstance(state, Hold) else state
+
+
+async def nothing_to_retry(hands: Hands, seen: Seen) -> Changes | None:
+    """Takes a request away that nothing came of: kept, it would have the card flashed anew whenever something fails one day."""
+    await hands.client.merge_patch(seen.dpu, {"metadata": {"annotations": {ANNOTATION_RETRY: None}}})
+    return None
 
 
 def _state(seen: Seen) -> Hold | Advance:
