@@ -91,6 +91,11 @@ class Cache:
                 "are the CRDs installed, and may this account list and watch them?"
             ) from None
 
+    def relist(self) -> None:
+        """Has everything listed anew, see :meth:`Reflector.relist`."""
+        for reflector in self.reflectors.values():
+            reflector.relist()
+
     def refused(self) -> str:
         """Why the server does not let a kind be listed or watched any more; empty if all are."""
         return next((reflector.refused for reflector in self.reflectors.values() if reflector.refused), "")

@@ -93,6 +93,10 @@ class Reflector(Generic[T]):
         self._scope = scope
         self._path = informer.kind.RESOURCE.path(scope.namespace)
         self._version = ""
+        self._server = 0
+        """Which server it is that is asked, counted."""
+        self._listed = 0
+        """Which one the running list is of."""
         self._streams_lists = True
         self._delay = BACKOFF_FIRST
         self._resumed_at = 0.0
@@ -120,6 +124,13 @@ class Reflector(Generic[T]):
             except (ApiError, ConfigError) as error:
                 await self._back_off(error)
 
+    def relist(self) -> None:
+        """Has everything listed anew: it is another server that is asked from now on, to which versions of the one before say
+        nothing. A watch or list that runs has to be ended by whoever knows that."""
+        self._server += 1
+        self._version = ""
+        self._streams_lists = True
+
     @property
     def _kind(self) -> str:
         return self._informer.kind.RESOURCE.kind
@@ -138,6 +149,7 @@ class Reflector(Generic[T]):
 
     async def _list(self) -> None:
         self.stats.lists += 1
+        self._listed = self._server
         if self._streams_lists:
             try:
                 await self._streamed_list()
@@ -208,6 +220,8 @@ class Reflector(Generic[T]):
         number = wire.version_of(version)
         if not number:
             raise wire.DecodeError("a list without a version")
+        if self._listed != self._server:
+            raise api_error(503, "OtherServer", f"the list of {self._kind} is of another server")
         self._informer.replace(raws, number)
         self._version = version
         self._succeeded()
@@ -254,7 +268,8 @@ class Reflector(Generic[T]):
         except wire.DecodeError as error:
             self._drop(error)
             return
-        self._version = str(self._informer.watched_version)
+        if self._version:
+            self._version = str(self._informer.watched_version)
 
     def _drop(self, error: Exception) -> None:
         self.stats.dropped += 1

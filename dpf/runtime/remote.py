@@ -3,7 +3,8 @@
 What it guarantees:
 
 * A cluster is connected by key, uid and kubeconfig. The same again changes nothing; another kubeconfig changes the credentials
-  under the running caches, which resume where they were; another uid is another cluster.
+  under the running caches, which resume where they were. If it names another server or authority, that may be another cluster
+  with its own objects: everything is listed anew, and the differences are told. Another uid is another cluster.
 * Every cluster has a circuit. It opens when a probe gets no answer; the probe runs once a minute, and at once when a request
   got none or a watch was refused. While it is open :meth:`RemoteClusters.get` refuses, so that no worker waits for a time-out;
   probing goes on with a back-off of 1 to 30 seconds, and when the cluster answers again the watches have resumed by themselves.
@@ -115,11 +116,14 @@ class _Member:
             self.suspect.set()
 
     async def use(self, kubeconfig: Kubeconfig) -> None:
-        """Changes the credentials; the running watches end and resume with the new ones."""
+        """Changes the credentials; the running watches end and resume with the new ones, on another server from a list."""
+        before = self.kubeconfig
         fresh = self.transport(kubeconfig, self.client.field_owner)
         await fresh.__aenter__()
         stale, self.client.transport = self.client.transport, fresh
         self.kubeconfig = kubeconfig
+        if (before.server, before.ca) != (kubeconfig.server, kubeconfig.ca):
+            self.cluster.cache.relist()
         self.suspect.set()
         self.renewed.set()
         await stale.__aexit__(None, None, None)

@@ -136,6 +136,18 @@ async def test_a_secret_that_is_deleted_is_missed_and_what_is_connected_goes_on(
     await world.eventually(DPUCluster, "c1", until=lambda c: c.status.phase is Phase.READY)
 
 
+async def test_a_kubeconfig_of_another_cluster_shows_that_ones_nodes_and_the_right_one_its_own_again(
+    world: World,
+) -> None:
+    name = await joined(world)
+    await put(world, world.planes.host.read_text())
+    lost = await world.eventually(DPU, name, until=lambda d: d.status.reason == "DPUNodeGetError")
+    assert "kubeconfig" in lost.status.message
+    await put(world, world.planes.dpu.read_text())
+    dpu = await world.eventually(DPU, name, until=lambda d: d.status.reason == "")
+    assert (dpu.status.phase, world.dms.count("activate")) == (DPUPhase.READY, 1)
+
+
 # Conditions
 
 

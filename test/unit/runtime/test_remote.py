@@ -30,6 +30,8 @@ class RemoteServer(ScriptedServer):
     def __init__(self, token: str = "t") -> None:
         super().__init__(self._answer)
         self.token = token
+        self.holds = "a"
+        """The widget's name."""
         self.cut = False
         """Every connection is reset."""
         self.silent = False
@@ -72,7 +74,7 @@ class RemoteServer(ScriptedServer):
         await response.prepare(request)
         if "sendInitialEvents" in request.query:
             kind = "Node" if request.path.endswith("nodes") else "Widget"
-            for line in (event("ADDED", widget("a", 5, kind=kind)), bookmark(5, ends_list=True)):
+            for line in (event("ADDED", widget(self.holds, 5, kind=kind)), bookmark(5, ends_list=True)):
                 await response.write(line)
         await self._count(1)
         sent = 0
@@ -205,6 +207,17 @@ async def test_new_credentials_are_used_by_the_running_watches_which_resume_wher
         last = [each for each in w.server.seen if "watch" in each.query][-1]
         assert last.query["resourceVersion"] == "5"
         assert last.headers["Authorization"] == "Bearer rotated"
+
+
+async def test_another_server_is_listed_anew_and_the_differences_are_told() -> None:
+    async with watching() as w, serving(other := RemoteServer()) as client:
+        other.holds = "b"
+        await w.connect("t")
+        await becomes(w.healthy)
+        await w.remotes.connect(ONE, "uid", client.transport.kubeconfig)
+        await w.tells("ADDED", "b")
+        assert w.told == [("ADDED", "a"), ("DELETED", "a"), ("ADDED", "b")]
+        assert [each.name for each in w.remotes.get(ONE).cache[Widget].list()] == ["b"]
 
 
 async def test_an_address_that_no_cluster_has_any_more_is_no_longer_counted() -> None:

@@ -54,7 +54,8 @@ def _state(seen: Seen) -> Hold | Advance:
     name, node = seen.dpu.name, seen.dpu_node
     if node is None:
         message = (
-            f"node {name} is gone from cluster {seen.dpu.spec.cluster.name}; delete the DPU to provision the card anew"
+            f"cluster {seen.dpu.spec.cluster.name} has no node {name} any more; if that is the right cluster (see the "
+            "kubeconfig of its DPUCluster), delete the DPU to provision the card anew"
         )
         return Hold(waits(READY, "DPUNodeGetError", message), also, after)
     if not node.ready:
