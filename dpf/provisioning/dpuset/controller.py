@@ -21,10 +21,10 @@ from dpf.provisioning.dpuset.status import Refusals, Tally, allowed, outdated, s
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch
-from dpf.runtime.errors import AlreadyExists, DpfError, NotFound
+from dpf.runtime.errors import AlreadyExists, Conflict, DpfError, NotFound
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import Node
-from dpf.runtime.meta import Key
+from dpf.runtime.meta import Key, owner_reference, to_wire
 from dpf.runtime.predicates import any_of, differs, generation_changed, labels_changed
 from dpf_api.dpu import DPU, Phase
 from dpf_api.dpuset import ConditionType, DPUSet, DPUSetStatus
@@ -105,10 +105,10 @@ class DPUSetReconciler(Finalizing[DPUSet]):
 
     async def reconcile(self, dpuset: DPUSet) -> Result | None:
         selection = self._select(dpuset)
-        have = {key.name for key in self._dpus.keys_by(members.OF_SET, dpuset.uid)}
+        errors = await self._adopt(dpuset, selection.wanted.keys() - self._members(dpuset))
+        have = self._members(dpuset)
         missing = self._settle(dpuset, selection, [c for name, c in selection.wanted.items() if name not in have])
         pause = self._pause(dpuset, selection) if missing else 0.0
-        errors: list[DpfError] = []
         # What is still to be done is tried again now, so an answer of before is not kept.
         selection.refusals.deleted.clear()
         if pause <= 0:
@@ -181,6 +181,33 @@ class DPUSetReconciler(Finalizing[DPUSet]):
             self._events.warning(dpuset, "FailedCreate", fresh[0] + more)
         selection.refused = set(refused)
         return [card for card in cards if card.name not in refused]
+
+    def _members(self, dpuset: DPUSet) -> set[str]:
+        return {key.name for key in self._dpus.keys_by(members.OF_SET, dpuset.uid)}
+
+    async def _adopt(self, dpuset: DPUSet, missing: Iterable[str]) -> list[DpfError]:
+        """Takes over the DPUs of selected cards that a set of that name has left behind."""
+        found = (self._dpus.get(name, dpuset.namespace) for name in missing)
+        orphans = [dpu for dpu in found if dpu is not None and members.left(dpuset, dpu)]
+        # The cache may not know yet that the set is being deleted, and leaves its DPUs on purpose.
+        if not orphans or (await self._client.get(DPUSet, dpuset.name, dpuset.namespace)).deleting:
+            return []
+        return await _at_once(lambda dpu: self._take_over(dpuset, dpu), orphans)
+
+    async def _take_over(self, dpuset: DPUSet, dpu: DPU) -> DpfError | None:
+        owners = [*dpu.metadata.owner_references, owner_reference(dpuset)]
+        patch = {"metadata": {"ownerReferences": [to_wire(owner) for owner in owners]}}
+        try:
+            await self._client.merge_patch(dpu, patch, resource_version=dpu.metadata.resource_version)
+        except (Conflict, NotFound) as error:
+            return error
+        except DpfError as error:
+            self._events.warning(dpuset, "FailedAdopt", f"DPU {dpu.name}: {error}")
+            return error
+        self._events.normal(
+            dpuset, "SuccessfulAdopt", f"DPU {dpu.name}, which a set of this name had left, is taken over"
+        )
+        return None
 
     async def _create(self, dpuset: DPUSet, selection: Selection, card: Card) -> DpfError | None:
         dpu = members.build(dpuset, card)
@@ -330,9 +357,15 @@ def dpuset_controller(cluster: Cluster, events: EventRecorder) -> Controller[DPU
         "dpuset",
         reconciler,
         watches=[
-            For(DPUSet, when=any_of(generation_changed, labels_changed, differs(lambda each: each.deleting))),
+            # Its status too: one that somebody else wrote is put right.
+            For(
+                DPUSet,
+                when=any_of(generation_changed, labels_changed, differs(lambda each: (each.deleting, each.status))),
+            ),
             Owns(DPU, when=differs(members.stands)),
-            Watch(DPU, to=reconciler.claims.waiting_for, when=differs(indexes.place)),
+            Watch(
+                DPU, to=reconciler.claims.waiting_for, when=differs(lambda dpu: (indexes.place(dpu), dpu.controller))
+            ),
             Watch(Node, to=selecting, when=differs(lambda node: (node.labels, node.internal_ip))),
         ],
         workers=4,

@@ -57,6 +57,13 @@ def build(dpuset: DPUSet, card: Card) -> DPU:
     return DPU(metadata=meta, spec=DPUSpec(**spec))
 
 
+def left(dpuset: DPUSet, dpu: DPU) -> bool:
+    """Whether the DPU was left behind by a set of that name (``kubectl delete dpuset --cascade=orphan``): its labels name the set,
+    and nobody has it."""
+    named = dpu.labels.get(names.LABEL_DPUSET_NAME), dpu.labels.get(names.LABEL_DPUSET_NAMESPACE)
+    return named == (dpuset.name, dpuset.namespace) and dpu.controller is None and not dpu.deleting
+
+
 def labels_of(card: Card) -> dict[str, str]:
     """Labels that tell what may change of a card, as far as it is known."""
     told = {names.LABEL_DPU_PF_NAME: card.pf0, names.LABEL_DPU_HOST_IP: names.host_ip(card.host_ip)}

@@ -99,6 +99,40 @@ async def test_two_sets_do_not_share_a_card(world: World) -> None:
     await world.eventually(DPU, name, until=lambda dpu: dpu.owned_by(second))
 
 
+async def test_a_set_that_is_made_again_takes_over_the_dpus_that_it_had_left(world: World) -> None:
+    await world.node()
+    first = await world.dpuset()
+    dpu = await world.eventually(DPU, f"{world.host_node}-{PCI}")
+    path = DPUSet.RESOURCE.path(world.namespace, first.name)
+    await world.host.request("DELETE", path, body={"propagationPolicy": "Orphan"})
+    await eventually_gone(world.host, DPUSet, first.name, world.namespace)
+    second = await world.dpuset()
+    found = await world.eventually(DPU, dpu.name, until=lambda each: each.owned_by(second))
+    assert (found.uid, len(found.metadata.owner_references)) == (dpu.uid, 1)
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.replicas == 1)
+
+
+async def test_a_dpu_of_another_name_of_set_is_not_taken_over(world: World) -> None:
+    await world.node()
+    first = await world.dpuset("first")
+    dpu = await world.eventually(DPU, f"{world.host_node}-{PCI}")
+    path = DPUSet.RESOURCE.path(world.namespace, first.name)
+    await world.host.request("DELETE", path, body={"propagationPolicy": "Orphan"})
+    await eventually_gone(world.host, DPUSet, first.name, world.namespace)
+    await world.dpuset("second")
+    await world.eventually(DPUSet, "second", until=lambda each: dpu.name in str(each.status.conditions))
+    assert (await world.host.get(DPU, dpu.name, world.namespace)).controller is None
+
+
+async def test_a_status_that_somebody_else_wrote_is_put_right(world: World) -> None:
+    await world.node()
+    dpuset = await world.dpuset()
+    right = await world.eventually(DPUSet, "set", until=lambda each: each.status.dpu_statistics == {"Initializing": 1})
+    wrong = {"status": {"conditions": None, "replicas": 77, "dpuStatistics": {"Ready": 99}}}
+    await world.host.merge_patch(dpuset, wrong, subresource="status")
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.replicas == right.status.replicas)
+
+
 async def test_the_set_that_has_a_card_is_told_that_another_wants_it_until_it_does_not(world: World) -> None:
     await world.node()
     await world.dpuset("first")
