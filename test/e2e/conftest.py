@@ -213,8 +213,8 @@ async def _restrained(layout: Layout) -> None:
                 while True:
                     await client.merge_patch(dpu, {"status": {"phase": Phase.READY}}, subresource="status")
                     await asyncio.sleep(LOOK)
-        await client.delete(dpu)
         await client.merge_patch(dpu, {"metadata": {"annotations": None}})
+        await client.delete(dpu)
 
 
 _free: list[str] = [f"worker{number}" for number in range(1, HOSTS + 1)]
