@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from dpf.provisioning.dpu import story
+from dpf.provisioning.dpu import jointoken, story
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import NoRoom, Order, Unreachable
 from dpf.provisioning.dpu.outcome import Outcome, Progress
@@ -66,6 +66,29 @@ async def test_the_time_of_a_card_runs_from_its_activation_and_a_manager_that_ta
         remember.then()
         assert remember.changes["install"].started_at == NOW - timedelta(hours=9)
     assert card.since == [None, NOW, None], "not from when it was begun; another image has time of its own"
+
+
+async def test_a_card_that_had_joined_is_given_a_token_of_its_own_when_it_is_flashed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    removed: list[int] = []
+
+    async def take_away(_: Any, __: Any, attempt: int) -> None:
+        removed.append(attempt)
+
+    monkeypatch.setattr(jointoken, "take_away", take_away)
+    card = Begun()
+
+    async def merge_patch(*_: Any) -> None:
+        """The DPU's labels for its Node."""
+
+    hands = cast("Hands", SimpleNamespace(card=card, client=SimpleNamespace(merge_patch=merge_patch)))
+    order = await card.prepare(None, 0)
+    joined = {"version": order.version, "configSHA256": order.sha256, "startedAt": NOW.isoformat()}
+    remember = await os_installing.begin(hands, see(installing(**joined, joinTokenDeleted=True)))
+    install = remember.changes["install"]
+    assert (install.attempt, install.join_token_deleted, install.config_sha256 != order.sha256) == (1, False, True)
+    assert removed == [0]
 
 
 def test_a_card_waits_for_its_turn_under_a_reason_of_its_own() -> None:

@@ -108,6 +108,10 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
     if labels := nodelabels.missing(seen.dpu, seen.bfb):
         await hands.client.merge_patch(seen.dpu, {"spec": {"cluster": {"nodeLabels": labels}}})
     before = seen.install
+    if before.join_token_deleted:
+        # The card has joined with what it was given; to join once more it needs something else. Only a hand in the status, or a
+        # restored backup of it, leads here.
+        before = Install(attempt=before.attempt + 1)
     if before.attempt and before.started_at is None:
         await jointoken.take_away(hands, seen.dpu, before.attempt - 1)
     try:
