@@ -16,7 +16,7 @@ from dpf.provisioning import indexes
 from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.claims import Claims
-from dpf.provisioning.dpuset.select import Choice, choose
+from dpf.provisioning.dpuset.select import Choice, choose, selects, untold
 from dpf.provisioning.dpuset.status import Refusals, Tally, allowed, outdated, summary, tally
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
@@ -162,7 +162,9 @@ class DPUSetReconciler(Finalizing[DPUSet]):
             selection.wanted.pop(card.name, None)
         selection.rejected.difference_update(card.name for card in before.rejected)
         node, selector = self._nodes.get(name), dpuset.spec.node_selector
-        if node is None or not (selector is None or selector.matches(node.labels)):
+        if node is not None and untold(selector, node):
+            selection.choices[name] = Choice()
+        if node is None or not selects(selector, node):
             return
         choice = selection.choices[name] = choose(dpuset.spec.dpu_selector, node)
         selection.wanted.update((card.name, card) for card in choice.selected)

@@ -19,7 +19,11 @@ from dataclasses import dataclass
 
 from dpf.provisioning.cards import CARD_LABEL, Card, cards_of
 from dpf.runtime.k8s import Node
-from dpf_api.names import label_card
+from dpf.runtime.meta import LabelSelector
+from dpf_api.names import FEATURE_PREFIX, label_card
+
+DETECTED = f"{FEATURE_PREFIX}dpu-"
+"""How labels begin that tell of a host's cards."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,21 @@ def choose(dpu_selector: Mapping[str, str] | None, node: Node) -> Choice:
         wanted = _holds(entries.get(card.index, {}), card.index, node.labels) if dpu_selector else card.index == 0
         (selected if wanted else rejected).append(card)
     return Choice(tuple(selected), tuple(rejected))
+
+
+def selects(selector: LabelSelector | None, node: Node) -> bool:
+    """Whether the node selector selects the node."""
+    return selector is None or selector.matches(node.labels)
+
+
+def untold(selector: LabelSelector | None, node: Node) -> bool:
+    """Whether nothing is told of the node's cards, and it is selected apart from that: it may be again in a moment, as when node
+    feature discovery is installed anew."""
+    if selector is None or any(key.startswith(DETECTED) for key in node.labels):
+        return False
+    labels = {key: value for key, value in selector.match_labels.items() if not key.startswith(DETECTED)}
+    expressions = [each for each in selector.match_expressions if not each.key.startswith(DETECTED)]
+    return LabelSelector(match_labels=labels, match_expressions=expressions).matches(node.labels)
 
 
 def _entries(dpu_selector: Mapping[str, str]) -> dict[int, dict[str, str]]:

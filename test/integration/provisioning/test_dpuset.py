@@ -83,6 +83,19 @@ async def test_a_node_that_is_not_selected_any_more_loses_its_dpu(world: World) 
     await world.eventually(DPUSet, "set", until=lambda each: each.status.reason == "NothingSelected")
 
 
+async def test_a_host_whose_detector_tells_nothing_any_more_keeps_its_dpus(world: World) -> None:
+    node = await world.node(dpu_enabled="true")
+    selector = {"matchLabels": {"test": world.namespace, FEATURE_PREFIX + "dpu-enabled": "true"}}
+    await world.dpuset(nodeSelector=selector)
+    dpu = await world.eventually(DPU, f"{world.host_node}-{PCI}")
+    told = [label for label in node.labels if label.startswith(FEATURE_PREFIX)]
+    await world.host.merge_patch(node, {"metadata": {"labels": dict.fromkeys(told)}})
+    await world.eventually(DPUSet, "set", until=lambda each: "node labels tell no more" in str(each.status))
+    assert not (await world.host.get(DPU, dpu.name, world.namespace)).deleting
+    await world.host.merge_patch(node, {"metadata": {"labels": {"test": None}}})
+    await eventually_gone(world.host, DPU, dpu.name, world.namespace)
+
+
 async def test_two_sets_do_not_share_a_card(world: World) -> None:
     await world.node()
     first = await world.dpuset("first")
