@@ -83,3 +83,28 @@ async def test_nor_in_what_a_person_reads(
 ) -> None:
     assert await dpfctl(tmp_path, *line.split()) == (0, out, err)
     assert len(server.seen) > 1
+
+
+PRINTS = ["get dpus -o json", "get dpus -o name", "describe", "plan -f /dev/null", "retry dpu --all", "completion bash"]
+
+
+@pytest.mark.parametrize("line", PRINTS)
+async def test_what_can_not_be_printed_is_an_error_in_one_line(
+    server: ScriptedServer, tmp_path: Path, line: str
+) -> None:
+    full = os.open("/dev/full", os.O_WRONLY)
+    try:
+        code, _, err = await dpfctl(tmp_path, *line.split(), stdout=full)
+    finally:
+        os.close(full)
+    assert (code, err) == (1, "error: cannot write to standard output: No space left on device\n")
+
+
+@pytest.mark.parametrize("line", PRINTS)
+async def test_a_reader_that_has_seen_enough_is_no_error(server: ScriptedServer, tmp_path: Path, line: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        assert await dpfctl(tmp_path, *line.split(), stdout=writing) == (0, "", "")
+    finally:
+        os.close(writing)
