@@ -37,6 +37,34 @@ def kind_of(word: str) -> type[Object]:
     raise ConfigError(f"there is no kind {word!r}; choose from {', '.join(KINDS)}")
 
 
+def asked_for(first: str, names: Sequence[str]) -> list[tuple[type[Object], list[str]]]:
+    """The objects that a user means by ``KIND NAME...`` or ``KIND/NAME...``: their names by kind.
+
+    :raises ConfigError: if there is no such kind, or the two are mixed.
+    """
+    if "/" not in first:
+        return [(kind_of(first), list(names))]
+    found: dict[type[Object], list[str]] = {}
+    for word in (first, *names):
+        kind, _, name = word.partition("/")
+        if not name:
+            raise ConfigError(f"{word!r} is no KIND/NAME: write KIND NAME ..., or KIND/NAME for each object")
+        found.setdefault(kind_of(kind), []).append(name)
+    return list(found.items())
+
+
+def of_one_kind(first: str, names: Sequence[str]) -> tuple[type[Object], list[str]]:
+    """As :func:`asked_for`, for a command that is about one kind.
+
+    :raises ConfigError: as there, or if they are of several kinds.
+    """
+    (kind, found), *others = asked_for(first, names)
+    if others:
+        several = ", ".join(each.RESOURCE.plural for each in (kind, *(other for other, _ in others)))
+        raise ConfigError(f"these are of several kinds ({several}): give those of one kind at a time")
+    return kind, found
+
+
 def row(obj: Object, *, wide: bool, namespace: bool) -> dict[str, str]:
     """The object's printer columns, as ``kubectl get`` shows them."""
     plain = obj.model_dump(mode="json", by_alias=True)

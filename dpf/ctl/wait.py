@@ -18,7 +18,7 @@ from contextlib import aclosing
 
 from dpf.ctl import connect, output
 from dpf.ctl.connect import Session
-from dpf.ctl.kinds import kind_of
+from dpf.ctl.kinds import of_one_kind
 from dpf.provisioning.dpuset.members import outdated
 from dpf.runtime import wire
 from dpf.runtime.client import decode
@@ -44,7 +44,12 @@ Goal = Callable[[Object], bool]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of ``dpfctl wait``."""
     parser.add_argument("kind", metavar="KIND", help="dpu, dpuset, bfb or dpucluster")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="objects; all that there are now if none is named")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="objects, which KIND/NAME names too; all that there are now if none is named",
+    )
     parser.add_argument(
         "--for",
         dest="goal",
@@ -216,10 +221,11 @@ def state_of(obj: Object) -> str:
 
 async def wait(session: Session, arguments: argparse.Namespace) -> int:
     """Waits; returns the exit status."""
-    kind, goal = kind_of(arguments.kind), goal_of(arguments.goal)
+    kind, names = of_one_kind(arguments.kind, arguments.names)
+    goal = goal_of(arguments.goal)
     if goal is not None and "status" not in kind.model_fields:
         raise ConfigError(f"a {kind.RESOURCE.kind} has no status: there is nothing to wait for")
-    found = await _targets(session, kind, arguments, absent=goal is None)
+    found = await _targets(session, kind, names, arguments.selector, absent=goal is None)
     if not found and goal is None:
         # What is gone already is what was waited for.
         return 0
@@ -250,19 +256,19 @@ async def wait(session: Session, arguments: argparse.Namespace) -> int:
 
 
 async def _targets(
-    session: Session, kind: type[Object], arguments: argparse.Namespace, *, absent: bool
+    session: Session, kind: type[Object], names: Sequence[str], labels: str, *, absent: bool
 ) -> list[Object]:
     """What is waited for.
 
     :param absent: one that is not there is left out.
     :raises ConfigError: if one is named that is not there, or names and labels are given together.
     """
-    connect.either(arguments.names, arguments.selector)
-    if not arguments.names:
-        return await session.find(kind, labels=arguments.selector)
+    connect.either(names, labels)
+    if not names:
+        return await session.find(kind, labels=labels)
     if not absent:
-        return [await session.one(kind, name) for name in arguments.names]
-    found = [await session.named(kind, name) for name in arguments.names]
+        return [await session.one(kind, name) for name in names]
+    found = [await session.named(kind, name) for name in names]
     return [each for each in found if each is not None]
 
 

@@ -109,6 +109,27 @@ async def test_get_prints_what_kubectl_prints(host_client: Client, namespace: st
     assert (status, err) == (1, f"error: there is no DPU 'nobody' in namespace {namespace}\n")
 
 
+async def test_objects_are_named_as_kubectl_and_retry_print_them(
+    host_client: Client, namespace: str, dpfctl: Dpfctl
+) -> None:
+    for name in ("d1", "d2"):
+        await put(host_client, namespace, name, phase="Error")
+    assert json.loads((await dpfctl("get", "dpu/d1", "-o", "json"))[1])["metadata"]["name"] == "d1"
+    printed = (await dpfctl("get", "dpus", "-o", "name"))[1]
+    assert (await dpfctl("get", *printed.split(), "-o", "name")) == (0, printed, "")
+    assert (await dpfctl("describe", "dpu/d1"))[1] == (await dpfctl("describe", "dpu", "d1"))[1]
+    status, _, err = await dpfctl("describe", "dpu/nobody")
+    assert (status, err) == (1, "error: there is no DPU 'nobody'; `dpfctl get dpus` lists those there are\n")
+    status, _, err = await dpfctl("describe", "dpu/d1", "dpu/d2")
+    assert (status, err) == (1, "error: describe shows one object or all of a kind, not d1 and d2\n")
+    assert (await dpfctl("wait", "dpu/d1", "--for", "phase=Error"))[0] == 0
+    retried = (await dpfctl("retry", "dpu/d1"))[1]
+    assert retried == "dpu/d1 is tried again\n"
+    assert (await dpfctl("get", retried.split()[0]))[0] == 0
+    status, _, err = await dpfctl("get", "dpu/d1", "-l", "team=blue")
+    assert (status, "not both" in err) == (1, True)
+
+
 async def test_plan_tells_what_an_edit_would_do_and_writes_nothing(
     host_client: Client, namespace: str, dpfctl: Dpfctl, tmp_path: Path
 ) -> None:
