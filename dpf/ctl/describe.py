@@ -19,6 +19,8 @@ from dpf_api.operatorconfig import DPFOperatorConfig
 
 WIDTH = 120
 """Characters of a message that are shown unless ``--wide`` is given."""
+CONDITIONED = {each: each.lower() for each in ("DPUSet", "DPU", "BFB", "DPUCluster", "Pod")}
+"""Kinds in the tree that have conditions, and as they are written."""
 COLOURS = {"True": output.GREEN, "False": output.RED, "Unknown": output.YELLOW}
 
 
@@ -38,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grouping",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="DPUs of one set in the same state as one line (default, unless one DPU is asked for)",
+        help="DPUs of one set in the same state, none of whose conditions are shown, as one line "
+        "(default, unless one DPU is asked for)",
     )
     parser.add_argument("-w", "--wide", action="store_true", help="whole messages")
     parser.add_argument(
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 async def describe(session: Session, arguments: argparse.Namespace) -> int:
     """Prints the tree."""
     kind, name, plural = _asked(arguments.kind, arguments.name)
+    conditions = whose(arguments.show_conditions)
     whole = tree.build(await read(session))
     shown = tree.only(whole, kind, name) if kind and kind != whole.kind else whole
     if name and not shown.children:
@@ -62,10 +66,13 @@ async def describe(session: Session, arguments: argparse.Namespace) -> int:
     if not whole.children and not whole.kind:
         output.complain("there are no objects of DPF" + (f" in {session.namespace}" if session.namespace else ""))
         return 0
+    whose_kind, _, whose_name = conditions.partition("/")
+    if whose_name and not any((each.kind, each.name) == (whose_kind, whose_name) for each in tree.every(shown)):
+        raise ConfigError(f"--show-conditions={arguments.show_conditions}: no {whose_kind} {whose_name!r} is shown")
     alone = kind == DPU.RESOURCE.kind and bool(name)
     if (arguments.grouping is None and not alone) or arguments.grouping:
-        shown = tree.grouped(shown)
-    rows = list(tree.lines(shown, arguments.show_conditions))
+        shown = tree.grouped(shown, conditions)
+    rows = list(tree.lines(shown, conditions))
     if not arguments.wide:
         rows = [{**row, "message": _short(row["message"])} for row in rows]
     if len({row["namespace"] for row in rows if row["namespace"]}) <= 1:
@@ -86,6 +93,24 @@ def _asked(word: str, name: str) -> tuple[str, str, str]:
     if len(names) > 1:
         raise ConfigError(f"describe shows one object or all of a kind, not {' and '.join(names)}")
     return kind.RESOURCE.kind, "".join(names), kind.RESOURCE.plural
+
+
+def whose(text: str) -> str:
+    """Whose conditions to show, as :func:`tree.lines` takes it.
+
+    :raises ConfigError: if the words mean nothing.
+    """
+    if text in ("none", "failed", "all"):
+        return text
+    word, slash, name = text.partition("/")
+    short = word.partition(".")[0].lower()
+    kind = next((each for each, small in CONDITIONED.items() if short in (small, f"{small}s")), "")
+    if not kind or (slash and not name):
+        kinds = ", ".join(CONDITIONED.values())
+        raise ConfigError(
+            f"--show-conditions={text} means nothing: write none, failed, all, KIND or KIND/NAME, where KIND is one of {kinds}"
+        )
+    return kind + slash + name
 
 
 async def read(session: Session) -> tree.World:

@@ -97,6 +97,26 @@ async def test_describe_shows_what_owns_what(host_client: Client, namespace: str
     assert yaml.safe_load((await dpfctl("describe", "dpu", "d1", "-o", "yaml"))[1]) == tree
 
 
+async def test_describe_shows_the_conditions_that_are_asked_for(
+    host_client: Client, namespace: str, dpfctl: Dpfctl
+) -> None:
+    dpuset = await put_set(host_client, namespace)
+    for name in ("d1", "d2", "d3"):
+        await put(host_client, namespace, name, owner=dpuset, conditions=[condition("Initialized", "True")])
+
+    async def below_the_set(*words: str) -> list[str]:
+        _, out, _ = await dpfctl("describe", *words)
+        return [line.strip().split("  ")[0] for line in out.splitlines()][4:]
+
+    assert await below_the_set() == ["└─3 DPUs"]
+    assert await below_the_set("--show-conditions", "dpu/d2") == ["├─2 DPUs", "└─DPU/d2", "└─Initialized"]
+    assert len(await below_the_set("--show-conditions", "all")) == 6
+    status, out, err = await dpfctl("describe", "--show-conditions", "dpu/d9")
+    assert (status, out, err) == (1, "", "error: --show-conditions=dpu/d9: no DPU 'd9' is shown\n")
+    status, out, err = await dpfctl("describe", "--show-conditions", "bogus")
+    assert (status, out, "write none, failed, all, KIND or KIND/NAME" in err) == (1, "", True)
+
+
 async def test_get_prints_what_kubectl_prints(host_client: Client, namespace: str, dpfctl: Dpfctl) -> None:
     await put(host_client, namespace, conditions=[condition("Ready", "False")])
     _, out, _ = await dpfctl("get", "dpu")
