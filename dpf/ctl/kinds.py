@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.meta import Object, now
+from dpf_api import bfb, dpu, dpucluster, dpuset
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpucluster import DPUCluster
@@ -21,6 +23,15 @@ KINDS: Mapping[str, type[Object]] = {
     each.RESOURCE.plural: each for each in (DPUSet, DPU, BFB, DPUFlavor, DPUCluster, DPFOperatorConfig)
 }
 """By plural."""
+PHASES: Mapping[type[Object], type[StrEnum]] = {DPU: dpu.Phase, BFB: bfb.Phase, DPUCluster: dpucluster.Phase}
+"""Of kinds that have a phase."""
+CONDITIONS: Mapping[type[Object], type[StrEnum]] = {
+    DPUSet: dpuset.ConditionType,
+    DPU: dpu.ConditionType,
+    BFB: bfb.ConditionType,
+    DPUCluster: dpucluster.ConditionType,
+}
+"""Types of the conditions that DPF's controllers set, of kinds that have some."""
 
 _PART = re.compile(r"\.(\w+)|\[\?\(@\.(\w+)==['\"](\w+)['\"]\)\]")
 

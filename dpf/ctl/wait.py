@@ -18,7 +18,7 @@ from contextlib import aclosing
 
 from dpf.ctl import connect, output
 from dpf.ctl.connect import Session
-from dpf.ctl.kinds import of_one_kind
+from dpf.ctl.kinds import CONDITIONS, PHASES, of_one_kind
 from dpf.provisioning.dpuset.members import outdated
 from dpf.runtime import wire
 from dpf.runtime.client import decode
@@ -27,6 +27,7 @@ from dpf.runtime.errors import ConfigError, Gone, Unavailable
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.options import duration
 from dpf_api.dpu import DPU, Phase
+from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuset import DPUSet, StrategyType
 from dpf_api.names import ANNOTATION_RETRY, LABEL_DPUSET_NAME
 
@@ -37,6 +38,9 @@ PAUSE = 1.0
 """Seconds until a server that went away is asked again."""
 LOOK = 10.0
 """Seconds until sets are looked at anew: a DPU that is tried again and fails again may leave its set's status as it was."""
+
+STATUSES = ("True", "False", "Unknown")
+"""What a condition can be."""
 
 Goal = Callable[[Object], bool]
 
@@ -78,10 +82,11 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def goal_of(text: str) -> Goal | None:
+def goal_of(text: str, kind: type[Object], *, vendors: bool = False) -> Goal | None:
     """What is waited for; None for deletion.
 
-    :raises ConfigError: if the words mean nothing.
+    :param vendors: objects of the kind may have conditions that DPF does not know.
+    :raises ConfigError: if the words mean nothing, or what the kind never comes to.
     """
     what, _, value = text.partition("=")
     if text == "deleted":
@@ -89,11 +94,26 @@ def goal_of(text: str) -> Goal | None:
     if text == "ready":
         return ready
     if what == "phase" and value:
-        return lambda obj: _phase(obj).lower() == value.lower()
+        phase = _one_of(value, PHASES.get(kind, ()), f"a {kind.RESOURCE.kind} has no phase {value!r}")
+        return lambda obj: _phase(obj) == phase
     if what == "condition" and value:
-        kind, _, status = value.partition("=")
-        return lambda obj: _condition(obj, kind) == (status or "True")
+        name, equals, status = value.partition("=")
+        if not vendors:
+            name = _one_of(name, CONDITIONS.get(kind, ()), f"a {kind.RESOURCE.kind} has no condition {name!r}")
+        status = _one_of(status, STATUSES, f"no condition is {status!r}") if equals else "True"
+        return lambda obj: _condition(obj, name) == status
     raise ConfigError(f"--for={text} means nothing: write ready, deleted, phase=PHASE or condition=TYPE[=STATUS]")
+
+
+def _one_of(word: str, known: Iterable[str], wrong: str) -> str:
+    """The word as it is among those known, in whatever case it was written.
+
+    :raises ConfigError: if it is not; the message lists them.
+    """
+    by_word = {str(each).lower(): str(each) for each in known}
+    if word.lower() in by_word:
+        return by_word[word.lower()]
+    raise ConfigError(f"{wrong}; choose from {', '.join(by_word.values())}" if by_word else wrong)
 
 
 def ready(obj: Object) -> bool:
@@ -222,9 +242,11 @@ def state_of(obj: Object) -> str:
 async def wait(session: Session, arguments: argparse.Namespace) -> int:
     """Waits; returns the exit status."""
     kind, names = of_one_kind(arguments.kind, arguments.names)
-    goal = goal_of(arguments.goal)
-    if goal is not None and "status" not in kind.model_fields:
+    if arguments.goal != "deleted" and "status" not in kind.model_fields:
         raise ConfigError(f"a {kind.RESOURCE.kind} has no status: there is nothing to wait for")
+    # Somebody else's cluster manager may set conditions of its own.
+    vendors = kind is DPUCluster and any("/" in each.spec.type for each in await session.find(DPUCluster))
+    goal = goal_of(arguments.goal, kind, vendors=vendors)
     found = await _targets(session, kind, names, arguments.selector, absent=goal is None)
     if not found and goal is None:
         # What is gone already is what was waited for.

@@ -20,6 +20,7 @@ from dpf.runtime.k8s import Node, Pod, ServiceAccount
 from dpf.runtime.meta import ObjectMeta, owner_reference
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
+from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuset import DPUSet
 from dpf_api.names import ANNOTATION_RETRY, FEATURE_PREFIX, LABEL_DPUSET_NAME
 from dpf_cmd.dpfctl import main
@@ -270,6 +271,23 @@ async def test_wait_ends_at_errors_deadlines_and_deletions(host_client: Client, 
     assert (await waiting)[0] == 0
     for words in (("dpu", "d1"), ("dpus",)):
         assert await dpfctl("wait", *words, "--for", "deleted") == (0, "", ""), "it is gone already"
+
+
+async def test_wait_refuses_at_once_what_can_not_come(host_client: Client, namespace: str, dpfctl: Dpfctl) -> None:
+    await put(host_client, namespace)
+    status, _, err = await dpfctl("wait", "dpu", "d1", "--for", "phase=Bogus")
+    assert (status, err[:36]) == (1, "error: a DPU has no phase 'Bogus'; c")
+    spec = {"type": "vendor.com/own", "version": "v1.31.0", "maxNodes": 10}
+    body = {"metadata": {"name": "theirs", "namespace": namespace}, "spec": spec}
+    status, _, err = await dpfctl("wait", "dpucluster", "--for", "condition=Licensed")
+    assert (status, err) == (
+        1,
+        "error: a DPUCluster has no condition 'Licensed'; choose from Created, Ready, KeepalivedReady\n",
+    )
+    theirs = await host_client.create(DPUCluster.model_validate(body))
+    conditions = {"phase": "Ready", "conditions": [condition("Licensed", "True")]}
+    await host_client.merge_patch(theirs, {"status": conditions}, subresource="status")
+    assert (await dpfctl("wait", "dpucluster", "--for", "condition=Licensed"))[0] == 0
 
 
 async def test_wait_ends_when_a_dpu_of_a_set_stays_in_error(
