@@ -85,15 +85,15 @@ def build(world: World) -> Item:
     orphans = [each for each in world.dpus if each.controller is None or each.controller.uid not in made]
 
     def dpu(each: DPU) -> Item:
-        return _stated(each, tuple(pod_item(pod) for pod in pods.get(each.uid, ())))
+        return stated(each, tuple(pod_item(pod) for pod in pods.get(each.uid, ())))
 
     headings = [
-        ("BFBs", [_stated(each) for each in world.bfbs]),
+        ("BFBs", [stated(each) for each in world.bfbs]),
         ("DPUFlavors", [Item("DPUFlavor", each.name, each.namespace) for each in world.flavors]),
-        ("DPUClusters", [_stated(each) for each in world.clusters]),
+        ("DPUClusters", [stated(each) for each in world.clusters]),
         (
             "DPUSets",
-            [_stated(each, tuple(dpu(child) for child in dpus.get(each.uid, ()))) for each in world.dpusets],
+            [stated(each, tuple(dpu(child) for child in dpus.get(each.uid, ()))) for each in world.dpusets],
         ),
         ("DPUs of no DPUSet", [dpu(each) for each in orphans]),
     ]
@@ -112,7 +112,7 @@ def _by_owner(objects: Iterable[T]) -> dict[str, list[T]]:
     return owned
 
 
-def _stated(obj: BFB | DPU | DPUCluster | DPUSet, children: tuple[Item, ...] = ()) -> Item:
+def stated(obj: BFB | DPU | DPUCluster | DPUSet, children: tuple[Item, ...] = ()) -> Item:
     """An object that tells its state in ``status``: what it waits for, and for how long."""
     status = obj.status
     ready = find(status.conditions, "Ready")

@@ -19,6 +19,7 @@ from contextlib import aclosing
 from dpf.ctl import connect, output
 from dpf.ctl.connect import Session
 from dpf.ctl.kinds import CONDITIONS, PHASES, of_one_kind
+from dpf.ctl.tree import stated
 from dpf.provisioning.dpuset.members import outdated
 from dpf.runtime import wire
 from dpf.runtime.client import decode
@@ -26,6 +27,7 @@ from dpf.runtime.conditions import find
 from dpf.runtime.errors import ConfigError, Gone, Unavailable
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.options import duration
+from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU, Phase
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuset import DPUSet, StrategyType
@@ -226,7 +228,8 @@ def state_of(obj: Object) -> str:
     """How far an object is, in a line."""
     status = getattr(obj, "status", None)
     if obj.deleting:
-        return "Deleting"
+        why = " ".join(_held_by(obj).split())
+        return f"Deleting{f': {why}' if why else ''}"
     if isinstance(obj, DPUSet):
         failed = obj.status.dpu_statistics.get("Error", 0)
         told = f", {failed} failed" if failed else ""
@@ -237,6 +240,16 @@ def state_of(obj: Object) -> str:
     if _phase(obj) == "Error" and tried_again(obj):
         return f"is tried again; was in Error{f': {message}' if message else ''}"
     return f"{_phase(obj) or 'no status yet'}{installing}{f': {message}' if message else ''}"
+
+
+def _held_by(obj: Object) -> str:
+    """What the deletion of an object waits for, as the tree tells it; empty until its controller has looked at it."""
+    if not isinstance(obj, BFB | DPU | DPUCluster | DPUSet):
+        return ""
+    if isinstance(obj, BFB | DPU) and _phase(obj) != "Deleting":
+        return ""  # What it says is of before.
+    item = stated(obj)
+    return item.message or item.reason
 
 
 async def wait(session: Session, arguments: argparse.Namespace) -> int:

@@ -113,6 +113,24 @@ def test_somebody_elses_cluster_manager_has_conditions_of_its_own() -> None:
     assert goal(DPUCluster.model_validate({"metadata": {"name": "c"}, "status": status}))
 
 
+def test_what_a_deletion_waits_for_is_told_as_the_tree_tells_it() -> None:
+    moment = "2026-01-01T00:00:00Z"
+    held = condition("Ready", False, "NodeEffectRemoval", "removing the\ntaint")
+    status = {"phase": "Deleting", "reason": "NodeEffectRemoval", "conditions": [held]}
+    assert state_of(dpu("a", status=status | {"message": "removing the\ntaint"}, deletionTimestamp=moment)) == (
+        "Deleting: removing the taint"
+    )
+    assert state_of(dpu("a", status=status, deletionTimestamp=moment)) == "Deleting: removing the taint"
+    assert state_of(dpu("a", status=BROKEN, deletionTimestamp=moment)) == "Deleting", "what it says is of before"
+    metadata = {"name": "x", "deletionTimestamp": moment}
+    in_use = {"phase": "Deleting", "reason": "InUse", "message": "3 DPUs use it"}
+    assert state_of(BFB.model_validate({"metadata": metadata, "status": in_use})) == "Deleting: 3 DPUs use it"
+    counted = {"replicas": 4, "readyReplicas": 3}
+    assert state_of(DPUSet.model_validate({"metadata": metadata, "status": counted})) == (
+        "Deleting: 3 of 4 DPUs are ready"
+    )
+
+
 def test_a_set_is_ready_as_it_is_specified_now() -> None:
     status = {"observedGeneration": 1, "replicas": 4, "readyReplicas": 4, "conditions": [condition("Ready", True)]}
     edited = DPUSet.model_validate({"metadata": {"name": "s", "generation": 2}, "status": status})
