@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from dpf.ctl.output import complain
+from dpf.runtime import log
 from dpf.runtime.errors import DpfError
 from dpf.runtime.options import Parser, installed_version
 
@@ -40,10 +41,16 @@ def build_parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parses the command line, runs the command and exits with its status."""
+    """Parses the command line, runs the command and exits with its status.
+
+    :param argv: the words; None for those of the process, whose logging is set up then too.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     command = next((word for word in words if not word.startswith("-")), "")
     arguments = build_parser(command).parse_args(words)
+    if argv is None:
+        # Standard output is the command's answer, which programs read: what is logged is for a person, elsewhere.
+        log.configure("warning", "console")
     try:
         sys.exit(arguments.run(arguments))
     except DpfError as error:

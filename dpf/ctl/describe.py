@@ -7,7 +7,7 @@ import asyncio
 
 from dpf.ctl import connect, output, tree
 from dpf.ctl.connect import Session
-from dpf.ctl.kinds import KINDS, kind_of
+from dpf.ctl.kinds import KINDS, of_one_kind
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.k8s import Pod
 from dpf_api.bfb import BFB
@@ -19,13 +19,17 @@ from dpf_api.operatorconfig import DPFOperatorConfig
 
 WIDTH = 120
 """Characters of a message that are shown unless ``--wide`` is given."""
+CONDITIONED = {each: each.lower() for each in ("DPUSet", "DPU", "BFB", "DPUCluster", "Pod")}
+"""Kinds in the tree that have conditions, and as they are written."""
 COLOURS = {"True": output.GREEN, "False": output.RED, "Unknown": output.YELLOW}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of ``dpfctl describe``."""
     parser.add_argument("kind", nargs="?", default="all", metavar="KIND", help=f"all (default), {', '.join(KINDS)}")
-    parser.add_argument("name", nargs="?", default="", metavar="NAME", help="one object of that kind")
+    parser.add_argument(
+        "name", nargs="?", default="", metavar="NAME", help="one object of that kind, which KIND/NAME names too"
+    )
     parser.add_argument(
         "--show-conditions",
         default="none",
@@ -36,7 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--grouping",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="DPUs of one set in the same state as one line (default, unless one DPU is asked for)",
+        help="DPUs of one set in the same state, none of whose conditions are shown, as one line "
+        "(default, unless one DPU is asked for)",
     )
     parser.add_argument("-w", "--wide", action="store_true", help="whole messages")
     parser.add_argument(
@@ -49,21 +54,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def describe(session: Session, arguments: argparse.Namespace) -> int:
     """Prints the tree."""
-    kind = "" if arguments.kind == "all" else kind_of(arguments.kind).RESOURCE.kind
+    kind, name, plural = _asked(arguments.kind, arguments.name)
+    conditions = whose(arguments.show_conditions)
     whole = tree.build(await read(session))
-    shown = tree.only(whole, kind, arguments.name) if kind and kind != whole.kind else whole
-    if arguments.name and not shown.children:
-        raise ConfigError(f"there is no {kind} {arguments.name!r}; `dpfctl get {arguments.kind}` lists those there are")
+    shown = tree.only(whole, kind, name) if kind and kind != whole.kind else whole
+    if name and not shown.children:
+        raise ConfigError(f"there is no {kind} {name!r}; `dpfctl get {plural}` lists those there are")
     if arguments.output != "table":
         output.dump(shown.plain(), arguments.output)
         return 0
     if not whole.children and not whole.kind:
         output.complain("there are no objects of DPF" + (f" in {session.namespace}" if session.namespace else ""))
         return 0
-    alone = kind == DPU.RESOURCE.kind and bool(arguments.name)
+    whose_kind, _, whose_name = conditions.partition("/")
+    if whose_name and not any((each.kind, each.name) == (whose_kind, whose_name) for each in tree.every(shown)):
+        raise ConfigError(f"--show-conditions={arguments.show_conditions}: no {whose_kind} {whose_name!r} is shown")
+    alone = kind == DPU.RESOURCE.kind and bool(name)
     if (arguments.grouping is None and not alone) or arguments.grouping:
-        shown = tree.grouped(shown)
-    rows = list(tree.lines(shown, arguments.show_conditions))
+        shown = tree.grouped(shown, conditions)
+    rows = list(tree.lines(shown, conditions))
     if not arguments.wide:
         rows = [{**row, "message": _short(row["message"])} for row in rows]
     if len({row["namespace"] for row in rows if row["namespace"]}) <= 1:
@@ -71,6 +80,37 @@ async def describe(session: Session, arguments: argparse.Namespace) -> int:
     coloured = output.painted(always=arguments.color)
     output.say(output.table(rows, paint if coloured else lambda _, cell: cell, empty=""))
     return 0
+
+
+def _asked(word: str, name: str) -> tuple[str, str, str]:
+    """Kind and name, each empty if there is none, and the kind's plural.
+
+    :raises ConfigError: if there is no such kind, or two objects are named.
+    """
+    if word == "all":
+        return "", name, word
+    kind, names = of_one_kind(word, [name] if name else [])
+    if len(names) > 1:
+        raise ConfigError(f"describe shows one object or all of a kind, not {' and '.join(names)}")
+    return kind.RESOURCE.kind, "".join(names), kind.RESOURCE.plural
+
+
+def whose(text: str) -> str:
+    """Whose conditions to show, as :func:`tree.lines` takes it.
+
+    :raises ConfigError: if the words mean nothing.
+    """
+    if text in ("none", "failed", "all"):
+        return text
+    word, slash, name = text.partition("/")
+    short = word.partition(".")[0].lower()
+    kind = next((each for each, small in CONDITIONED.items() if short in (small, f"{small}s")), "")
+    if not kind or (slash and not name):
+        kinds = ", ".join(CONDITIONED.values())
+        raise ConfigError(
+            f"--show-conditions={text} means nothing: write none, failed, all, KIND or KIND/NAME, where KIND is one of {kinds}"
+        )
+    return kind + slash + name
 
 
 async def read(session: Session) -> tree.World:

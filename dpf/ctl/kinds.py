@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.meta import Object, now
+from dpf_api import bfb, dpu, dpucluster, dpuset
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpucluster import DPUCluster
@@ -21,6 +23,15 @@ KINDS: Mapping[str, type[Object]] = {
     each.RESOURCE.plural: each for each in (DPUSet, DPU, BFB, DPUFlavor, DPUCluster, DPFOperatorConfig)
 }
 """By plural."""
+PHASES: Mapping[type[Object], type[StrEnum]] = {DPU: dpu.Phase, BFB: bfb.Phase, DPUCluster: dpucluster.Phase}
+"""Of kinds that have a phase."""
+CONDITIONS: Mapping[type[Object], type[StrEnum]] = {
+    DPUSet: dpuset.ConditionType,
+    DPU: dpu.ConditionType,
+    BFB: bfb.ConditionType,
+    DPUCluster: dpucluster.ConditionType,
+}
+"""Types of the conditions that DPF's controllers set, of kinds that have some."""
 
 _PART = re.compile(r"\.(\w+)|\[\?\(@\.(\w+)==['\"](\w+)['\"]\)\]")
 
@@ -35,6 +46,34 @@ def kind_of(word: str) -> type[Object]:
         if short in (plural, plural.removesuffix("s")):
             return kind
     raise ConfigError(f"there is no kind {word!r}; choose from {', '.join(KINDS)}")
+
+
+def asked_for(first: str, names: Sequence[str]) -> list[tuple[type[Object], list[str]]]:
+    """The objects that a user means by ``KIND NAME...`` or ``KIND/NAME...``: their names by kind.
+
+    :raises ConfigError: if there is no such kind, or the two are mixed.
+    """
+    if "/" not in first:
+        return [(kind_of(first), list(names))]
+    found: dict[type[Object], list[str]] = {}
+    for word in (first, *names):
+        kind, _, name = word.partition("/")
+        if not name:
+            raise ConfigError(f"{word!r} is no KIND/NAME: write KIND NAME ..., or KIND/NAME for each object")
+        found.setdefault(kind_of(kind), []).append(name)
+    return list(found.items())
+
+
+def of_one_kind(first: str, names: Sequence[str]) -> tuple[type[Object], list[str]]:
+    """As :func:`asked_for`, for a command that is about one kind.
+
+    :raises ConfigError: as there, or if they are of several kinds.
+    """
+    (kind, found), *others = asked_for(first, names)
+    if others:
+        several = ", ".join(each.RESOURCE.plural for each in (kind, *(other for other, _ in others)))
+        raise ConfigError(f"these are of several kinds ({several}): give those of one kind at a time")
+    return kind, found
 
 
 def row(obj: Object, *, wide: bool, namespace: bool) -> dict[str, str]:

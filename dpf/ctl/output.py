@@ -5,16 +5,36 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
 
 import orjson
 
+from dpf.runtime.errors import DpfError
+
+
+class Unwritable(DpfError):
+    """Standard output does not take what is to be printed."""
+
 
 def say(text: str) -> None:
-    """Prints a line to standard output."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    """Prints a line to standard output.
+
+    :raises Unwritable: if it can't be printed; what is printed after that is lost without a word.
+    :raises BrokenPipeError: if nobody reads any more.
+    """
+    if sys.stdout is None:
+        raise Unwritable("cannot write to standard output: it is closed")
+    try:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # Whatever is left in its buffer would fail once more as the process ends.
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  (until the process ends)
+        raise Unwritable(f"cannot write to standard output: {error.strerror}") from None
 
 
 class Clock:
@@ -72,10 +92,13 @@ Paint = Callable[[str, str], str]
 """Puts a cell, padded already, into the colour that its column and content ask for."""
 
 
-def painted(stream: TextIO = sys.stdout, *, always: bool | None = None) -> bool:
-    """Whether to write colours: as asked for, else on a terminal, unless ``NO_COLOR`` is set or the terminal is dumb."""
-    if always is not None:
-        return always
+def painted(stream: TextIO | None = sys.stdout, *, always: bool | None = None) -> bool:
+    """Whether to write colours: as asked for, else on a terminal, unless ``NO_COLOR`` is set or the terminal is dumb.
+
+    :param stream: None for one that was closed before the process began.
+    """
+    if always is not None or stream is None:
+        return bool(always)
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 

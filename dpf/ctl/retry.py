@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from dpf.ctl import connect, output
 from dpf.ctl.connect import Session
-from dpf.ctl.kinds import kind_of
+from dpf.ctl.kinds import of_one_kind
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.meta import now
 from dpf_api.bfb import BFB
@@ -22,7 +22,7 @@ RETRIABLE: Mapping[str, type[DPU] | type[BFB]] = {"DPU": DPU, "BFB": BFB}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of ``dpfctl retry``."""
     parser.add_argument("kind", metavar="KIND", help="dpu or bfb")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="objects in Error")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="objects in Error, which KIND/NAME names too")
     parser.add_argument("--all", action="store_true", help="all of the kind that are in Error")
     connect.add_flags(parser)
     parser.set_defaults(run=lambda arguments: connect.run(arguments, lambda session: retry(session, arguments)))
@@ -30,12 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 async def retry(session: Session, arguments: argparse.Namespace) -> int:
     """Annotates them. One that is not in Error is left as it is, and the exit status is 1."""
-    kind = RETRIABLE.get(word := kind_of(arguments.kind).RESOURCE.kind)
+    asked, names = of_one_kind(arguments.kind, arguments.names)
+    kind = RETRIABLE.get(word := asked.RESOURCE.kind)
     if kind is None:
         raise ConfigError(f"a {word} can't be tried again; only DPUs and BFBs come into Error")
-    if arguments.all == bool(arguments.names):
+    if arguments.all == bool(names):
         raise ConfigError("name what is to be tried again, or give --all")
-    found = await session.find(kind) if arguments.all else [await session.one(kind, name) for name in arguments.names]
+    found = await session.find(kind) if arguments.all else [await session.one(kind, name) for name in names]
     refused = 0
     for obj in found:
         if obj.status.phase.value != "Error" or obj.deleting:

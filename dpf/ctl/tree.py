@@ -85,15 +85,15 @@ def build(world: World) -> Item:
     orphans = [each for each in world.dpus if each.controller is None or each.controller.uid not in made]
 
     def dpu(each: DPU) -> Item:
-        return _stated(each, tuple(pod_item(pod) for pod in pods.get(each.uid, ())))
+        return stated(each, tuple(pod_item(pod) for pod in pods.get(each.uid, ())))
 
     headings = [
-        ("BFBs", [_stated(each) for each in world.bfbs]),
+        ("BFBs", [stated(each) for each in world.bfbs]),
         ("DPUFlavors", [Item("DPUFlavor", each.name, each.namespace) for each in world.flavors]),
-        ("DPUClusters", [_stated(each) for each in world.clusters]),
+        ("DPUClusters", [stated(each) for each in world.clusters]),
         (
             "DPUSets",
-            [_stated(each, tuple(dpu(child) for child in dpus.get(each.uid, ()))) for each in world.dpusets],
+            [stated(each, tuple(dpu(child) for child in dpus.get(each.uid, ()))) for each in world.dpusets],
         ),
         ("DPUs of no DPUSet", [dpu(each) for each in orphans]),
     ]
@@ -112,7 +112,7 @@ def _by_owner(objects: Iterable[T]) -> dict[str, list[T]]:
     return owned
 
 
-def _stated(obj: BFB | DPU | DPUCluster | DPUSet, children: tuple[Item, ...] = ()) -> Item:
+def stated(obj: BFB | DPU | DPUCluster | DPUSet, children: tuple[Item, ...] = ()) -> Item:
     """An object that tells its state in ``status``: what it waits for, and for how long."""
     status = obj.status
     ready = find(status.conditions, "Ready")
@@ -163,14 +163,18 @@ def only(item: Item, kind: str, name: str = "") -> Item:
     return wanted(item) or replace(item, children=())
 
 
-def grouped(item: Item) -> Item:
-    """The tree with DPUs of one parent in the same state as one line; a group shows no pods."""
+def grouped(item: Item, conditions: str = "none") -> Item:
+    """The tree with DPUs of one parent in the same state as one line; a group shows no pods.
+
+    :param conditions: as for :func:`lines`. A DPU stays by itself if conditions of it, or of its pods, are to be shown.
+    """
     groups: dict[tuple[str, ...], list[Item]] = {}
     for child in item.children:
         alike = (child.kind, child.ready, child.phase, child.reason)
         single = (child.kind, child.namespace, child.name)
-        groups.setdefault(alike if child.kind == "DPU" else single, []).append(child)
-    children = tuple(_group(each) if len(each) > 1 else grouped(each[0]) for each in groups.values())
+        together = child.kind == "DPU" and not any(_shown(each, conditions) for each in every(child))
+        groups.setdefault(alike if together else single, []).append(child)
+    children = tuple(_group(each) if len(each) > 1 else grouped(each[0], conditions) for each in groups.values())
     return replace(item, children=children)
 
 
@@ -184,14 +188,21 @@ def _group(items: list[Item]) -> Item:
     return Item("", f"{len(items)} DPUs", "", first.ready, first.phase, first.reason, message, since)
 
 
+def every(item: Item) -> Iterator[Item]:
+    """The item and all below it."""
+    yield item
+    for child in item.children:
+        yield from every(child)
+
+
 # Drawn
 
 
 def lines(item: Item, conditions: str = "none") -> Iterator[dict[str, str]]:
     """The rows of the tree, to be printed as a table.
 
-    :param conditions: whose conditions to show: ``none``, ``failed`` (those that are not True), ``all``, a kind, or
-        ``kind/name``.
+    :param conditions: whose conditions to show: ``none``, ``failed`` (those that are not True), ``all``, a kind such as
+        ``DPU``, or ``DPU/name``.
     """
     yield from _lines(item, conditions, "", "")
 
@@ -199,7 +210,7 @@ def lines(item: Item, conditions: str = "none") -> Iterator[dict[str, str]]:
 def _lines(item: Item, conditions: str, mark: str, indent: str) -> Iterator[dict[str, str]]:
     title = f"{item.kind}/{item.name}" if item.kind else item.name
     yield _row(mark + title, item.namespace, item.ready, item.phase, item.reason, item.since, item.message)
-    shown = [each for each in item.conditions if _wanted(item, each, conditions)]
+    shown = _shown(item, conditions)
     last = len(shown) + len(item.children) - 1
     for number, each in enumerate(shown):
         corner = "└─" if number == last else "├─"
@@ -211,11 +222,11 @@ def _lines(item: Item, conditions: str, mark: str, indent: str) -> Iterator[dict
         yield from _lines(child, conditions, indent + ("└─" if end else "├─"), indent + ("  " if end else "│ "))
 
 
-def _wanted(item: Item, condition: Condition, conditions: str) -> bool:
+def _shown(item: Item, conditions: str) -> Sequence[Condition]:
     if conditions == "failed":
-        return condition.status != "True"
-    kind, _, name = conditions.lower().partition("/")
-    return conditions == "all" or (item.kind.lower() == kind and name in ("", item.name.lower()))
+        return [each for each in item.conditions if each.status != "True"]
+    kind, _, name = conditions.partition("/")
+    return item.conditions if conditions == "all" or (item.kind == kind and name in ("", item.name)) else ()
 
 
 def _row(

@@ -18,7 +18,8 @@ from contextlib import aclosing
 
 from dpf.ctl import connect, output
 from dpf.ctl.connect import Session
-from dpf.ctl.kinds import kind_of
+from dpf.ctl.kinds import CONDITIONS, PHASES, of_one_kind
+from dpf.ctl.tree import stated
 from dpf.provisioning.dpuset.members import outdated
 from dpf.runtime import wire
 from dpf.runtime.client import decode
@@ -26,7 +27,9 @@ from dpf.runtime.conditions import find
 from dpf.runtime.errors import ConfigError, Gone, Unavailable
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.options import duration
+from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU, Phase
+from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuset import DPUSet, StrategyType
 from dpf_api.names import ANNOTATION_RETRY, LABEL_DPUSET_NAME
 
@@ -38,13 +41,21 @@ PAUSE = 1.0
 LOOK = 10.0
 """Seconds until sets are looked at anew: a DPU that is tried again and fails again may leave its set's status as it was."""
 
+STATUSES = ("True", "False", "Unknown")
+"""What a condition can be."""
+
 Goal = Callable[[Object], bool]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of ``dpfctl wait``."""
     parser.add_argument("kind", metavar="KIND", help="dpu, dpuset, bfb or dpucluster")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="objects; all that there are now if none is named")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="objects, which KIND/NAME names too; all that there are now if none is named",
+    )
     parser.add_argument(
         "--for",
         dest="goal",
@@ -73,10 +84,11 @@ def seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def goal_of(text: str) -> Goal | None:
+def goal_of(text: str, kind: type[Object], *, vendors: bool = False) -> Goal | None:
     """What is waited for; None for deletion.
 
-    :raises ConfigError: if the words mean nothing.
+    :param vendors: objects of the kind may have conditions that DPF does not know.
+    :raises ConfigError: if the words mean nothing, or what the kind never comes to.
     """
     what, _, value = text.partition("=")
     if text == "deleted":
@@ -84,11 +96,26 @@ def goal_of(text: str) -> Goal | None:
     if text == "ready":
         return ready
     if what == "phase" and value:
-        return lambda obj: _phase(obj).lower() == value.lower()
+        phase = _one_of(value, PHASES.get(kind, ()), f"a {kind.RESOURCE.kind} has no phase {value!r}")
+        return lambda obj: _phase(obj) == phase
     if what == "condition" and value:
-        kind, _, status = value.partition("=")
-        return lambda obj: _condition(obj, kind) == (status or "True")
+        name, equals, status = value.partition("=")
+        if not vendors:
+            name = _one_of(name, CONDITIONS.get(kind, ()), f"a {kind.RESOURCE.kind} has no condition {name!r}")
+        status = _one_of(status, STATUSES, f"no condition is {status!r}") if equals else "True"
+        return lambda obj: _condition(obj, name) == status
     raise ConfigError(f"--for={text} means nothing: write ready, deleted, phase=PHASE or condition=TYPE[=STATUS]")
+
+
+def _one_of(word: str, known: Iterable[str], wrong: str) -> str:
+    """The word as it is among those known, in whatever case it was written.
+
+    :raises ConfigError: if it is not; the message lists them.
+    """
+    by_word = {str(each).lower(): str(each) for each in known}
+    if word.lower() in by_word:
+        return by_word[word.lower()]
+    raise ConfigError(f"{wrong}; choose from {', '.join(by_word.values())}" if by_word else wrong)
 
 
 def ready(obj: Object) -> bool:
@@ -201,7 +228,8 @@ def state_of(obj: Object) -> str:
     """How far an object is, in a line."""
     status = getattr(obj, "status", None)
     if obj.deleting:
-        return "Deleting"
+        why = " ".join(_held_by(obj).split())
+        return f"Deleting{f': {why}' if why else ''}"
     if isinstance(obj, DPUSet):
         failed = obj.status.dpu_statistics.get("Error", 0)
         told = f", {failed} failed" if failed else ""
@@ -214,12 +242,25 @@ def state_of(obj: Object) -> str:
     return f"{_phase(obj) or 'no status yet'}{installing}{f': {message}' if message else ''}"
 
 
+def _held_by(obj: Object) -> str:
+    """What the deletion of an object waits for, as the tree tells it; empty until its controller has looked at it."""
+    if not isinstance(obj, BFB | DPU | DPUCluster | DPUSet):
+        return ""
+    if isinstance(obj, BFB | DPU) and _phase(obj) != "Deleting":
+        return ""  # What it says is of before.
+    item = stated(obj)
+    return item.message or item.reason
+
+
 async def wait(session: Session, arguments: argparse.Namespace) -> int:
     """Waits; returns the exit status."""
-    kind, goal = kind_of(arguments.kind), goal_of(arguments.goal)
-    if goal is not None and "status" not in kind.model_fields:
+    kind, names = of_one_kind(arguments.kind, arguments.names)
+    if arguments.goal != "deleted" and "status" not in kind.model_fields:
         raise ConfigError(f"a {kind.RESOURCE.kind} has no status: there is nothing to wait for")
-    found = await _targets(session, kind, arguments, absent=goal is None)
+    # Somebody else's cluster manager may set conditions of its own.
+    vendors = kind is DPUCluster and any("/" in each.spec.type for each in await session.find(DPUCluster))
+    goal = goal_of(arguments.goal, kind, vendors=vendors)
+    found = await _targets(session, kind, names, arguments.selector, absent=goal is None)
     if not found and goal is None:
         # What is gone already is what was waited for.
         return 0
@@ -250,19 +291,19 @@ async def wait(session: Session, arguments: argparse.Namespace) -> int:
 
 
 async def _targets(
-    session: Session, kind: type[Object], arguments: argparse.Namespace, *, absent: bool
+    session: Session, kind: type[Object], names: Sequence[str], labels: str, *, absent: bool
 ) -> list[Object]:
     """What is waited for.
 
     :param absent: one that is not there is left out.
     :raises ConfigError: if one is named that is not there, or names and labels are given together.
     """
-    connect.either(arguments.names, arguments.selector)
-    if not arguments.names:
-        return await session.find(kind, labels=arguments.selector)
+    connect.either(names, labels)
+    if not names:
+        return await session.find(kind, labels=labels)
     if not absent:
-        return [await session.one(kind, name) for name in arguments.names]
-    found = [await session.named(kind, name) for name in arguments.names]
+        return [await session.one(kind, name) for name in names]
+    found = [await session.named(kind, name) for name in names]
     return [each for each in found if each is not None]
 
 

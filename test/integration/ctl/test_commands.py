@@ -20,6 +20,7 @@ from dpf.runtime.k8s import Node, Pod, ServiceAccount
 from dpf.runtime.meta import ObjectMeta, owner_reference
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
+from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuset import DPUSet
 from dpf_api.names import ANNOTATION_RETRY, FEATURE_PREFIX, LABEL_DPUSET_NAME
 from dpf_cmd.dpfctl import main
@@ -97,6 +98,26 @@ async def test_describe_shows_what_owns_what(host_client: Client, namespace: str
     assert yaml.safe_load((await dpfctl("describe", "dpu", "d1", "-o", "yaml"))[1]) == tree
 
 
+async def test_describe_shows_the_conditions_that_are_asked_for(
+    host_client: Client, namespace: str, dpfctl: Dpfctl
+) -> None:
+    dpuset = await put_set(host_client, namespace)
+    for name in ("d1", "d2", "d3"):
+        await put(host_client, namespace, name, owner=dpuset, conditions=[condition("Initialized", "True")])
+
+    async def below_the_set(*words: str) -> list[str]:
+        _, out, _ = await dpfctl("describe", *words)
+        return [line.strip().split("  ")[0] for line in out.splitlines()][4:]
+
+    assert await below_the_set() == ["└─3 DPUs"]
+    assert await below_the_set("--show-conditions", "dpu/d2") == ["├─2 DPUs", "└─DPU/d2", "└─Initialized"]
+    assert len(await below_the_set("--show-conditions", "all")) == 6
+    status, out, err = await dpfctl("describe", "--show-conditions", "dpu/d9")
+    assert (status, out, err) == (1, "", "error: --show-conditions=dpu/d9: no DPU 'd9' is shown\n")
+    status, out, err = await dpfctl("describe", "--show-conditions", "bogus")
+    assert (status, out, "write none, failed, all, KIND or KIND/NAME" in err) == (1, "", True)
+
+
 async def test_get_prints_what_kubectl_prints(host_client: Client, namespace: str, dpfctl: Dpfctl) -> None:
     await put(host_client, namespace, conditions=[condition("Ready", "False")])
     _, out, _ = await dpfctl("get", "dpu")
@@ -107,6 +128,27 @@ async def test_get_prints_what_kubectl_prints(host_client: Client, namespace: st
     assert (await dpfctl("get", "dpus", "-o", "name"))[1] == "dpus.provisioning.dpu.nvidia.com/d1\n"
     status, _, err = await dpfctl("get", "dpu", "nobody")
     assert (status, err) == (1, f"error: there is no DPU 'nobody' in namespace {namespace}\n")
+
+
+async def test_objects_are_named_as_kubectl_and_retry_print_them(
+    host_client: Client, namespace: str, dpfctl: Dpfctl
+) -> None:
+    for name in ("d1", "d2"):
+        await put(host_client, namespace, name, phase="Error")
+    assert json.loads((await dpfctl("get", "dpu/d1", "-o", "json"))[1])["metadata"]["name"] == "d1"
+    printed = (await dpfctl("get", "dpus", "-o", "name"))[1]
+    assert (await dpfctl("get", *printed.split(), "-o", "name")) == (0, printed, "")
+    assert (await dpfctl("describe", "dpu/d1"))[1] == (await dpfctl("describe", "dpu", "d1"))[1]
+    status, _, err = await dpfctl("describe", "dpu/nobody")
+    assert (status, err) == (1, "error: there is no DPU 'nobody'; `dpfctl get dpus` lists those there are\n")
+    status, _, err = await dpfctl("describe", "dpu/d1", "dpu/d2")
+    assert (status, err) == (1, "error: describe shows one object or all of a kind, not d1 and d2\n")
+    assert (await dpfctl("wait", "dpu/d1", "--for", "phase=Error"))[0] == 0
+    retried = (await dpfctl("retry", "dpu/d1"))[1]
+    assert retried == "dpu/d1 is tried again\n"
+    assert (await dpfctl("get", retried.split()[0]))[0] == 0
+    status, _, err = await dpfctl("get", "dpu/d1", "-l", "team=blue")
+    assert (status, "not both" in err) == (1, True)
 
 
 async def test_plan_tells_what_an_edit_would_do_and_writes_nothing(
@@ -229,6 +271,23 @@ async def test_wait_ends_at_errors_deadlines_and_deletions(host_client: Client, 
     assert (await waiting)[0] == 0
     for words in (("dpu", "d1"), ("dpus",)):
         assert await dpfctl("wait", *words, "--for", "deleted") == (0, "", ""), "it is gone already"
+
+
+async def test_wait_refuses_at_once_what_can_not_come(host_client: Client, namespace: str, dpfctl: Dpfctl) -> None:
+    await put(host_client, namespace)
+    status, _, err = await dpfctl("wait", "dpu", "d1", "--for", "phase=Bogus")
+    assert (status, err[:36]) == (1, "error: a DPU has no phase 'Bogus'; c")
+    spec = {"type": "vendor.com/own", "version": "v1.31.0", "maxNodes": 10}
+    body = {"metadata": {"name": "theirs", "namespace": namespace}, "spec": spec}
+    status, _, err = await dpfctl("wait", "dpucluster", "--for", "condition=Licensed")
+    assert (status, err) == (
+        1,
+        "error: a DPUCluster has no condition 'Licensed'; choose from Created, Ready, KeepalivedReady\n",
+    )
+    theirs = await host_client.create(DPUCluster.model_validate(body))
+    conditions = {"phase": "Ready", "conditions": [condition("Licensed", "True")]}
+    await host_client.merge_patch(theirs, {"status": conditions}, subresource="status")
+    assert (await dpfctl("wait", "dpucluster", "--for", "condition=Licensed"))[0] == 0
 
 
 async def test_wait_ends_when_a_dpu_of_a_set_stays_in_error(

@@ -33,3 +33,10 @@ def test_yaml_keeps_the_lines_of_a_script() -> None:
     assert shown == "raw: |\n  # a comment\n\n  vsctl add-br br-sfc\n---\nkind: DPUSet\nspec: {}"
     odd = {"a": "trailing \nblank", "b": "tab\tand\nline", "c": "\n", "d": "", "e": " leads\nit"}
     assert yaml.safe_load(output.yaml_of([odd])) == odd
+
+
+def test_a_standard_output_that_is_closed_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(output.Unwritable, match="it is closed"):
+        output.say("answer")
+    assert not output.painted(None)

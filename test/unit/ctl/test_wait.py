@@ -6,8 +6,13 @@ import argparse
 
 import pytest
 
+from dpf.ctl.kinds import CONDITIONS, PHASES
 from dpf.ctl.wait import Progress, failures, goal_of, may_have_failed, ready, seconds, state_of
 from dpf.runtime.errors import ConfigError
+from dpf.runtime.meta import Object
+from dpf_api.bfb import BFB
+from dpf_api.dpu import DPU
+from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpuset import DPUSet
 from dpf_api.names import ANNOTATION_RETRY
 from test.unit.ctl.objects import condition, dpu, dpuset
@@ -51,7 +56,7 @@ def test_an_object_that_is_tried_again_has_not_failed_until_it_fails_again() -> 
 
 def test_deletion_is_what_was_waited_for_or_not() -> None:
     key = dpu("a").key
-    wanted, unwanted = Progress([key], goal_of("deleted")), Progress([key], ready)
+    wanted, unwanted = Progress([key], goal_of("deleted", DPU)), Progress([key], ready)
     assert wanted.seen(dpu("a")) == "[0/1] a-0000-04-00: Ready"
     for progress in (wanted, unwanted):
         assert progress.vanished(key) == "[1/1] a-0000-04-00: deleted"
@@ -59,12 +64,71 @@ def test_deletion_is_what_was_waited_for_or_not() -> None:
 
 
 def test_goals_are_phases_and_conditions_too() -> None:
-    for text, met in (("phase=pending", True), ("condition=Ready=False", True), ("condition=Ready", False)):
-        goal = goal_of(text)
+    for text, met in (
+        *(("phase=pending", True), ("phase=ready", False), ("condition=Ready=False", True)),
+        *(("condition=ready=false", True), ("condition=Ready", False)),
+    ):
+        goal = goal_of(text, DPU)
         assert goal is not None
         assert goal(dpu("a", ready=False)) is met
     with pytest.raises(ConfigError, match="write ready, deleted"):
-        goal_of("happiness")
+        goal_of("happiness", DPU)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "says"),
+    [
+        (
+            "phase=Bogus",
+            BFB,
+            "a BFB has no phase 'Bogus'; choose from Initializing, Downloading, Ready, Deleting, Error",
+        ),
+        ("phase=OS", DPU, "a DPU has no phase 'OS'; choose from Initializing, Node Effect, Pending, DMS Deployment"),
+        ("phase=Ready", DPUSet, "a DPUSet has no phase 'Ready'"),
+        ("condition=Nope", BFB, "a BFB has no condition 'Nope'; choose from Downloaded, Ready"),
+        ("condition=Nope=False", DPUSet, "a DPUSet has no condition 'Nope'; choose from Ready, Progressing"),
+        ("condition=BFBready", DPUCluster, "a DPUCluster has no condition 'BFBready'; choose from Created, Ready"),
+        ("condition=Ready=Maybe", DPU, "no condition is 'Maybe'; choose from True, False, Unknown"),
+        ("condition=Ready=", DPU, "no condition is ''; choose from True, False, Unknown"),
+    ],
+)
+def test_what_a_kind_never_comes_to_is_refused_with_what_it_does(text: str, kind: type[Object], says: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        goal_of(text, kind)
+    assert str(raised.value).startswith(says)
+
+
+@pytest.mark.parametrize("kind", [DPU, BFB, DPUCluster, DPUSet])
+def test_every_phase_and_condition_of_a_kind_can_be_waited_for(kind: type[Object]) -> None:
+    for phase in PHASES.get(kind, ()):
+        assert goal_of(f"phase={phase}", kind)
+    for condition_ in CONDITIONS[kind]:
+        assert goal_of(f"condition={condition_}", kind)
+
+
+def test_somebody_elses_cluster_manager_has_conditions_of_its_own() -> None:
+    goal = goal_of("condition=Licensed", DPUCluster, vendors=True)
+    status = {"phase": "Ready", "conditions": [condition("Licensed", True)]}
+    assert goal is not None
+    assert goal(DPUCluster.model_validate({"metadata": {"name": "c"}, "status": status}))
+
+
+def test_what_a_deletion_waits_for_is_told_as_the_tree_tells_it() -> None:
+    moment = "2026-01-01T00:00:00Z"
+    held = condition("Ready", False, "NodeEffectRemoval", "removing the\ntaint")
+    status = {"phase": "Deleting", "reason": "NodeEffectRemoval", "conditions": [held]}
+    assert state_of(dpu("a", status=status | {"message": "removing the\ntaint"}, deletionTimestamp=moment)) == (
+        "Deleting: removing the taint"
+    )
+    assert state_of(dpu("a", status=status, deletionTimestamp=moment)) == "Deleting: removing the taint"
+    assert state_of(dpu("a", status=BROKEN, deletionTimestamp=moment)) == "Deleting", "what it says is of before"
+    metadata = {"name": "x", "deletionTimestamp": moment}
+    in_use = {"phase": "Deleting", "reason": "InUse", "message": "3 DPUs use it"}
+    assert state_of(BFB.model_validate({"metadata": metadata, "status": in_use})) == "Deleting: 3 DPUs use it"
+    counted = {"replicas": 4, "readyReplicas": 3}
+    assert state_of(DPUSet.model_validate({"metadata": metadata, "status": counted})) == (
+        "Deleting: 3 of 4 DPUs are ready"
+    )
 
 
 def test_a_set_is_ready_as_it_is_specified_now() -> None:
