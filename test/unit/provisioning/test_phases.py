@@ -44,9 +44,16 @@ def test_every_phase_has_a_module() -> None:
 # Initializing
 
 
-@spec("provisioning:81")
 def test_a_dpu_without_a_host_waits_and_says_so() -> None:
-    assert held(initializing.decide(see(dpu(nodeName=""), node=None))) == ("Initialized", "NodeNotFound")
+    assert held(initializing.decide(see(dpu(), node=None))) == ("Initialized", "NodeNotFound")
+
+
+@spec("provisioning:81")
+def test_a_dpu_that_names_no_host_is_to_be_made_anew() -> None:
+    step = initializing.decide(see(dpu(nodeName=""), node=None))
+    assert held(step) == ("Initialized", "NodeNameMissing")
+    assert isinstance(step, Hold)
+    assert "make one that has it" in step.condition.message
 
 
 @spec("provisioning:82")
