@@ -104,6 +104,9 @@ async def test_provisioning_is_admitted_as_upstream_admits_it(host_client: Clien
         with pytest.raises(Invalid, match=rf"spec\.fileName: .* is the file of BFB {namespace}/image already"):
             await host_client.create(bfb_of("other", namespace, fileName=bfb.spec.file_name))
 
+        with pytest.raises(Invalid, match=r"spec\.fileName: .*may have 255 characters.* gets <namespace>-<name>\.bfb"):
+            await host_client.create(bfb_of("b" * 250, namespace))
+
         with pytest.raises(Invalid, match=r"metadata\.annotations\[.*/checksum\]: must be sha256: and 64"):
             await host_client.merge_patch(again, {"metadata": {"annotations": {ANNOTATION_CHECKSUM: "md5:1"}}})
 

@@ -125,6 +125,17 @@ def test_two_bfbs_do_not_share_a_file(
     assert admission.ask("vbfb.kb.io", None, bfb("third"))["allowed"]
 
 
+def test_a_bfb_whose_name_is_too_long_for_a_file_must_name_one(admission: Admission) -> None:
+    answer = admission.ask("vbfb.kb.io", None, bfb("b" * 250))
+    assert answer["status"]["code"] == 422
+    assert answer["status"]["details"]["causes"][0]["field"] == "spec.fileName"
+    assert "may have 255 characters, and <namespace>-<name>.bfb has 257; name a file" in answer["status"]["message"]
+    assert admission.ask("vbfb.kb.io", None, bfb("b" * 248))["allowed"]
+    assert admission.ask("vbfb.kb.io", None, bfb("b" * 250, fileName="mine.bfb"))["allowed"]
+    assert admission.ask("vbfb.kb.io", bfb("b" * 250), bfb("b" * 250))["allowed"]
+    assert admission.ask("vbfb.kb.io", bfb("b" * 250), None)["allowed"]
+
+
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
 
