@@ -17,6 +17,15 @@ from dpf_api.schema import AGE, CONDITIONS, IMMUTABLE, PHASE, REASON, Column, Ru
 URL_PATTERN = r"^(http|https)://.+\.bfb$"
 FILE_NAME_PATTERN = r"^[A-Za-z0-9\_\-\.]+\.bfb$"
 CHECKSUM_PATTERN = "^sha256:[0-9a-f]{64}$"
+LONGEST_FILE_NAME = 255
+"""Bytes of a file's name that file systems take."""
+
+FILE_NAME_FITS = Rule(
+    f"oldSelf.hasValue() || self.size() <= {LONGEST_FILE_NAME}",
+    f"may have {LONGEST_FILE_NAME} characters, as a file's name may; a BFB that names no file gets <namespace>-<name>.bfb",
+    optional_old_self=True,
+)
+"""Asked of new BFBs only: the spec of one stored before can't be changed, and it must be possible to let it go."""
 
 
 class Phase(StrEnum):
@@ -42,7 +51,7 @@ class BFBSpec(Model):
     url: Annotated[str, Schema(required=True, pattern=URL_PATTERN)] = ""
     """Where to download the image from: an http or https URL that ends in .bfb."""
 
-    file_name: Annotated[str, Schema(pattern=FILE_NAME_PATTERN)] = ""
+    file_name: Annotated[str, Schema(pattern=FILE_NAME_PATTERN, rules=(FILE_NAME_FITS,))] = ""
     """Name of the file on the shared volume; <namespace>-<name>.bfb if not given. DMS calls the image by this name."""
 
     checksum: Annotated[str, Schema(pattern=CHECKSUM_PATTERN)] = ""

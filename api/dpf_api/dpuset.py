@@ -149,11 +149,22 @@ POWER_CYCLE_IS_BOOLEAN = Rule(
 )
 
 
+LONGEST_NAME = 63
+"""Characters of a label's value."""
+
+NAME_FITS = Rule(
+    f"oldSelf.hasValue() || self.metadata.name.size() <= {LONGEST_NAME}",
+    f"metadata.name may have {LONGEST_NAME} characters: it becomes a label of the set's DPUs",
+    optional_old_self=True,
+)
+"""Asked of new DPUSets only: one stored before makes no DPUs, and can be changed and deleted."""
+
+
 class DPUSet(Object):
     """DPUs for the cards of a set of hosts, all made from one template."""
 
     RESOURCE: ClassVar[Resource] = Resource(GROUP, VERSION, "dpusets", "DPUSet")
-    RULES: ClassVar[tuple[Rule, ...]] = (POWER_CYCLE_IS_BOOLEAN,)
+    RULES: ClassVar[tuple[Rule, ...]] = (POWER_CYCLE_IS_BOOLEAN, NAME_FITS)
     COLUMNS: ClassVar[tuple[Column, ...]] = (
         Column("Desired", ".status.replicas", "integer"),
         Column("Ready", ".status.readyReplicas", "integer"),

@@ -192,6 +192,9 @@ RULED: Final = {
 }
 """Texts for the fields that have a rule on what they may be."""
 
+NODE_LABELS: Final = {"keys": ("a", "a/b", "A" * 63, "a.b-c/D_e.f"), "values": ("", "1", "a-b", "x" * 63)}
+"""Labels that a Node can have; it is refused at once what it can't."""
+
 JUNK: Final[tuple[Any, ...]] = (
     *(None, True, False, 0, -1, 1.5, 2**31, -(2**31) - 1, 2**63, -(2**63) - 1, 2**64, 10**40, 1e308, -0.0, 1.0),
     *(
@@ -224,7 +227,7 @@ def values(schema: Json, name: str = "") -> SearchStrategy[Any]:
         )
     match schema["type"]:
         case "object":
-            return _objects(schema)
+            return _objects(schema, name)
         case "array":
             return _arrays(schema, name)
         case "boolean":
@@ -257,14 +260,16 @@ def _strings(schema: Json, name: str) -> SearchStrategy[Any]:
     return _texts
 
 
-def _objects(schema: Json) -> SearchStrategy[Any]:
+def _objects(schema: Json, name: str) -> SearchStrategy[Any]:
+    if name == "nodeLabels":
+        return st.dictionaries(*(st.sampled_from(each) for each in NODE_LABELS.values()), max_size=3)
     if "properties" not in schema:
         return st.dictionaries(_keys, values(schema["additionalProperties"]), max_size=3)
-    fields = {name: values(each, name) for name, each in schema["properties"].items()}
+    fields = {each: values(of, each) for each, of in schema["properties"].items()}
     required = set(schema.get("required", ()))
     return st.fixed_dictionaries(
-        {name: each for name, each in fields.items() if name in required},
-        optional={name: each for name, each in fields.items() if name not in required},
+        {each: found for each, found in fields.items() if each in required},
+        optional={each: found for each, found in fields.items() if each not in required},
     )
 
 

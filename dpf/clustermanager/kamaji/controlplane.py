@@ -39,15 +39,23 @@ def require_name_and_version(cluster: DPUCluster) -> None:
 
     :raises Kept: if the cluster must be changed first.
     """
-    if not _NAME.fullmatch(cluster.name) or len(cluster.name) > LONGEST_NAME:
-        message = "Kamaji takes names that begin with a letter and have no dots; give the DPUCluster another name"
-        raise Kept("InvalidName", message)
+    if broken := _broken_rule(cluster.name):
+        raise Kept("InvalidName", f"{broken}; a name can't be changed, so make the DPUCluster anew under another")
     if not _VERSION.fullmatch(cluster.spec.version):
         message = f"spec.version {cluster.spec.version!r} is no Kubernetes version; set one such as v1.30.2"
         raise Kept("InvalidVersion", message)
     wish = cluster.annotations.get(ANNOTATION_NODE_PORT, "")
     if wish and not wish.isdecimal():
         raise Kept("InvalidNodePort", f"annotation {ANNOTATION_NODE_PORT} is {wish!r}, which is no port")
+
+
+def _broken_rule(name: str) -> str:
+    """What keeps Kamaji from a name; empty if nothing does."""
+    if len(name) > LONGEST_NAME:
+        return f"Kamaji takes names of at most {LONGEST_NAME} characters, and this one has {len(name)}"
+    if not _NAME.fullmatch(name):
+        return "Kamaji takes names that begin with a letter and have no dots"
+    return ""
 
 
 def port_of(cluster: DPUCluster, service: Service | None, control_plane: TenantControlPlane | None) -> int:

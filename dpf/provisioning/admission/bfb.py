@@ -7,7 +7,7 @@ from dpf.provisioning.bfb.checksum import named
 from dpf.provisioning.bfb.file import BY_FILE
 from dpf.runtime.informer import Informer
 from dpf.runtime.webhook import Cause, Denied, invalid
-from dpf_api.bfb import BFB, Phase, file_of
+from dpf_api.bfb import BFB, LONGEST_FILE_NAME, Phase, file_of
 from dpf_api.names import ANNOTATION_CHECKSUM
 
 
@@ -31,12 +31,13 @@ class BFBAdmission:
         return bfb.model_copy(update={"spec": named})
 
     def validate(self, old: BFB | None, new: BFB | None) -> None:
-        """Refuses a second BFB with the same file, a checksum that can't be met, and the deletion of a BFB that is used."""
+        """Refuses a file that can't be there or is another's, a checksum that can't be met, and the deletion of what is used."""
         if new is None:
             if old is not None:
                 self._users.refuse_deletion(old)
             return
         if old is None:
+            _possible_file(new)
             self._own_file(new)
         _checksum(old, new)
 
@@ -45,6 +46,13 @@ class BFBAdmission:
         if others := [key for key in self._bfbs.keys_by(BY_FILE, file_of(bfb)) if key != bfb.key]:
             message = f"{file_of(bfb)} is the file of BFB {others[0]} already; two images can't share one"
             raise invalid(bfb, [Cause("spec.fileName", message, "FieldValueDuplicate")])
+
+
+def _possible_file(bfb: BFB) -> None:
+    """The CRD says so of a name that is there; this is for one that nobody has filled in."""
+    if (length := len(file_of(bfb))) > LONGEST_FILE_NAME:
+        message = f"a file's name may have {LONGEST_FILE_NAME} characters, and <namespace>-<name>.bfb has {length}; name a file"
+        raise invalid(bfb, [Cause("spec.fileName", message)])
 
 
 def _checksum(old: BFB | None, new: BFB) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dpf.provisioning.admission import powercycle
+from dpf.provisioning.admission import nodelabels, powercycle
+from dpf.provisioning.dpuset.members import node_labels
 from dpf.provisioning.dpuset.rollout import MAX_UNAVAILABLE
 from dpf.runtime.webhook import invalid
 from dpf_api.dpuset import DPUSet, RollingUpdate, Strategy, StrategyType
@@ -32,13 +33,15 @@ def _strategy(given: Strategy | None) -> Strategy:
 
 
 def validate(old: DPUSet | None, new: DPUSet | None) -> None:
-    """Refuses annotations that the DPUs of the set would be refused for.
+    """Refuses annotations and labels that the DPUs of the set would be refused for.
 
-    :raises Denied: naming the annotation.
+    :raises Denied: naming the annotation or label.
     """
     if new is None:
         return
     before = old.spec.dpu_template.annotations if old is not None else {}
-    path = "spec.dpuTemplate.annotations"
-    if wrong := powercycle.causes(path, before, new.spec.dpu_template.annotations):
+    labels = node_labels(old) if old is not None else {}
+    wrong = powercycle.causes("spec.dpuTemplate.annotations", before, new.spec.dpu_template.annotations)
+    wrong += nodelabels.causes("spec.dpuTemplate.spec.cluster.nodeLabels", labels, node_labels(new))
+    if wrong:
         raise invalid(new, wrong)

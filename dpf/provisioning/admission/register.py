@@ -9,6 +9,7 @@ from dpf.provisioning.admission import dpu, dpuset
 from dpf.provisioning.admission.bfb import BFBAdmission
 from dpf.provisioning.admission.dpuflavor import DPUFlavorAdmission
 from dpf.provisioning.admission.users import DPUSET_BY_BFB, DPUSET_BY_FLAVOR, Users
+from dpf.provisioning.dpu.nodelabels import KEY, LONGEST, LONGEST_PREFIX, VALUE
 from dpf.provisioning.indexes import BFB_NAME, FLAVOR
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ConfigError
@@ -40,10 +41,11 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
     """The webhooks; they look references up in the cluster's cache.
 
     Nothing waits for one that has nothing to say: DPUs, DPUSets and BFBs that are there are sent here only if the annotation
-    changes that no schema can check, and of flavors that are there only those that get their spec now, as it is frozen then. So
-    what managers and garbage collection write to them, finalizers above all, goes through though nobody answers.
+    changes that no schema can check, or a label for a Node comes that no Node can have, and of flavors that are there only those
+    that get their spec now, as it is frozen then. So what managers and garbage collection write to them, finalizers above all,
+    goes through though nobody answers.
     While no webhook answers, defaults are left to whoever reads the object, and what would go through unchecked is refused: a BFB
-    or flavor that is new or deleted, and the annotation.
+    or flavor that is new or deleted, the annotation, and such a label.
     """
     dpusets, dpus = cluster.cache[DPUSet], cluster.cache[DPU]
     bfbs = BFBAdmission(cluster.cache[BFB], Users(dpusets, DPUSET_BY_BFB, dpus, BFB_NAME))
@@ -65,7 +67,7 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
             _path("validate", DPU),
             WRITES,
             validate=dpu.validate,
-            when=_annotates("metadata", power_cycle),
+            when=f"({_annotates('metadata', power_cycle)}) || ({_mislabels('spec.cluster')})",
         ),
         Webhook(
             "vdpuflavor.kb.io",
@@ -82,7 +84,7 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
             _path("validate", DPUSet),
             WRITES,
             validate=dpuset.validate,
-            when=_annotates("spec.dpuTemplate", power_cycle),
+            when=f"({_annotates('spec.dpuTemplate', power_cycle)}) || ({_mislabels('spec.dpuTemplate.spec.cluster')})",
         ),
     ]
 
@@ -99,10 +101,30 @@ def _annotates(holder: str, annotation: str) -> str:
 
 def _annotated(holder: str, annotation: str) -> str:
     """CEL: the annotation is there, and all that leads to it."""
-    first, *rest = f"{holder}.annotations".split(".")
-    paths = accumulate(rest, lambda path, part: f"{path}.{part}", initial=first)
-    there = [f"has({path})" for path in paths if path != first]
-    return " && ".join([*there, f"'{annotation}' in {holder}.annotations"])
+    return f"{_there(f'{holder}.annotations')} && '{annotation}' in {holder}.annotations"
+
+
+def _mislabels(holder: str) -> str:
+    """CEL: the request puts a label there that looks as if no Node could have it, or another value into one.
+
+    Lengths first, as matching costs by them.
+
+    :param holder: path in the object of what has the ``nodeLabels``.
+    """
+    new, old = f"object.{holder}.nodeLabels", f"oldObject.{holder}.nodeLabels"
+    fits = (
+        f"key.size() <= {LONGEST_PREFIX} && {new}[key].size() <= {LONGEST}"
+        f" && key.matches('^{KEY}$') && {new}[key].matches('^{VALUE}$')"
+    )
+    same = f"request.operation == 'UPDATE' && {_there(old)} && key in {old} && {old}[key] == {new}[key]"
+    return f"{_there(new)} && {new}.exists(key, !({fits}) && !({same}))"
+
+
+def _there(path: str) -> str:
+    """CEL: the field is there, and all that leads to it."""
+    first, *rest = path.split(".")
+    paths = accumulate(rest, lambda before, part: f"{before}.{part}", initial=first)
+    return " && ".join(f"has({each})" for each in paths if each != first)
 
 
 def server(manager: Manager, address: str) -> WebhookServer:

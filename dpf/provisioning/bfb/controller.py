@@ -10,6 +10,7 @@ removed.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -36,7 +37,7 @@ from dpf.runtime.jobs import Job, Jobs
 from dpf.runtime.meta import Key, now
 from dpf.runtime.predicates import all_of, differs, generation_changed
 from dpf_api import names
-from dpf_api.bfb import BFB, BFBStatus, ConditionType, Phase, file_of
+from dpf_api.bfb import BFB, LONGEST_FILE_NAME, BFBStatus, ConditionType, Phase, file_of
 from dpf_api.dpu import DPU
 
 LOOK = 5.0
@@ -355,6 +356,10 @@ def _volume_failed(error: OSError) -> tuple[str, str]:
     """Reason and message."""
     if isinstance(error, VolumeSilent):
         return "VolumeSilent", str(error.strerror)
+    if error.errno == errno.ENAMETOOLONG:
+        name = Path(str(error.filename)).name
+        message = f"the volume takes no file name of {len(name)} characters, most take {LONGEST_FILE_NAME}; spec.fileName can't be"
+        return "FileNameTooLong", f"{message} changed, so make another BFB with a shorter one"
     return "VolumeFailed", f"{error.filename}: {error.strerror}"
 
 

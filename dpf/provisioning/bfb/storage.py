@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -59,9 +60,13 @@ def room(part: Path, *, resume: bool) -> int:
 
 
 def remove(*paths: Path) -> None:
-    """Removes files that may be there."""
+    """Removes files that may be there. One whose name is longer than the volume takes can't be."""
     for path in paths:
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
 
 
 def publish(part: Path, target: Path) -> None:

@@ -1,8 +1,12 @@
-"""Waits for what a DPU names and others make: its host, its image, its flavor. A person is told at once of what does not exist."""
+"""Waits for what a DPU names and others make: its host, its image, its flavor; and for labels that its card's Node can have.
+
+A person is told at once of what does not exist.
+"""
 
 from __future__ import annotations
 
 from dpf.provisioning.bfcfg import check
+from dpf.provisioning.dpu import nodelabels
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Hold, waits
@@ -39,6 +43,15 @@ def image(seen: Seen, kind: ConditionType) -> Hold:
         then=f"`kubectl describe bfb {name}` shows how far it is",
         since=(bfb.metadata.creation_timestamp,),
     )
+
+
+def labels(seen: Seen, kind: ConditionType) -> Hold | None:
+    """The wait for labels that the card's Node can have; None if it can have all."""
+    for key, rule in nodelabels.broken(seen.dpu.spec.cluster.node_labels):
+        where = nodelabels.path("spec.cluster.nodeLabels", key)
+        message = f"{where}: {rule}; mend it in the DPU, and in the template of its DPUSet if it has one"
+        return Hold(waits(kind, "NodeLabelsInvalid", message))
+    return None
 
 
 def no_flavor(dpu: DPU) -> str:

@@ -1,17 +1,35 @@
-"""The labels of the card's Node that follow from its DPU: which host it is in, and which image it runs."""
+"""The labels of the card's Node: those that follow from its DPU (its host, the image it runs), and those that no Node can have."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.names import LABEL_DOCA_BFB_VERSION, LABEL_HOST
 
+LONGEST = 63
+LONGEST_PREFIX = 253
+_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_DOMAIN = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+KEY = f"({_DOMAIN}([.]{_DOMAIN})*/)?{_NAME}"
+"""What a label's key is like, its prefix of at most :data:`LONGEST_PREFIX` characters."""
+VALUE = f"({_NAME})?"
+"""What a label's value is like."""
+
+KEY_RULE = (
+    f"a label's key is 1 to {LONGEST} of A-Z, a-z, 0-9, -, _ and . with a letter or digit at both ends; before it a DNS name of at"
+    f" most {LONGEST_PREFIX} characters and / may stand"
+)
+VALUE_RULE = (
+    f"a label's value is empty or up to {LONGEST} of A-Z, a-z, 0-9, -, _ and . with a letter or digit at both ends"
+)
+
 
 def missing(dpu: DPU, bfb: BFB | None) -> dict[str, str]:
     """What the DPU's spec does not say yet of its Node's labels: the host, and the version of the image if it is known."""
-    wanted = {LABEL_HOST: dpu.spec.node_name}
+    wanted = {LABEL_HOST: _fitting(dpu.spec.node_name)}
     if bfb is not None:
         wanted[LABEL_DOCA_BFB_VERSION] = bfb_version(bfb.spec.url)
     return {key: value for key, value in wanted.items() if dpu.spec.cluster.node_labels.get(key) != value}
@@ -21,4 +39,29 @@ def bfb_version(url: str) -> str:
     """The version that an image's URL tells, as a label value: its file name without the extension, made to fit."""
     # A query may be a signature, which is nobody's business but the server's.
     name = url.partition("?")[0].rpartition("/")[2]
-    return re.sub(r"[^A-Za-z0-9._-]", "-", name.rpartition(".")[0] or name)[:63].strip("._-")
+    return _fitting(name.rpartition(".")[0] or name)
+
+
+def _fitting(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text)[:LONGEST].strip("._-")
+
+
+def broken(labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The keys of labels that no Node can have, each with the rule that it or its value breaks."""
+    for key, value in labels.items():
+        if not re.fullmatch(KEY, key) or len(key.rpartition("/")[0]) > LONGEST_PREFIX:
+            yield key, KEY_RULE
+        elif not re.fullmatch(VALUE, value):
+            yield key, f"{VALUE_RULE}, and not {_shown(value)!r}"
+
+
+def path(parent: str, key: str) -> str:
+    """Where a label stands in its object.
+
+    :param parent: path of the labels.
+    """
+    return f"{parent}[{_shown(key)}]"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= LONGEST + 1 else f"{text[:LONGEST]}..."

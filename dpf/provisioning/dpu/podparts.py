@@ -24,6 +24,7 @@ _TOLERATIONS: list[dict[str, Any]] = [
     {"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"},
 ]
 
+NO_HOST = "the DPU names no host, and spec.nodeName can't be set later; delete it and make one that has it"
 NO_ADDRESS = f"the DPU has no label {LABEL_DPU_PCI_ADDRESS}; label it with the card's address, like 0000-04-00"
 
 
@@ -41,7 +42,7 @@ def on_host(
     :raises Waiting: if the DPU names no host.
     """
     if not dpu.spec.node_name:
-        raise Waiting("NodeNameMissing", "the DPU names no host; set spec.nodeName when creating it")
+        raise Waiting("NodeNameMissing", NO_HOST)
     spec: dict[str, Any] = {
         "host_network": True,
         "affinity": _pinned(dpu.spec.node_name),

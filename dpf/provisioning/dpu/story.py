@@ -59,6 +59,7 @@ ATTENTION = frozenset(
         "JoinTokenNotRenewed",
         "KubeletVersionSkew",
         "NodeHasNoAddress",
+        "NodeLabelsInvalid",
         "NodeNameMissing",
         "NodeNotFound",
         "OtherDPUOverdue",

@@ -21,8 +21,8 @@ from dpf.runtime.conditions import new, set_condition
 from dpf.runtime.informer import Informer
 from dpf.runtime.meta import Condition, Key
 from dpf_api.dpu import DPU, Phase
+from dpf_api.dpuset import LONGEST_NAME, DPUSet, DPUSetStatus, StrategyType
 from dpf_api.dpuset import ConditionType as SetCondition
-from dpf_api.dpuset import DPUSet, DPUSetStatus, StrategyType
 
 NAMED = 3
 """DPUs that a message names."""
@@ -185,6 +185,8 @@ def _ready(dpuset: DPUSet, stand: Tally, taken: Sequence[str], contested: Sequen
         message = "; ".join(each for each in (*said, _first_of(contested)) if each)
         return new(SetCondition.READY.value, status, reason, message, generation=dpuset.metadata.generation)
 
+    if why := _unlabelled(dpuset):
+        return condition(False, "NameTooLong", why)
     down = [member for member in stand.untold if not member.available]
     if stand.wanted == 0:
         message = "no card is selected; look at nodeSelector, dpuSelector and the labels of the nodes"
@@ -200,6 +202,16 @@ def _ready(dpuset: DPUSet, stand: Tally, taken: Sequence[str], contested: Sequen
     return condition(False, "Failed" if stand.failed else "Provisioning", message, *said)
 
 
+def _unlabelled(dpuset: DPUSet) -> str:
+    """What keeps a set that was stored before its name was looked at from having DPUs at all; empty if nothing does."""
+    if (length := len(dpuset.name)) <= LONGEST_NAME:
+        return ""
+    return (
+        f"no DPU can be made: metadata.name becomes a label of the set's DPUs, which may have {LONGEST_NAME} characters, and has"
+        f" {length}; delete the DPUSet and make one with a shorter name"
+    )
+
+
 def _first_of(said: Sequence[str]) -> str:
     more = f" (other cards like it: {len(said) - 1})" if len(said) > 1 else ""
     return f"{said[0]}{more}" if said else ""
@@ -211,6 +223,8 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
     def condition(status: bool, reason: str, message: str) -> Condition:
         return new(SetCondition.PROGRESSING.value, status, reason, message, generation=dpuset.metadata.generation)
 
+    if why := _unlabelled(dpuset):
+        return condition(False, "NameTooLong", why)
     so_far = f"{stand.updated} of {stand.total} DPUs are as the template says"
     left = [member for member in stand.untold if member.outdated]
     if not stand.outdated:

@@ -11,7 +11,8 @@ from dpf_api.dpu import DPU
 from dpf_api.dpu import Phase as DPUPhase
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpucluster import Phase as ClusterPhase
-from test.integration.api.rules import Server
+from test.integration.api.rules import Server, from_before, patched
+from test.integration.conftest import Planes
 from test.spec import spec
 
 URL = "http://example.com/a.bfb"
@@ -42,6 +43,27 @@ async def test_bfb_file_name_is_a_plain_bfb_name(server: Server) -> None:
     assert (await server.create(BFB, spec={"url": URL, "fileName": name})).spec.file_name == name
     for wrong in ("dummy.tar", " dummy.bfb", "/dummy.bfb", "dummy with spaces.bfb"):
         await server.refuses(BFB, "spec.fileName in body should match", "y", spec={"url": URL, "fileName": wrong})
+
+
+TOO_LONG = "may have 255 characters"
+
+
+async def test_bfb_file_name_fits_a_file(server: Server) -> None:
+    name = "b" * 251 + ".bfb"
+    assert (await server.create(BFB, spec={"url": URL, "fileName": name})).spec.file_name == name
+    for wrong in ("b" + name, "b" * 3000 + name):
+        message = f'spec.fileName: Invalid value: "{wrong}": {TOO_LONG}'
+        await server.refuses(BFB, message, "y", spec={"url": URL, "fileName": wrong})
+
+
+async def test_bfb_with_a_longer_file_name_from_before_can_go(server: Server, control_planes: Planes) -> None:
+    body = {"url": URL, "fileName": "b" * 3000 + ".bfb"}
+    path = await from_before(server, control_planes, BFB, (TOO_LONG,), ("old", "new"), body)
+    labelled = {"metadata": {"labels": {"a": "b"}, "finalizers": ["dpf.test/held"]}}
+    await patched(server, path, labelled)
+    await patched(server, f"{path}/status", {"status": {"phase": "Error"}})
+    await server.client.request("DELETE", path)
+    await patched(server, path, {"metadata": {"finalizers": None}})
 
 
 @spec("provisioning:9", "provisioning:13")

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from dpf_api.dpuset import DPUSet
-from test.integration.api.rules import POWER_CYCLE, TAINT, Server
+from test.integration.api.rules import POWER_CYCLE, TAINT, Server, from_before, patched
+from test.integration.conftest import Planes
 from test.spec import spec
 
 
@@ -47,6 +48,22 @@ async def test_set_with_everything(server: Server) -> None:
     }
     stored = await server.create(DPUSet, spec=body)
     assert stored.spec.model_dump(by_alias=True, exclude_unset=True) == body
+
+
+TOO_LONG = "metadata.name may have 63 characters"
+
+
+async def test_set_name_fits_a_label_of_its_dpus(server: Server) -> None:
+    await server.refuses(DPUSet, TOO_LONG, "s" * 64, spec={})
+    for name in ("s" * 63, "a.b-c"):
+        assert (await server.create(DPUSet, name, spec={})).name == name
+
+
+async def test_set_with_a_longer_name_from_before_can_be_changed_and_go(server: Server, control_planes: Planes) -> None:
+    path = await from_before(server, control_planes, DPUSet, (TOO_LONG,), ("s" * 64, "t" * 64), {})
+    await patched(server, path, {"spec": {"dpuSelector": {"a": "b"}}})
+    await patched(server, f"{path}/status", {"status": {"reason": "NameTooLong"}})
+    await server.client.request("DELETE", path)
 
 
 def rolling(unavailable: int | str) -> dict[str, Any]:

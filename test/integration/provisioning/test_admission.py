@@ -77,6 +77,7 @@ async def _called(client: Client, namespace: str) -> None:
                 refused = True
 
 
+NO_LABELS = {"": "x", "ü☃": "x"}
 POWER_CYCLE = {ANNOTATION_HOST_POWER_CYCLE_REQUIRED: "yes"}
 
 
@@ -104,6 +105,9 @@ async def test_provisioning_is_admitted_as_upstream_admits_it(host_client: Clien
         with pytest.raises(Invalid, match=rf"spec\.fileName: .* is the file of BFB {namespace}/image already"):
             await host_client.create(bfb_of("other", namespace, fileName=bfb.spec.file_name))
 
+        with pytest.raises(Invalid, match=r"spec\.fileName: .*may have 255 characters.* gets <namespace>-<name>\.bfb"):
+            await host_client.create(bfb_of("b" * 250, namespace))
+
         with pytest.raises(Invalid, match=r"metadata\.annotations\[.*/checksum\]: must be sha256: and 64"):
             await host_client.merge_patch(again, {"metadata": {"annotations": {ANNOTATION_CHECKSUM: "md5:1"}}})
 
@@ -123,6 +127,10 @@ async def test_provisioning_is_admitted_as_upstream_admits_it(host_client: Clien
                 await host_client.delete(used)
         with pytest.raises(Invalid, match=r"DPU\.provisioning\.dpu\.nvidia\.com .* is not a boolean"):
             await host_client.merge_patch(dpu, {"metadata": {"annotations": POWER_CYCLE}})
+        for labels in (NO_LABELS, {"p" * 254 + "/n": ""}, {"a": "v" * 64}, {"a": "-"}):
+            with pytest.raises(Invalid, match=r"spec\.cluster\.nodeLabels\[.*: a label's (key|value) is"):
+                await host_client.merge_patch(dpu, {"spec": {"cluster": {"nodeLabels": labels}}})
+        await host_client.merge_patch(dpu, {"spec": {"cluster": {"nodeLabels": {"p" * 253 + "/n": "v" * 63}}}})
         await host_client.delete(dpu)
         await host_client.delete(bfb)
         await host_client.delete(flavor)
@@ -138,3 +146,8 @@ async def test_provisioning_is_admitted_as_upstream_admits_it(host_client: Clien
         assert rolling.spec.strategy.rolling_update.max_unavailable == 1
         with pytest.raises(Invalid, match=r"spec\.dpuTemplate\.annotations\[.*is not a boolean"):
             await host_client.merge_patch(rolling, {"spec": {"dpuTemplate": {"annotations": POWER_CYCLE}}})
+        template = {"dpuTemplate": {"spec": {"cluster": {"nodeLabels": NO_LABELS}}}}
+        with pytest.raises(Invalid, match=r"spec\.dpuTemplate\.spec\.cluster\.nodeLabels\[\]: a label's key is"):
+            await host_client.merge_patch(rolling, {"spec": template})
+        with pytest.raises(Invalid, match=r"spec\.dpuTemplate\.spec\.cluster\.nodeLabels\[ü☃\]: a label's key is"):
+            await host_client.create(dpuset_of("other", namespace, **template))

@@ -83,6 +83,19 @@ async def test_a_file_that_is_there_but_wrong_is_replaced(bfbs: Bfbs, server: Im
     assert (bfbs.folder / "mine.bfb").read_bytes() == BODY
 
 
+async def test_a_bfb_whose_file_can_not_be_there_says_so_and_can_be_deleted(bfbs: Bfbs, server: ImageServer) -> None:
+    """No webhook is there to refuse it, as of one that was stored before."""
+    await bfbs.create("b" * 250, server.url)
+    bfb = await bfbs.until("b" * 250, Phase.ERROR)
+    assert bfb.status.reason == "FileNameTooLong"
+    length = len(f"{bfbs.namespace}-.bfb") + 250
+    assert f"no file name of {length} characters" in bfb.status.message
+    assert "make another BFB with a shorter one" in bfb.status.message
+    assert server.asked == [], "nothing is downloaded in vain"
+    await bfbs.delete(bfb)
+    assert list(bfbs.folder.iterdir()) == []
+
+
 @spec("provisioning:78")
 @pytest.mark.parametrize("change", [Path.unlink, lambda file: file.write_bytes(b"less")])
 async def test_a_file_that_vanishes_or_changes_is_downloaded_again(

@@ -173,12 +173,19 @@ async def test_only_what_nobody_may_do_unchecked_is_refused_while_no_webhook_ans
     await refused(client.create(dead.dpuset("new", POWER_CYCLE)), "vdpuset.kb.io")
     await refused(client.merge_patch(dpuset, {"spec": {"dpuTemplate": {"annotations": yes}}}), "vdpuset.kb.io")
 
+    mislabelled = {"cluster": {"nodeLabels": {"ü☃": "1"}}}
+    await refused(client.merge_patch(dpu, {"spec": mislabelled}), "vdpu.kb.io")
+    await refused(client.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": mislabelled}}}), "vdpuset.kb.io")
+
     # Objects that are there, annotated as they are, can be changed, their status written, and finalizers taken off.
     none = {ANNOTATION_HOST_POWER_CYCLE_REQUIRED: None}
     label = {"metadata": {"labels": {"test": "changed"}}}
     for each in (image, dpuset, dpu, dead.flavor("flavor")):
         await client.merge_patch(each, label)
     await client.merge_patch(dpuset, {"spec": {"strategy": {"type": "RollingUpdate"}}})
+    labelled = {"cluster": {"nodeLabels": {"rack": "1"}}}
+    await client.merge_patch(dpu, {"spec": labelled})
+    await client.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": labelled}}})
     await client.merge_patch(image, {"status": {"message": "changed"}}, subresource="status")
     await client.merge_patch(dpu, {"status": {"message": "changed"}}, subresource="status")
     await client.merge_patch(dead.bfb("leaving"), {"metadata": {"finalizers": None}})

@@ -145,7 +145,7 @@ def test_versions_that_kamaji_takes(version: str) -> None:
         (cluster(version="latest"), "InvalidVersion", "'latest'"),
         (cluster("1c"), "InvalidName", "letter"),
         (cluster("a.b"), "InvalidName", "dots"),
-        (cluster("c" * 64), "InvalidName", "name"),
+        (cluster("c" * 200), "InvalidName", "at most 63 characters, and this one has 200;"),
         (cluster(annotations={ANNOTATION_NODE_PORT: "http"}), "InvalidNodePort", "'http'"),
     ],
 )

@@ -125,6 +125,17 @@ def test_two_bfbs_do_not_share_a_file(
     assert admission.ask("vbfb.kb.io", None, bfb("third"))["allowed"]
 
 
+def test_a_bfb_whose_name_is_too_long_for_a_file_must_name_one(admission: Admission) -> None:
+    answer = admission.ask("vbfb.kb.io", None, bfb("b" * 250))
+    assert answer["status"]["code"] == 422
+    assert answer["status"]["details"]["causes"][0]["field"] == "spec.fileName"
+    assert "may have 255 characters, and <namespace>-<name>.bfb has 257; name a file" in answer["status"]["message"]
+    assert admission.ask("vbfb.kb.io", None, bfb("b" * 248))["allowed"]
+    assert admission.ask("vbfb.kb.io", None, bfb("b" * 250, fileName="mine.bfb"))["allowed"]
+    assert admission.ask("vbfb.kb.io", bfb("b" * 250), bfb("b" * 250))["allowed"]
+    assert admission.ask("vbfb.kb.io", bfb("b" * 250), None)["allowed"]
+
+
 ONE, TWO = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
 
@@ -279,6 +290,41 @@ def test_the_annotation_for_a_power_cycle_is_a_boolean(
         assert status["code"] == 422
         assert status["details"]["causes"][0]["field"] == f"{path}[{ANNOTATION_HOST_POWER_CYCLE_REQUIRED}]"
         assert status["message"].startswith(f"{kind}.provisioning.dpu.nvidia.com ")
+
+
+@pytest.mark.parametrize(
+    ("hook", "make", "path"),
+    [
+        ("vdpu.kb.io", dpu, "spec.cluster.nodeLabels"),
+        ("vdpuset.kb.io", dpuset, "spec.dpuTemplate.spec.cluster.nodeLabels"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ({}, {"rack": "1", "a.example.com/B_c": "", "p" * 253 + "/" + "n" * 63: "v" * 63}, []),
+        ({}, {"": "x"}, [""]),
+        ({}, {"ü☃": "x", "fine": "ü"}, ["ü☃", "fine"]),
+        ({}, {"a/b/c": "", "/b": "", "a/": "", "A/b": "", "-a": "", "a\n": ""}, ["a/b/c", "/b", "a/", "A/b", "-a"]),
+        ({}, {"n" * 64: "", "p" * 254 + "/n": ""}, ["n" * 64, "p" * 63 + "..."]),
+        ({}, {"a": "v" * 64, "b": "-v", "c": "v.", "d": "a b", "e": "v\n"}, ["a", "b", "c", "d", "e"]),
+        ({"": "x"}, {"": "x"}, []),
+        ({"": "x"}, {"": "x", "a": "-"}, ["a"]),
+        ({"": "x"}, {"": "y"}, [""]),
+        ({"": "x"}, {}, []),
+    ],
+)
+def test_labels_that_no_node_can_have_are_refused(
+    admission: Admission, hook: str, make: Any, path: str, old: dict[str, str], new: dict[str, str], wrong: list[str]
+) -> None:
+    for before in [make(cluster={"nodeLabels": old})] + ([] if old else [None, make()]):
+        answer = admission.ask(hook, before, make(cluster={"nodeLabels": new}))
+        assert answer["allowed"] is not bool(wrong)
+        if wrong:
+            assert answer["status"]["code"] == 422
+            causes = answer["status"]["details"]["causes"]
+            assert [cause["field"] for cause in causes] == [f"{path}[{key}]" for key in wrong]
+            assert all("with a letter or digit at both ends" in cause["message"] for cause in causes)
 
 
 def flavor(**spec: Any) -> dict[str, Any]:

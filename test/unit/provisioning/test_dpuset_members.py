@@ -305,6 +305,17 @@ def test_a_dpu_that_the_api_server_does_not_let_be_made_is_named_with_its_answer
     assert told(dpuset(), dpu("a"), wanted=2, refusals=refusals)["Progressing"][1] == "Creating"
 
 
+def test_a_set_whose_name_fits_no_label_says_what_to_do() -> None:
+    meta = dpuset().metadata.model_copy(update={"name": "s" * 64})
+    named = dpuset(strategy=ROLLING).model_copy(update={"metadata": meta})
+    refusals = Refusals(made={"1": "must be no more than 63 bytes"})
+    for wanted in (0, 1):
+        for status, reason, message in told(named, wanted=wanted, refusals=refusals).values():
+            assert (status, reason) == ("False", "NameTooLong")
+            assert "may have 63 characters, and has 64; delete the DPUSet and make one with a shorter name" in message
+            assert "tried again" not in message
+
+
 def test_recreate_says_which_dpus_would_not_be_made_anew() -> None:
     status, reason, message = told(dpuset(**NEW), dpu("a"), dpu("b"), wanted=2, lost={"a"})["Progressing"]
     assert (status, reason) == ("False", "Recreate")

@@ -22,6 +22,7 @@ from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.settings import Settings
 from dpf_api.dpu import DPU, ConditionType, Phase
 from dpf_api.dpuflavor import DPUFlavor
+from dpf_api.names import LABEL_HOST
 from dpf_api.nodemaintenance import NodeMaintenance
 from test.spec import spec
 from test.unit.provisioning.decided import advanced, held
@@ -44,9 +45,16 @@ def test_every_phase_has_a_module() -> None:
 # Initializing
 
 
-@spec("provisioning:81")
 def test_a_dpu_without_a_host_waits_and_says_so() -> None:
-    assert held(initializing.decide(see(dpu(nodeName=""), node=None))) == ("Initialized", "NodeNotFound")
+    assert held(initializing.decide(see(dpu(), node=None))) == ("Initialized", "NodeNotFound")
+
+
+@spec("provisioning:81")
+def test_a_dpu_that_names_no_host_is_to_be_made_anew() -> None:
+    step = initializing.decide(see(dpu(nodeName=""), node=None))
+    assert held(step) == ("Initialized", "NodeNameMissing")
+    assert isinstance(step, Hold)
+    assert "make one that has it" in step.condition.message
 
 
 @spec("provisioning:82")
@@ -112,6 +120,28 @@ def test_a_flavor_that_fits_lets_it_go_on_once_it_was_looked_at() -> None:
 )
 def test_the_version_label_is_the_file_name_made_to_fit(url: str, version: str) -> None:
     assert nodelabels.bfb_version(url) == version
+
+
+@pytest.mark.parametrize("labels", [{"ü☃": "1"}, {"": "1"}, {"a": "x" * 64}])
+@pytest.mark.parametrize("effect", [{"noEffect": True}, {"drain": {}}])
+@pytest.mark.parametrize("name", ["", "c"])
+def test_nothing_is_begun_for_labels_that_no_node_can_have(
+    labels: dict[str, str], effect: dict[str, Any], name: str
+) -> None:
+    subject = dpu(nodeEffect=effect, cluster={"name": name, "namespace": "ns", "nodeLabels": {"a": "1"} | labels})
+    step = initializing.decide(see(subject))
+    assert held(step) == ("Initialized", "NodeLabelsInvalid")
+    assert isinstance(step, Hold)
+    [(key, _)] = labels.items()
+    assert step.condition.message.startswith(f"spec.cluster.nodeLabels[{key}]: a label's ")
+    assert step.condition.reason in ATTENTION
+
+
+def test_the_label_with_the_host_is_made_to_fit() -> None:
+    name = "worker." + "a" * 55 + ".example.com"
+    found = nodelabels.missing(dpu(nodeName=name), image())
+    assert found[LABEL_HOST] == name[:62]
+    assert list(nodelabels.broken(found)) == []
 
 
 # Node Effect

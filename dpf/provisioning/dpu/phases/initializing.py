@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpf.provisioning.dpu import needs, nodelabels
+from dpf.provisioning.dpu import needs, nodelabels, podparts
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
@@ -17,6 +17,8 @@ INITIALIZED = ConditionType.INITIALIZED
 
 def decide(seen: Seen) -> Step:
     name = seen.dpu.spec.node_name
+    if not name:
+        return Hold(waits(INITIALIZED, "NodeNameMissing", podparts.NO_HOST))
     if seen.node is None:
         message = f"no node {name!r} in the host cluster; goes on when its kubelet registers it, else delete the DPU"
         return Hold(waits(INITIALIZED, "NodeNotFound", message))
@@ -26,6 +28,8 @@ def decide(seen: Seen) -> Step:
             "the detector labels the node then"
         )
         return Hold(waits(INITIALIZED, "DPUOOBBridgeNotConfigured", message))
+    if (hold := needs.labels(seen, INITIALIZED)) is not None:
+        return hold
     reference = seen.dpu.spec.cluster
     if not reference.name:
         return Act(assign, INITIALIZED, "AssignmentFailed")
