@@ -17,7 +17,7 @@ from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.claims import Claims
 from dpf.provisioning.dpuset.select import Choice, choose, selects, untold
-from dpf.provisioning.dpuset.status import Refusals, Tally, allowed, outdated, summary, tally
+from dpf.provisioning.dpuset.status import Refusals, Tally, allowed, outdated, summary, tally, unlabelled
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch
@@ -107,7 +107,8 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         selection = self._select(dpuset)
         errors = await self._adopt(dpuset, selection.wanted.keys() - self._members(dpuset))
         have = self._members(dpuset)
-        missing = self._settle(dpuset, selection, [c for name, c in selection.wanted.items() if name not in have])
+        without = [] if unlabelled(dpuset) else [c for name, c in selection.wanted.items() if name not in have]
+        missing = self._settle(dpuset, selection, without)
         pause = self._pause(dpuset, selection) if missing else 0.0
         # What is still to be done is tried again now, so an answer of before is not kept.
         selection.refusals.deleted.clear()

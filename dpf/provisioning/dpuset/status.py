@@ -185,7 +185,7 @@ def _ready(dpuset: DPUSet, stand: Tally, taken: Sequence[str], contested: Sequen
         message = "; ".join(each for each in (*said, _first_of(contested)) if each)
         return new(SetCondition.READY.value, status, reason, message, generation=dpuset.metadata.generation)
 
-    if why := _unlabelled(dpuset):
+    if why := unlabelled(dpuset):
         return condition(False, "NameTooLong", why)
     down = [member for member in stand.untold if not member.available]
     if stand.wanted == 0:
@@ -202,7 +202,7 @@ def _ready(dpuset: DPUSet, stand: Tally, taken: Sequence[str], contested: Sequen
     return condition(False, "Failed" if stand.failed else "Provisioning", message, *said)
 
 
-def _unlabelled(dpuset: DPUSet) -> str:
+def unlabelled(dpuset: DPUSet) -> str:
     """What keeps a set that was stored before its name was looked at from having DPUs at all; empty if nothing does."""
     if (length := len(dpuset.name)) <= LONGEST_NAME:
         return ""
@@ -223,7 +223,7 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
     def condition(status: bool, reason: str, message: str) -> Condition:
         return new(SetCondition.PROGRESSING.value, status, reason, message, generation=dpuset.metadata.generation)
 
-    if why := _unlabelled(dpuset):
+    if why := unlabelled(dpuset):
         return condition(False, "NameTooLong", why)
     so_far = f"{stand.updated} of {stand.total} DPUs are as the template says"
     left = [member for member in stand.untold if member.outdated]

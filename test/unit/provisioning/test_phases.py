@@ -57,6 +57,12 @@ def test_a_dpu_that_names_no_host_is_to_be_made_anew() -> None:
     assert "make one that has it" in step.condition.message
 
 
+def test_a_dpu_that_begins_anew_is_not_ready() -> None:
+    step = initializing.decide(see(dpu(status={"conditions": [condition(ConditionType.READY, True)]})))
+    assert isinstance(step, Advance)
+    assert (step.phase, [(c.type, c.status) for c in step.conditions]) == (Phase.INITIALIZING, [("Ready", "False")])
+
+
 @spec("provisioning:82")
 def test_a_host_without_its_bridge_is_waited_for() -> None:
     node = host()

@@ -14,6 +14,7 @@ REASON = {"waits": 1, "Waiting": 0, "wait": 2, "ending": 3, "_slow": 1}
 """Functions that are given a reason, and as which argument."""
 
 PASSES = {
+    "Provisioning": "what Initializing waits for is said next",
     "BFBNotReady": "BFBOverdue after --image-timeout",
     "DMSPodEnding": "PodsDoNotEnd after 5 minutes",
     "DMSPodMissing": "it is made in the same pass",

@@ -8,14 +8,18 @@ from dpf.provisioning.dpu import needs, nodelabels, podparts
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, done, waits
+from dpf.runtime.conditions import is_true
 from dpf.runtime.errors import BadRequest, Forbidden, Invalid
 from dpf_api.dpu import ConditionType, Phase
 from dpf_api.names import LABEL_OOB_BRIDGE_CONFIGURED
 
-INITIALIZED = ConditionType.INITIALIZED
+INITIALIZED, READY = ConditionType.INITIALIZED, ConditionType.READY
 
 
 def decide(seen: Seen) -> Step:
+    if is_true(seen.dpu.status.conditions, READY.value):
+        # Whoever put the DPU back here by hand did not say so.
+        return Advance(Phase.INITIALIZING, (waits(READY, "Provisioning", "the card is to be flashed"),))
     name = seen.dpu.spec.node_name
     if not name:
         return Hold(waits(INITIALIZED, "NodeNameMissing", podparts.NO_HOST))
