@@ -196,9 +196,11 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
     folder = Path(f"/tmp/dpf-e2e-{os.getpid()}")
     # All that the managers ever log, so that the test of secrets has seen it.
     dpfctl("up", "--data-dir", str(folder), "--dpus", str(HOSTS), "--log-level", "debug")
-    asyncio.run(_restrained(Layout(folder)))
-    yield Layout(folder)
-    dpfctl("down", "--data-dir", str(folder))
+    try:
+        asyncio.run(_restrained(Layout(folder)))
+        yield Layout(folder)
+    finally:
+        dpfctl("down", "--data-dir", str(folder))
 
 
 async def _restrained(layout: Layout) -> None:
