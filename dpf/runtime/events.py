@@ -6,6 +6,7 @@ What it guarantees:
 * Each is a log line as well, whatever becomes of the event: a warning is logged as one.
 * Normal events have a limit, :data:`BURST` at once and :data:`RATE` a second: when a thousand objects move nobody reads a
   thousand stories, and the API server has better things to store. What is kept back is counted. Warnings have none.
+* Of these a part is kept for what weighs more (:data:`KEPT`): where not all of a story can be told, its end is.
 * The same (type, reason, action, object, related object) within six minutes is one event that becomes a series: it is written
   once, repeats are counted here and written at most every thirty seconds. The note stays the first one: the API lets
   nobody change it.
@@ -48,6 +49,9 @@ NOTE_LIMIT = 1024
 LAST_WORDS = 2.0
 
 Kind = Literal["Normal", "Warning"]
+Weight = Literal["step", "milestone", "outcome"]
+KEPT: dict[Weight, float] = {"step": 1 / 2, "milestone": 1 / 3, "outcome": 0.0}
+"""Share of :data:`BURST` that events of that weight leave to those that weigh more."""
 
 
 _Reference = tuple[str, str, str, str, str]
@@ -63,6 +67,10 @@ class _Said:
     action: str
     regarding: _Reference
     related: _Reference | None = None
+
+
+_Item = tuple[_Said, Weight, str, str]
+"""An event that is to be written: its note and the end of its name last."""
 
 
 @dataclass
@@ -87,21 +95,29 @@ class EventRecorder:
         # Time first: `kubectl describe` shows events in order of name.
         process = os.urandom(4).hex()
         self._names = (f"{time_ns():016x}{process}{number:04x}" for number in count())
-        self._queue: asyncio.Queue[tuple[_Said, str, str]] = asyncio.Queue(QUEUE)
+        self._queue: asyncio.Queue[_Item] = asyncio.Queue(QUEUE)
         self._series: dict[_Said, _Series] = {}
         self._allowance, self._filled_at = float(BURST), 0.0
-        self._taking: tuple[_Said, str, str] | None = None
+        self._taking: _Item | None = None
         """What was being written when the process was told to end: it is written again, under the same name."""
 
     def normal(
-        self, obj: Object, reason: str, note: str, *, action: str = "Reconcile", related: Object | None = None
+        self,
+        obj: Object,
+        reason: str,
+        note: str,
+        *,
+        action: str = "Reconcile",
+        related: Object | None = None,
+        weight: Weight = "outcome",
     ) -> None:
         """Says that something went as it should.
 
         :param reason: one CamelCase word.
         :param related: another object that it is about.
+        :param weight: what it is in its object's story.
         """
-        self._say("Normal", obj, reason, note, action, related)
+        self._say("Normal", obj, reason, note, action, related, weight)
 
     def warning(
         self, obj: Object, reason: str, note: str, *, action: str = "Reconcile", related: Object | None = None
@@ -109,12 +125,21 @@ class EventRecorder:
         """Says that something needs a person's attention."""
         self._say("Warning", obj, reason, note, action, related)
 
-    def _say(self, kind: Kind, obj: Object, reason: str, note: str, action: str, related: Object | None) -> None:
+    def _say(
+        self,
+        kind: Kind,
+        obj: Object,
+        reason: str,
+        note: str,
+        action: str,
+        related: Object | None,
+        weight: Weight = "outcome",
+    ) -> None:
         said = _Said(kind, reason, action, _reference(obj), _reference(related) if related is not None else None)
         tell = log.warning if kind == "Warning" else log.info
         tell("told", kind=obj.RESOURCE.kind, object=str(obj.key), reason=reason, note=note)
         try:
-            self._queue.put_nowait((said, _cut(hidden(note)), next(self._names)))
+            self._queue.put_nowait((said, weight, _cut(hidden(note)), next(self._names)))
         except asyncio.QueueFull:
             self._metrics.events_dropped += 1
 
@@ -146,7 +171,7 @@ class EventRecorder:
         except TimeoutError:
             log.info("events_left_unsent", events=self._queue.qsize())
 
-    async def _take(self, said: _Said, note: str, suffix: str, *, tries: int = TRIES) -> None:
+    async def _take(self, said: _Said, weight: Weight, note: str, suffix: str, *, tries: int = TRIES) -> None:
         series = self._series.get(said)
         if series is not None and _time() - series.started < SERIES_WINDOW:
             series.count += 1
@@ -155,21 +180,21 @@ class EventRecorder:
             await self._send(series, tries)
             del self._series[said]
         event = None
-        if self._allowed(said):
+        if self._allowed(said, weight):
             event = await self._try(partial(self._create, self._event(said, note, suffix)), tries)
             self._metrics.events[said.type] += event is not None
         else:
             self._metrics.events_withheld += 1
         self._series[said] = _Series(event, started=_time())
 
-    def _allowed(self, said: _Said) -> bool:
+    def _allowed(self, said: _Said, weight: Weight) -> bool:
         """Whether the event may be written; it is paid for then."""
         if said.type == "Warning":
             return True
         now = _time()
         self._allowance = min(BURST, self._allowance + RATE * (now - self._filled_at))
         self._filled_at = now
-        if self._allowance < 1:
+        if self._allowance - 1 < KEPT[weight] * BURST:
             return False
         self._allowance -= 1
         return True

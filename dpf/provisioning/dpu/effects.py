@@ -25,7 +25,7 @@ async def mark(hands: Hands, seen: Seen) -> Changes | None:
     if node is not None and (patch := nodeeffect.apply(node, seen.dpu.uid, effect)) is not None:
         await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
         what = "labelled" if effect.custom_label else "tainted"
-        hands.events.normal(seen.dpu, "NodeEffectApplied", f"node {node.name} is {what}", related=node)
+        hands.events.normal(seen.dpu, "NodeEffectApplied", f"node {node.name} is {what}", related=node, weight="step")
     return None
 
 
@@ -37,7 +37,8 @@ async def ask_for_drain(hands: Hands, seen: Seen) -> Changes | None:
     try:
         if seen.maintenance is None:
             await hands.client.create(nodeeffect.maintenance_for(seen.dpu))
-            hands.events.normal(seen.dpu, "DrainRequested", f"node {seen.dpu.spec.node_name} is to be drained")
+            note = f"node {seen.dpu.spec.node_name} is to be drained"
+            hands.events.normal(seen.dpu, "DrainRequested", note, weight="step")
         elif patch := nodeeffect.join(seen.maintenance, seen.dpu):
             await _edit(hands, seen.maintenance, patch)
     except (NotFound, Forbidden, Invalid) as error:
@@ -52,7 +53,7 @@ async def undo(hands: Hands, seen: Seen) -> Changes | None:
         if node is not None and (patch := nodeeffect.undo(node, seen.dpu.uid)) is not None:
             await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
             note = f"node {node.name} is rid of what it bore for this DPU"
-            hands.events.normal(seen.dpu, "NodeEffectUndone", note, related=node)
+            hands.events.normal(seen.dpu, "NodeEffectUndone", note, related=node, weight="step")
         if (maintenance := _drain_to_undo(seen)) is not None:
             await _end_drain(hands, seen, maintenance)
     except NotFound:
@@ -74,7 +75,7 @@ async def _end_drain(hands: Hands, seen: Seen, maintenance: NodeMaintenance) -> 
     if needed:
         return
     note = f"node {maintenance.spec.node_name} need not be drained any more"
-    hands.events.normal(seen.dpu, "NodeEffectUndone", note)
+    hands.events.normal(seen.dpu, "NodeEffectUndone", note, weight="step")
     if nodeeffect.ours(maintenance):
         # Another DPU may ask for it at this very moment: then it is not deleted but looked at again.
         await hands.client.delete(maintenance, resource_version=maintenance.metadata.resource_version)

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from dpf.provisioning.metrics import Counts
 from dpf.runtime.conditions import find, is_true
-from dpf.runtime.events import EventRecorder
+from dpf.runtime.events import EventRecorder, Weight
 from dpf.runtime.meta import Condition, now
 from dpf.runtime.options import written
 from dpf_api.dpu import DPU, ConditionType, DPUStatus, Phase
@@ -80,6 +80,7 @@ class Told:
     reason: str
     note: str
     warning: bool = False
+    weight: Weight = "milestone"
 
 
 def tell(events: EventRecorder, before: DPU, after: DPU, passed: Sequence[Phase] = ()) -> None:
@@ -88,8 +89,10 @@ def tell(events: EventRecorder, before: DPU, after: DPU, passed: Sequence[Phase]
     :param passed: phases that it went through in between, for nothing was to be waited for in them.
     """
     for each in told(before, after, passed):
-        say = events.warning if each.warning else events.normal
-        say(after, each.reason, each.note, action="Provision")
+        if each.warning:
+            events.warning(after, each.reason, each.note, action="Provision")
+        else:
+            events.normal(after, each.reason, each.note, action="Provision", weight=each.weight)
 
 
 def count(counts: Counts, before: DPUStatus, after: DPUStatus) -> None:
@@ -122,14 +125,14 @@ def told(before: DPU, after: DPU, passed: Sequence[Phase] = ()) -> Iterator[Told
         if condition.status == "False" and (condition.reason in ATTENTION or _lost(old, new, condition)):
             yield Told(condition.reason, condition.message, warning=True)
         elif condition.type == READY and condition.status == "True" and phase is None and new.phase is Phase.READY:
-            yield Told("Recovered", condition.message or "the DPU is Ready again")
+            yield Told("Recovered", condition.message or "the DPU is Ready again", weight="outcome")
 
 
 def _arrival(old: DPUStatus, after: DPU, phase: Phase, passed: Sequence[Phase]) -> Told:
     """A phase was entered."""
     new = after.status
     done = [c for c in _changed(old, new) if c.status == "True" and not is_true(old.conditions, c.type)]
-    reason = next((MILESTONES[c.type] for c in reversed(done) if c.type in MILESTONES), phase.value.replace(" ", ""))
+    milestone = next((MILESTONES[c.type] for c in reversed(done) if c.type in MILESTONES), "")
     parts = [c.message for c in done if c.message]
     if (seconds := _installed(old, new)) is not None:
         parts.append(f"it took {written(seconds)}")
@@ -140,7 +143,8 @@ def _arrival(old: DPUStatus, after: DPU, phase: Phase, passed: Sequence[Phase]) 
     parts.append(f"in phase {phase.value}" + (f", by way of {', '.join(by_way)}" if by_way else ""))
     if phase is Phase.DELETING and new.message:
         parts.append(new.message)
-    return Told(reason, "; ".join(parts))
+    weight: Weight = "outcome" if phase is Phase.READY else "milestone" if milestone else "step"
+    return Told(milestone or phase.value.replace(" ", ""), "; ".join(parts), weight=weight)
 
 
 def _entered(old: DPUStatus, new: DPUStatus) -> Phase | None:

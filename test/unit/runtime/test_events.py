@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, cast
@@ -206,6 +207,20 @@ def test_normal_events_have_a_limit_and_warnings_have_none(recording: Recording)
     assert server.created[-1].reason == "Later"
     assert metrics[0].events == {"Normal": BURST + 1, "Warning": BURST + 50}
     assert metrics[0].events_withheld == 50
+
+
+def test_where_not_all_can_be_told_what_weighs_more_is(recording: Recording) -> None:
+    async def during(recorder: EventRecorder, server: Server) -> None:
+        for number in range(2 * BURST):
+            recorder.normal(OBJ, f"Step{number}", "on the way", weight="step")
+        for number in range(2 * BURST):
+            recorder.normal(OBJ, f"Milestone{number}", "on the way", weight="milestone")
+        for number in range(2 * BURST):
+            recorder.normal(OBJ, f"Outcome{number}", "there")
+        await asyncio.sleep(1)
+
+    said = Counter(event.reason.rstrip("0123456789") for event in recording(during).created)
+    assert said == {"Step": 12, "Milestone": 4, "Outcome": 9}
 
 
 def test_events_are_in_order_of_name_as_kubectl_describe_shows_them(recording: Recording) -> None:

@@ -65,5 +65,6 @@ async def assign(hands: Hands, seen: Seen) -> Changes | None:
     except (BadRequest, Forbidden, Invalid):
         hands.allocator.release(dpu)
         raise
-    hands.events.normal(dpu, "ClusterAssigned", f"the card joins cluster {cluster.key}", related=cluster)
+    note = f"the card joins cluster {cluster.key}"
+    hands.events.normal(dpu, "ClusterAssigned", note, related=cluster, weight="step")
     return None

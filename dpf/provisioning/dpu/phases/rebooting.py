@@ -185,7 +185,7 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
         except Refused as error:
             raise Terminal(FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
         note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
-        hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node)
+        hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node, weight="milestone")
         hands.counts.reboots[policy.method] += 1
     return {"reboot": seen.reboot.model_copy(update={"issued_at": now().replace(microsecond=0)})}
 
