@@ -32,7 +32,7 @@ from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from dpf.runtime import finalizers, tracing
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound, Terminal, Waiting
+from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, DpfError, NotFound, Terminal, Waiting
 from dpf.runtime.informer import ORIGIN, Change, Handler, Informer
 from dpf.runtime.log import RECONCILE, get_logger
 from dpf.runtime.meta import Key, Object
@@ -398,6 +398,11 @@ class Controller(Generic[O]):
                 metrics.results["error"] += 1
                 metrics.errors += 1
                 log.warning("reconcile_failed", error=str(error), status=error.status, reason=error.reason)
+            case DpfError():
+                # Somebody's own error, who expects it: no panic, and where it came from is no news.
+                metrics.results["error"] += 1
+                metrics.errors += 1
+                log.warning("reconcile_failed", error=str(error), reason=type(error).__name__)
             case _:
                 metrics.results["error"] += 1
                 metrics.errors += 1

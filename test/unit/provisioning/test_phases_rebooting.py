@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from dpf.provisioning.dpu.install import RebootFailed
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.install import RebootFailed, Unreachable
 from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpu.phases import (
     rebooting,
 )
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step
+from dpf.runtime.errors import Waiting
+from dpf.runtime.meta import Condition
 from dpf_api.dpu import DPU, ConditionType, Phase
 from dpf_api.names import ANNOTATION_REBOOT_COMMAND
 from test.unit.provisioning.decided import DMS, advanced, held, rebooted
@@ -58,6 +62,24 @@ def test_a_request_that_dms_does_not_answer_is_a_wait_of_its_own() -> None:
     step = rebooting.decide(see(rebooted(reboot=record), dms_pod=DMS))
     assert isinstance(step, Act)
     assert (step.condition, step.reason) == (ConditionType.REBOOTED, "DMSUnreachable")
+
+
+async def test_a_request_that_dms_does_not_answer_is_sent_again_after_a_pause_that_grows() -> None:
+    async def reboot(*_: Any) -> None:
+        raise Unreachable("connection refused")
+
+    hands = cast("Hands", SimpleNamespace(card=SimpleNamespace(reboot=reboot)))
+    record = {"id": f"uid-d1/{BOOT}", "method": "WARM"}
+    pauses = []
+    for ago in (0.0, 40.0, 9000.0):
+        status = rebooted(reboot=record).status
+        said = Condition.model_validate(condition(ConditionType.REBOOTED, False, ago=ago))
+        subject = rebooted().model_copy(update={"status": status.model_copy(update={"conditions": [said]})})
+        with pytest.raises(Waiting, match="connection refused; it is tried again") as raised:
+            await rebooting.send(hands, see(subject, dms_pod=DMS))
+        assert raised.value.reason == "DMSUnreachable"
+        pauses.append(raised.value.retry_after)
+    assert pauses == [1.0, 10.0, 60.0]
 
 
 def test_a_host_that_does_not_come_back_is_called_so() -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from dpf.runtime.controller import Result
-from dpf.runtime.errors import ApiError, Conflict, Terminal, Waiting
+from dpf.runtime.errors import ApiError, Conflict, DpfError, Terminal, Waiting
 from dpf.runtime.testing import run_virtual
 from test.unit.runtime.controllers import Recording, running
 from test.unit.runtime.widgets import Widget, raw
@@ -29,6 +29,25 @@ def test_an_error_is_retried_with_growing_waits_and_a_success_forgets_it() -> No
             assert r.metrics.results["success"] == 1
             assert r.controller._queue is not None
             assert r.controller._queue.limiter.failures == {}
+
+    run_virtual(body)
+
+
+def test_an_error_of_a_reconcilers_own_kind_is_a_retry_and_no_panic() -> None:
+    class NoAnswer(DpfError):
+        pass
+
+    async def body() -> None:
+        errors: list[Exception] = [NoAnswer("the device is silent"), RuntimeError("a mistake")]
+
+        async def fail(_: Widget) -> None:
+            if errors:
+                raise errors.pop(0)
+
+        async with running(Recording(fail)) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(1)
+            assert (r.metrics.errors, r.metrics.panics, r.metrics.results["success"]) == (2, 1, 1)
 
     run_virtual(body)
 

@@ -17,7 +17,7 @@ from datetime import datetime
 
 from dpf.provisioning.dpu import dmsserver, needs, rebootpolicy
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import BUDGET, RebootFailed, Refused
+from dpf.provisioning.dpu.install import BUDGET, NoRoom, RebootFailed, Refused, Unreachable
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
 from dpf.provisioning.dpu.story import ATTENTION
@@ -35,6 +35,9 @@ FAILED = "RebootFailed"
 OTHER_DONE = BUDGET + HOST_BACK
 """Seconds after which the wait for another card of the host is called overdue: it may have been flashed in them, and the host
 have come back for it."""
+SEND_AGAIN = (1.0, 60.0)
+"""Seconds until a DMS that did not answer is asked for the reboot again: at least and at most. In between the longer, the longer it
+has not."""
 FOLLOW_AGAIN = 60.0
 """Seconds until an eye that could not be kept on a reboot is kept again."""
 
@@ -175,6 +178,7 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
     """Asks DMS for the reboot on record. Asked again with the same id, it does nothing.
 
     :raises Terminal: if DMS refuses it.
+    :raises Waiting: if it does not answer: another card may have had the host rebooted, and DMS with it.
     """
     if seen.node is None:
         raise Waiting("NodeNotFound", needs.host_gone(seen.dpu))
@@ -184,6 +188,9 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
             await hands.card.reboot(seen, policy)
         except Refused as error:
             raise Terminal(FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
+        except (Unreachable, NoRoom) as error:
+            pause = min(max(SEND_AGAIN[0], seen.waited(REBOOTED) / 4), SEND_AGAIN[1])
+            raise Waiting("DMSUnreachable", f"{error}; it is tried again", retry_after=pause) from error
         note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
         hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node, weight="milestone")
         hands.counts.reboots[policy.method] += 1
