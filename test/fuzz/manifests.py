@@ -188,6 +188,9 @@ FITTING: Final = (
 
 RULED: Final = {
     "kubeconfig": ("", "k", "a-1.b", "0", "a" * 253),
+    "key": ("a", "a/b", "A" * 63, "a" * 253 + "/b"),
+    "value": ("", "1", "a-b", "x" * 63),
+    "effect": ("NoSchedule", "PreferNoSchedule", "NoExecute"),
     "version": ("", "v1.31.0", "1.31", "v1.31.4+k3s1", "v1.32.0-rc.1", "9" * 60 + ".0.0"),
 }
 """Texts for the fields that have a rule on what they may be."""
@@ -261,7 +264,7 @@ def _strings(schema: Json, name: str) -> SearchStrategy[Any]:
 
 
 def _objects(schema: Json, name: str) -> SearchStrategy[Any]:
-    if name == "nodeLabels":
+    if name in ("nodeLabels", "customLabel"):
         return st.dictionaries(*(st.sampled_from(each) for each in NODE_LABELS.values()), max_size=3)
     if "properties" not in schema:
         return st.dictionaries(_keys, values(schema["additionalProperties"]), max_size=3)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from dpf.provisioning.admission import nodelabels, powercycle
-from dpf.provisioning.dpuset.members import node_labels
+from dpf.provisioning.dpuset.members import node_labels, template_spec
 from dpf.provisioning.dpuset.rollout import MAX_UNAVAILABLE
 from dpf.runtime.webhook import invalid
 from dpf_api.dpuset import DPUSet, RollingUpdate, Strategy, StrategyType
 from dpf_api.nodeeffect import default_node_effect
+
+LABELS = (
+    NODE_LABELS := "spec.dpuTemplate.spec.cluster.nodeLabels",
+    CUSTOM_LABEL := "spec.dpuTemplate.spec.nodeEffect.customLabel",
+)
+"""Paths of labels that Nodes are to bear."""
 
 
 def default(dpuset: DPUSet) -> DPUSet:
@@ -39,9 +45,11 @@ def validate(old: DPUSet | None, new: DPUSet | None) -> None:
     """
     if new is None:
         return
-    before = old.spec.dpu_template.annotations if old is not None else {}
-    labels = node_labels(old) if old is not None else {}
-    wrong = powercycle.causes("spec.dpuTemplate.annotations", before, new.spec.dpu_template.annotations)
-    wrong += nodelabels.causes("spec.dpuTemplate.spec.cluster.nodeLabels", labels, node_labels(new))
+    before = old if old is not None else DPUSet()
+    was, template = before.spec.dpu_template, new.spec.dpu_template
+    wrong = powercycle.causes("spec.dpuTemplate.annotations", was.annotations, template.annotations)
+    wrong += nodelabels.causes(NODE_LABELS, node_labels(before), node_labels(new))
+    old_effect, effect = template_spec(before).node_effect, template_spec(new).node_effect
+    wrong += nodelabels.causes(CUSTOM_LABEL, old_effect.custom_label, effect.custom_label)
     if wrong:
         raise invalid(new, wrong)

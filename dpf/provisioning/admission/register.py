@@ -9,7 +9,6 @@ from dpf.provisioning.admission import dpu, dpuset
 from dpf.provisioning.admission.bfb import BFBAdmission
 from dpf.provisioning.admission.dpuflavor import DPUFlavorAdmission
 from dpf.provisioning.admission.users import DPUSET_BY_BFB, DPUSET_BY_FLAVOR, Users
-from dpf.provisioning.dpu.nodelabels import KEY, LONGEST, LONGEST_PREFIX, VALUE
 from dpf.provisioning.indexes import BFB_NAME, FLAVOR
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.errors import ConfigError
@@ -20,6 +19,7 @@ from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet
+from dpf_api.labels import KEY, LONGEST, LONGEST_PREFIX, VALUE
 from dpf_api.names import ANNOTATION_CHECKSUM, ANNOTATION_HOST_POWER_CYCLE_REQUIRED
 
 SERVICE = "dpf-provisioning-webhook-service"
@@ -67,7 +67,7 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
             _path("validate", DPU),
             WRITES,
             validate=dpu.validate,
-            when=f"({_annotates('metadata', power_cycle)}) || ({_mislabels('spec.cluster')})",
+            when=_any(_annotates("metadata", power_cycle), *map(_mislabels, dpu.LABELS)),
         ),
         Webhook(
             "vdpuflavor.kb.io",
@@ -84,9 +84,14 @@ def webhooks(cluster: Cluster) -> list[Webhook[Any]]:
             _path("validate", DPUSet),
             WRITES,
             validate=dpuset.validate,
-            when=f"({_annotates('spec.dpuTemplate', power_cycle)}) || ({_mislabels('spec.dpuTemplate.spec.cluster')})",
+            when=_any(_annotates("spec.dpuTemplate", power_cycle), *map(_mislabels, dpuset.LABELS)),
         ),
     ]
+
+
+def _any(*expressions: str) -> str:
+    """CEL: one of them holds."""
+    return " || ".join(f"({each})" for each in expressions)
 
 
 def _annotates(holder: str, annotation: str) -> str:
@@ -104,14 +109,14 @@ def _annotated(holder: str, annotation: str) -> str:
     return f"{_there(f'{holder}.annotations')} && '{annotation}' in {holder}.annotations"
 
 
-def _mislabels(holder: str) -> str:
+def _mislabels(labels: str) -> str:
     """CEL: the request puts a label there that looks as if no Node could have it, or another value into one.
 
     Lengths first, as matching costs by them.
 
-    :param holder: path in the object of what has the ``nodeLabels``.
+    :param labels: their path in the object.
     """
-    new, old = f"object.{holder}.nodeLabels", f"oldObject.{holder}.nodeLabels"
+    new, old = f"object.{labels}", f"oldObject.{labels}"
     fits = (
         f"key.size() <= {LONGEST_PREFIX} && {new}[key].size() <= {LONGEST}"
         f" && key.matches('^{KEY}$') && {new}[key].matches('^{VALUE}$')"

@@ -7,24 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from dpf_api.bfb import BFB
 from dpf_api.dpu import DPU
+from dpf_api.labels import KEY, KEY_RULE, LONGEST, LONGEST_PREFIX, VALUE, VALUE_RULE
 from dpf_api.names import LABEL_DOCA_BFB_VERSION, LABEL_HOST
-
-LONGEST = 63
-LONGEST_PREFIX = 253
-_NAME = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_DOMAIN = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-KEY = f"({_DOMAIN}([.]{_DOMAIN})*/)?{_NAME}"
-"""What a label's key is like, its prefix of at most :data:`LONGEST_PREFIX` characters."""
-VALUE = f"({_NAME})?"
-"""What a label's value is like."""
-
-KEY_RULE = (
-    f"a label's key is 1 to {LONGEST} of A-Z, a-z, 0-9, -, _ and . with a letter or digit at both ends; before it a DNS name of at"
-    f" most {LONGEST_PREFIX} characters and / may stand"
-)
-VALUE_RULE = (
-    f"a label's value is empty or up to {LONGEST} of A-Z, a-z, 0-9, -, _ and . with a letter or digit at both ends"
-)
 
 
 def missing(dpu: DPU, bfb: BFB | None) -> dict[str, str]:

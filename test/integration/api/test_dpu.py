@@ -124,6 +124,22 @@ async def test_two_node_effects_are_refused(server: Server) -> None:
         await server.refuses(DPUSet, at_most, "y", spec={"dpuTemplate": {"spec": {"nodeEffect": effect}}})
 
 
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"key": "bad key"}, 'taint.key: Invalid value: "bad key": must be like a label'),
+        ({"key": ""}, 'taint.key: Invalid value: "": must be like a label'),
+        ({"value": "-"}, 'taint.value: Invalid value: "-": must be like a label'),
+        ({"effect": "Foo"}, 'taint.effect: Invalid value: "Foo": must be NoSchedule, PreferNoSchedule or NoExecute'),
+    ],
+    ids=str,
+)
+async def test_a_taint_is_one_that_a_node_can_bear(server: Server, part: dict[str, str], words: str) -> None:
+    effect = {"taint": {"key": "k", "value": "v", "effect": "NoSchedule"} | part}
+    await server.refuses(DPU, words, "y", spec={"nodeName": "", "bfb": "", "nodeEffect": effect})
+    await server.refuses(DPUSet, words, "y", spec={"dpuTemplate": {"spec": {"nodeEffect": effect}}})
+
+
 async def test_status_keeps_what_a_resumed_installation_needs(server: Server) -> None:
     dpu = await server.create(DPU, spec={"nodeName": "", "bfb": ""})
     status = {

@@ -130,6 +130,9 @@ async def test_provisioning_is_admitted_as_upstream_admits_it(host_client: Clien
         for labels in (NO_LABELS, {"p" * 254 + "/n": ""}, {"a": "v" * 64}, {"a": "-"}):
             with pytest.raises(Invalid, match=r"spec\.cluster\.nodeLabels\[.*: a label's (key|value) is"):
                 await host_client.merge_patch(dpu, {"spec": {"cluster": {"nodeLabels": labels}}})
+            effect = {"drain": None, "customLabel": labels}
+            with pytest.raises(Invalid, match=r"spec\.nodeEffect\.customLabel\[.*: a label's (key|value) is"):
+                await host_client.merge_patch(dpu, {"spec": {"nodeEffect": effect}})
         await host_client.merge_patch(dpu, {"spec": {"cluster": {"nodeLabels": {"p" * 253 + "/n": "v" * 63}}}})
         await host_client.delete(dpu)
         await host_client.delete(bfb)
@@ -150,4 +153,7 @@ async def test_provisioning_is_admitted_as_upstream_admits_it(host_client: Clien
         with pytest.raises(Invalid, match=r"spec\.dpuTemplate\.spec\.cluster\.nodeLabels\[\]: a label's key is"):
             await host_client.merge_patch(rolling, {"spec": template})
         with pytest.raises(Invalid, match=r"spec\.dpuTemplate\.spec\.cluster\.nodeLabels\[ü☃\]: a label's key is"):
+            await host_client.create(dpuset_of("other", namespace, **template))
+        template = {"dpuTemplate": {"spec": {"nodeEffect": {"customLabel": NO_LABELS}}}}
+        with pytest.raises(Invalid, match=r"spec\.dpuTemplate\.spec\.nodeEffect\.customLabel\[ü☃\]: a label's key is"):
             await host_client.create(dpuset_of("other", namespace, **template))
