@@ -92,6 +92,16 @@ async def plan(session: Session, arguments: argparse.Namespace) -> int:
 # From manifests to a plan
 
 
+class Loader(yaml.CSafeLoader):
+    """As kubectl reads YAML: what looks like a date is text, a card's PCI address for one."""
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def manifests(files: Iterable[str]) -> list[dict[str, Any]]:
     """The documents of files; a List is taken apart.
 
@@ -101,7 +111,7 @@ def manifests(files: Iterable[str]) -> list[dict[str, Any]]:
     for name in files:
         try:
             text = sys.stdin.read() if name == "-" else Path(name).read_text()
-            documents = [each for each in yaml.load_all(text, yaml.CSafeLoader) if each is not None]
+            documents = [each for each in yaml.load_all(text, Loader) if each is not None]
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read manifests from {name}: {error}") from None
         for document in documents:

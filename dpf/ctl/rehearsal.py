@@ -124,7 +124,7 @@ def rehearse(old: DPUSet | None, new: DPUSet, nodes: Iterable[Node], dpus: Seque
             Change(Action.OUTDATED, dpu.name, dpu.spec.node_name, f"{_difference(new, dpu)}; {why}", -1)
             for dpu in outdated
         ]
-    if own and not wanted:
+    if own and not wanted and len(gone) == len(own):
         result.notes.append("no card is selected any more: all DPUs of the set go")
     elif not wanted:
         result.notes.append("no card is selected: look at nodeSelector, dpuSelector and the labels of the nodes")

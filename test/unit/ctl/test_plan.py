@@ -63,6 +63,13 @@ def test_manifests_come_from_files_lists_and_several_documents(tmp_path: Path) -
     assert [each.key for each in objects] == [("here", "a")] * 3
 
 
+def test_what_looks_like_a_date_is_text_as_for_kubectl(tmp_path: Path) -> None:
+    selector = "{feature.node.kubernetes.io/dpu-0-pci-address: 0000-04-00, day: 2024-05-06}"
+    (tmp_path / "x.yaml").write_text(f"{{kind: DPUSet, spec: {{dpuSelector: {selector}}}}}")
+    [document] = plan.manifests([str(tmp_path / "x.yaml")])
+    assert list(document["spec"]["dpuSelector"].values()) == ["0000-04-00", "2024-05-06"]
+
+
 @pytest.mark.parametrize("text", ["- a list", "a: [", "just words", "{}"])
 def test_what_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
