@@ -322,7 +322,16 @@ async def respond(webhook: Webhook[T], old: dict[str, Any] | None, new: dict[str
             return {"allowed": True}
         patch = list(_patch(to_wire(after), to_wire(webhook.default(after)), new))
     except Denied as denied:
-        return _denial(denied.code, denied.message, denied.causes)
+        denial = _denial(denied.code, denied.message, denied.causes)
+        if denied.causes:
+            # By these kubectl names the object, beside the causes.
+            resource, meta = webhook.kind.RESOURCE, (new or old or {}).get("metadata") or {}
+            denial["status"]["details"] |= {
+                "group": resource.group,
+                "kind": resource.kind,
+                "name": meta.get("name", ""),
+            }
+        return denial
     except UnreadableObject as error:
         return _denial(400, str(error), ())
     except Exception:

@@ -121,6 +121,8 @@ def test_a_refusal_names_kind_field_and_rule() -> None:
     assert status["details"]["causes"] == [
         {"field": "spec.size", "message": "must be at most 3", "reason": "FieldValueInvalid"}
     ]
+    named = [status["details"][key] for key in ("group", "kind", "name")]
+    assert named == ["example.org", "Thing", "a"], "kubectl says these beside the causes"
 
 
 def test_a_plain_refusal_is_forbidden() -> None:
