@@ -188,11 +188,11 @@ def _ready(dpuset: DPUSet, stand: Tally, taken: Sequence[str], contested: Sequen
     if why := unlabelled(dpuset):
         return condition(False, "NameTooLong", why)
     down = [member for member in stand.untold if not member.available]
-    if stand.wanted == 0:
+    if stand.total == 0:
         message = "no card is selected; look at nodeSelector, dpuSelector and the labels of the nodes"
-        return condition(False, "NothingSelected", message, *_untold(stand, down))
+        return condition(False, "NothingSelected", message)
     if stand.available >= stand.total:
-        return condition(True, "AllReady")
+        return condition(True, "AllReady", *_untold(stand, stand.untold))
     message = f"{stand.available} of {stand.total} DPUs are ready, {stand.failed} failed"
     said = [*_untold(stand, down), *_refused("made", stand.unmade)]
     if taken:

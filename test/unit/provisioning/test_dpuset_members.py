@@ -274,7 +274,8 @@ def test_what_a_set_says_of_its_rollout_is_what_the_rollout_does(room: int) -> N
         ([dpu("a", Phase.REBOOTING), dpu("b")], "a", ("False", "CardNotFound"), LOST),
         ([dpu("a"), dpu("b", Phase.REBOOTING)], "a", ("False", "Provisioning"), "1 of 2 DPUs are ready, 0 failed"),
         ([dpu("a", Phase.REBOOTING), dpu("b", Phase.ERROR)], "a", ("False", "Failed"), LOST),
-        ([dpu("a", Phase.REBOOTING)], "a", ("False", "NothingSelected"), LOST),
+        ([dpu("a", Phase.REBOOTING)], "a", ("False", "CardNotFound"), LOST),
+        ([dpu("a")], "a", ("True", "AllReady"), LOST),
         ([dpu("a", Phase.DELETING, going=True), dpu("b")], "a", ("True", "AllReady"), ""),
     ],
     ids=[
@@ -284,6 +285,7 @@ def test_what_a_set_says_of_its_rollout_is_what_the_rollout_does(room: int) -> N
         "another is down",
         "another is in Error",
         "it is the only one",
+        "it is the only one and serves",
         "it is going",
     ],
 )
