@@ -136,6 +136,9 @@ class Install(Model):
     join_token_deleted: bool = False
     """Whether the join token is gone from the DPU cluster: the card has joined."""
 
+    resets_itself: bool | None = None
+    """Whether its bf.cfg has the card reboot itself, as the host was not to be rebooted when the attempt began."""
+
     percent: Annotated[int, Schema(minimum=0, maximum=100)] = 0
     """How far the installation is, as the card reports."""
 

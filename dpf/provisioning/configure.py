@@ -10,7 +10,7 @@ from dpf.provisioning.bfcfg.render import BfCfg, render
 from dpf.provisioning.dpu.card import Configure
 from dpf.provisioning.dpu.needs import host_gone, no_flavor
 from dpf.provisioning.dpu.observe import Seen
-from dpf.provisioning.dpu.rebootpolicy import policy
+from dpf.provisioning.dpu.rebootpolicy import resets_itself
 from dpf.runtime.errors import Waiting
 from dpf.runtime.meta import Key
 from dpf.runtime.remote import RemoteClusters
@@ -34,13 +34,13 @@ def configure(remotes: RemoteClusters) -> Configure:
         if seen.node is None:
             raise Waiting("NodeNotFound", host_gone(dpu))
         try:
-            skip = policy(dpu, seen.node, seen.flavor).skip
+            alone = resets_itself(dpu, seen.node, seen.flavor, attempt)
         except ValueError as error:
             raise Waiting("InvalidRebootCommand", str(error)) from error
         remote = remotes.get(Key(dpu.spec.cluster.namespace, dpu.spec.cluster.name))
         kubeconfig = remote.client.transport.kubeconfig
         join = await join_command(remote.client, kubeconfig, dpu.name, token_id(dpu.uid, attempt))
-        text = await beside(partial(render, BfCfg(dpu.name, flavor, join, extra_reboot=skip)))
+        text = await beside(partial(render, BfCfg(dpu.name, flavor, join, extra_reboot=alone)))
         return text.encode()
 
     return make

@@ -173,7 +173,8 @@ def dpu_controller(
         "dpu",
         DPUReconciler(observer, hands),
         watches=[
-            For(DPU, when=any_of(spec_or_deletion_changed, labels_changed)),
+            # Its phase too: it is this controller's, and somebody else's hand in it is answered.
+            For(DPU, when=any_of(spec_or_deletion_changed, labels_changed, differs(lambda dpu: dpu.status.phase))),
             Owns(Pod, when=pod_matters),
             Watch(Node, to=wakes.on_host, when=differs(host_stands)),
             Watch(DPU, to=wakes.siblings, when=differs(dpu_stands)),

@@ -67,6 +67,17 @@ def policy(dpu: DPU, node: Node, flavor: DPUFlavor | None) -> Policy:
         raise ValueError(message) from None
 
 
+def resets_itself(dpu: DPU, node: Node, flavor: DPUFlavor | None, attempt: int) -> bool:
+    """Whether the card reboots itself after an attempt to install it: what was so when that began, for its bf.cfg says so.
+
+    :raises ValueError: if that is to be decided now and the Node's annotation has no meaning.
+    """
+    install = dpu.status.install
+    if install is not None and install.attempt == attempt and install.resets_itself is not None:
+        return install.resets_itself
+    return policy(dpu, node, flavor).skip
+
+
 def power_cycle_required(dpu: DPU, flavor: DPUFlavor | None) -> bool:
     """Whether DPU or flavor ask for a power cycle; an annotation that is no boolean counts as false."""
     if flavor is not None and any(each.host_power_cycle_required for each in flavor.spec.nvconfig):

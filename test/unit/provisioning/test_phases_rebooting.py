@@ -17,7 +17,7 @@ from dpf.provisioning.dpu.phases import (
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step
 from dpf.runtime.errors import Waiting
 from dpf.runtime.meta import Condition
-from dpf_api.dpu import DPU, ConditionType, Phase
+from dpf_api.dpu import DPU, ConditionType, Install, Phase
 from dpf_api.names import ANNOTATION_REBOOT_COMMAND
 from test.unit.provisioning.decided import DMS, advanced, held, rebooted
 from test.unit.provisioning.worlds import (
@@ -105,6 +105,20 @@ def test_without_permission_a_person_is_asked() -> None:
 def test_skip_goes_on_without_a_reboot() -> None:
     node = host(annotations={ANNOTATION_REBOOT_COMMAND: "skip"})
     assert advanced(rebooting.decide(see(rebooted(), node=node))) is Phase.HOST_NETWORK_CONFIGURATION
+
+
+def test_a_card_that_was_not_told_to_reboot_itself_is_not_taken_to_have_done_so() -> None:
+    subject = rebooted()
+    install = Install(boot_id=BOOT, resets_itself=False)
+    subject = subject.model_copy(update={"status": subject.status.model_copy(update={"install": install})})
+    annotations = {ANNOTATION_REBOOT_COMMAND: "skip"}
+    step = rebooting.decide(see(subject, node=host(annotations=annotations)))
+    assert isinstance(step, Hold)
+    assert (step.condition.reason, step.changes) == ("WaitingForManualPowerCycleOrReboot", {})
+    assert "take the annotation away" in step.condition.message
+    assert advanced(rebooting.decide(see(subject, node=host("boot-2", annotations=annotations)))) is (
+        Phase.HOST_NETWORK_CONFIGURATION
+    )
 
 
 def test_a_meaningless_annotation_is_named() -> None:

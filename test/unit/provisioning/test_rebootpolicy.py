@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from dpf.provisioning.dpu.rebootpolicy import Policy, Power, authorised, policy
+from dpf.provisioning.dpu.rebootpolicy import Policy, Power, authorised, policy, resets_itself
 from dpf.runtime.k8s import Node
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
@@ -77,3 +79,21 @@ def test_what_has_no_meaning_is_named(required: str | None, name: str) -> None:
 def test_either_side_may_allow_a_reboot(own: bool, drain: dict[str, bool] | None, may: bool) -> None:
     effect = {"noEffect": True} if drain is None else {"drain": drain}
     assert authorised(dpu(automaticNodeReboot=own, nodeEffect=effect)) is may
+
+
+@pytest.mark.parametrize(
+    ("install", "attempt", "alone"),
+    [
+        (None, 0, True),
+        ({"attempt": 0}, 0, True),
+        ({"attempt": 0, "resetsItself": False}, 0, False),
+        ({"attempt": 0, "resetsItself": False}, 1, True),
+        ({"attempt": 1, "resetsItself": True}, 1, True),
+    ],
+)
+def test_whether_a_card_reboots_itself_is_decided_once_for_an_attempt(
+    install: dict[str, Any] | None, attempt: int, alone: bool
+) -> None:
+    subject = dpu(status={"install": install} if install is not None else None)
+    skipping = host(annotations={ANNOTATION_REBOOT_COMMAND: "skip"})
+    assert resets_itself(subject, skipping, None, attempt) is alone

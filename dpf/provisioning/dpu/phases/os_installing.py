@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from dpf.provisioning.bfcfg.join import TokenExpired
-from dpf.provisioning.dpu import dmsserver, jointoken, needs, nodelabels, podhealth
+from dpf.provisioning.dpu import dmsserver, jointoken, needs, nodelabels, podhealth, rebootpolicy
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
 from dpf.provisioning.dpu.observe import Seen
@@ -128,9 +128,11 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
         started_at=started,
         percent=before.percent,
         cluster_uid=seen.cluster.uid if seen.cluster is not None else "",
+        resets_itself=seen.node is not None
+        and rebootpolicy.resets_itself(seen.dpu, seen.node, seen.flavor, before.attempt),
     )
     if (before.version, before.config_sha256) == (install.version, install.config_sha256):
-        install = before.model_copy(update={"started_at": started})
+        install = before.model_copy(update={"started_at": started, "resets_itself": install.resets_itself})
     changes = {"install": install, "pci_device": seen.pci}
     return Remember(changes, lambda: hands.card.start(seen.dpu, order, install.activated_at))
 

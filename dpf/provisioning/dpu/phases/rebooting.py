@@ -32,6 +32,7 @@ log = get_logger(__name__)
 
 REBOOTED = ConditionType.REBOOTED
 FAILED = "RebootFailed"
+MANUAL = "WaitingForManualPowerCycleOrReboot"
 OTHER_DONE = BUDGET + HOST_BACK
 """Seconds after which the wait for another card of the host is called overdue: it may have been flashed in them, and the host
 have come back for it."""
@@ -54,13 +55,19 @@ def decide(seen: Seen) -> Step:
         policy = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor)
     except ValueError as error:
         return Hold(waits(REBOOTED, "InvalidRebootCommand", str(error)))
-    if policy.skip:
+    if policy.skip and seen.install.resets_itself is not False:
         return _on("the reboot is skipped, as the node's annotation says")
     if seen.boot_id != seen.install.boot_id:
         return _booted(seen)
+    if policy.skip:
+        message = (
+            f"node {seen.node.name} says to skip the reboot, and did not yet when the card's bf.cfg was made, so the card does not "
+            "reboot itself: power-cycle or reboot the node by hand, or take the annotation away"
+        )
+        return Hold(waits(REBOOTED, MANUAL, message))
     if not rebootpolicy.authorised(seen.dpu):
         message = f"power-cycle or reboot node {seen.node.name} by hand: nothing here may do it"
-        return Hold(waits(REBOOTED, "WaitingForManualPowerCycleOrReboot", message))
+        return Hold(waits(REBOOTED, MANUAL, message))
     return _order(seen)
 
 
