@@ -9,7 +9,7 @@ from pydantic import Field
 
 from dpf.runtime.meta import Condition, Model, Object, Resource
 from dpf_api.names import GROUP, VERSION
-from dpf_api.schema import AGE, CONDITIONS, PHASE, READY, REASON, Column, Rule, Schema, kept
+from dpf_api.schema import AGE, AS_BEFORE, CONDITIONS, PHASE, READY, REASON, Column, Rule, Schema, kept
 
 TYPE_KAMAJI = "kamaji"
 TYPE_STATIC = "static"
@@ -21,17 +21,14 @@ SECRET_NAME = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*
 LONGEST_SECRET_NAME = 253
 VERSION_LIKE = "^v?[0-9]+[.][0-9]+([.][0-9]+)?([-+.][-+.0-9A-Za-z]*)?$"
 
-_AS_BEFORE = "oldSelf.hasValue() && oldSelf.value() == self"
-"""Not asked of what was stored before there was the rule: the object could not be updated any more, or let go."""
-
 KUBECONFIG_IS_A_NAME = Rule(
-    f"{_AS_BEFORE} || self == '' || (self.size() <= {LONGEST_SECRET_NAME} && self.matches('{SECRET_NAME}'))",
+    f"{AS_BEFORE} || self == '' || (self.size() <= {LONGEST_SECRET_NAME} && self.matches('{SECRET_NAME}'))",
     f"must be a name that a Secret can have: at most {LONGEST_SECRET_NAME} of a-z, 0-9, - and ., with a-z or 0-9 at both ends"
     " and on both sides of each dot",
     optional_old_self=True,
 )
 VERSION_IS_ONE = Rule(
-    f"{_AS_BEFORE} || self == '' || self.matches('{VERSION_LIKE}')",
+    f"{AS_BEFORE} || self == '' || self.matches('{VERSION_LIKE}')",
     "must be a Kubernetes version such as v1.30.2, or empty",
     optional_old_self=True,
 )

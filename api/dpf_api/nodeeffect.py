@@ -8,23 +8,20 @@ from pydantic import Field
 
 from dpf.runtime.meta import Model, Timestamp
 from dpf_api.labels import KEY, KEY_RULE, LONGEST, LONGEST_PREFIX, VALUE, VALUE_RULE
-from dpf_api.schema import Rule, Schema
-
-_AS_BEFORE = "oldSelf.hasValue() && oldSelf.value() == self"
-"""Not asked of what was stored before there was the rule."""
+from dpf_api.schema import AS_BEFORE, Rule, Schema
 
 TAINT_KEY = Rule(
-    f"{_AS_BEFORE} || self.size() <= {LONGEST_PREFIX + 1 + LONGEST} && self.matches('^{KEY}$')",
+    f"{AS_BEFORE} || self.size() <= {LONGEST_PREFIX + 1 + LONGEST} && self.matches('^{KEY}$')",
     f"must be like a label's: {KEY_RULE}",
     optional_old_self=True,
 )
 TAINT_VALUE = Rule(
-    f"{_AS_BEFORE} || self.size() <= {LONGEST} && self.matches('^{VALUE}$')",
+    f"{AS_BEFORE} || self.size() <= {LONGEST} && self.matches('^{VALUE}$')",
     f"must be like a label's: {VALUE_RULE}",
     optional_old_self=True,
 )
 TAINT_EFFECT = Rule(
-    f"{_AS_BEFORE} || self in ['NoSchedule', 'PreferNoSchedule', 'NoExecute']",
+    f"{AS_BEFORE} || self in ['NoSchedule', 'PreferNoSchedule', 'NoExecute']",
     "must be NoSchedule, PreferNoSchedule or NoExecute",
     optional_old_self=True,
 )

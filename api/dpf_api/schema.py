@@ -81,6 +81,10 @@ class Column:
         return entry
 
 
+AS_BEFORE = "oldSelf.hasValue() && oldSelf.value() == self"
+"""CEL, of a rule with ``optional_old_self``: it is as it was. So a rule is not asked of what was stored before there was the rule:
+the object could not be updated any more, or let go."""
+
 READY = Column("Ready", ".status.conditions[?(@.type=='Ready')].status")
 PHASE = Column("Phase", ".status.phase")
 REASON = Column("Reason", ".status.reason", description="why it is not ready: what it waits for, or what failed")

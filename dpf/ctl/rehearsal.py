@@ -16,7 +16,7 @@ from typing import Any
 
 from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import claims, members, rollout
-from dpf.provisioning.dpuset.select import choose
+from dpf.provisioning.dpuset.select import pick
 from dpf.provisioning.dpuset.status import allowed, lost, named
 from dpf.runtime.k8s import Node
 from dpf_api.dpu import DPU
@@ -102,7 +102,9 @@ def rehearse(old: DPUSet | None, new: DPUSet, nodes: Iterable[Node], dpus: Seque
     new = edited(old, new)
     strategy = new.spec.strategy or Strategy()
     wanted, rejected, chosen = _select(new, nodes)
+    dpus = list(dpus)
     own = {each.name: each for each in dpus if old is not None and each.owned_by(old) and not each.deleting}
+    own |= {each.name: each for each in dpus if each.name in wanted and members.left(new, each)}
     leaving = {each.name for each in dpus if old is not None and each.owned_by(old) and each.deleting}
     gone = {n for n, dpu in own.items() if n not in wanted and (n in rejected or dpu.spec.node_name not in chosen)}
     kept = [dpu for name, dpu in sorted(own.items()) if name not in gone]
@@ -147,10 +149,8 @@ def _select(dpuset: DPUSet, nodes: Iterable[Node]) -> tuple[dict[str, Card], set
     wanted: dict[str, Card] = {}
     rejected: set[str] = set()
     chosen: set[str] = set()
-    selector = dpuset.spec.node_selector
     for node in sorted(nodes, key=lambda each: each.name):
-        if selector is None or selector.matches(node.labels):
-            choice = choose(dpuset.spec.dpu_selector, node)
+        if (choice := pick(dpuset.spec.node_selector, dpuset.spec.dpu_selector, node)) is not None:
             chosen.add(node.name)
             wanted.update((card.name, card) for card in choice.selected)
             rejected.update(card.name for card in choice.rejected)

@@ -16,7 +16,7 @@ from dpf.provisioning import indexes
 from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.claims import Claims
-from dpf.provisioning.dpuset.select import Choice, choose, selects, untold
+from dpf.provisioning.dpuset.select import Choice, pick
 from dpf.provisioning.dpuset.status import Refusals, Tally, allowed, outdated, summary, tally, unlabelled
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
@@ -162,12 +162,11 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         for card in before.selected:
             selection.wanted.pop(card.name, None)
         selection.rejected.difference_update(card.name for card in before.rejected)
-        node, selector = self._nodes.get(name), dpuset.spec.node_selector
-        if node is not None and untold(selector, node):
-            selection.choices[name] = Choice()
-        if node is None or not selects(selector, node):
+        node = self._nodes.get(name)
+        choice = pick(dpuset.spec.node_selector, dpuset.spec.dpu_selector, node) if node is not None else None
+        if choice is None:
             return
-        choice = selection.choices[name] = choose(dpuset.spec.dpu_selector, node)
+        selection.choices[name] = choice
         selection.wanted.update((card.name, card) for card in choice.selected)
         selection.rejected.update(card.name for card in choice.rejected)
         selection.moved.update(card.name for card in choice.selected if card not in before.selected)

@@ -45,15 +45,18 @@ def choose(dpu_selector: Mapping[str, str] | None, node: Node) -> Choice:
     return Choice(tuple(selected), tuple(rejected))
 
 
-def selects(selector: LabelSelector | None, node: Node) -> bool:
-    """Whether the node selector selects the node."""
-    return selector is None or selector.matches(node.labels)
+def pick(node_selector: LabelSelector | None, dpu_selector: Mapping[str, str] | None, node: Node) -> Choice | None:
+    """What both selectors make of a node; None if it is not selected. Of one of whose cards nothing is told, none is selected
+    and none rejected."""
+    if node_selector is None or node_selector.matches(node.labels):
+        return choose(dpu_selector, node)
+    return Choice() if untold(node_selector, node) else None
 
 
-def untold(selector: LabelSelector | None, node: Node) -> bool:
+def untold(selector: LabelSelector, node: Node) -> bool:
     """Whether nothing is told of the node's cards, and it is selected apart from that: it may be again in a moment, as when node
     feature discovery is installed anew."""
-    if selector is None or any(key.startswith(DETECTED) for key in node.labels):
+    if any(key.startswith(DETECTED) for key in node.labels):
         return False
     labels = {key: value for key, value in selector.match_labels.items() if not key.startswith(DETECTED)}
     expressions = [each for each in selector.match_expressions if not each.key.startswith(DETECTED)]

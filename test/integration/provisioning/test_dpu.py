@@ -236,6 +236,15 @@ async def test_a_retry_that_is_asked_for_while_all_is_well_is_no_order_for_later
     assert (dpu.status.phase, dpu.status.retry) == (Phase.READY, None)
 
 
+async def test_a_phase_that_somebody_else_wrote_is_looked_at_and_the_dpu_is_not_ready_meanwhile(world: World) -> None:
+    node = await world.node()
+    await world.bfb()
+    await world.cluster()
+    dpu = await world.goes_the_way((await world.create_dpu()).name, node)
+    await world.host.merge_patch(dpu, {"status": {"phase": "Initializing"}}, subresource="status")
+    await world.eventually(DPU, dpu.name, until=lambda d: ("Ready", "False", "Provisioning") in said(d))
+
+
 async def test_a_failed_dms_pod_is_replaced_on_retry(world: World) -> None:
     await world.node()
     await world.bfb()

@@ -13,7 +13,7 @@ from dpf.runtime.errors import ConfigError, Forbidden
 from dpf.runtime.k8s import Event
 from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.testing import eventually_gone
-from dpf_api.dpu import DPU
+from dpf_api.dpu import DPU, DPUSpec
 from dpf_api.dpuset import DPUSet
 from dpf_api.names import (
     FEATURE_PREFIX,
@@ -112,26 +112,26 @@ async def test_two_sets_do_not_share_a_card(world: World) -> None:
     await world.eventually(DPU, name, until=lambda dpu: dpu.owned_by(second))
 
 
+async def left_by(world: World, dpuset: str) -> DPU:
+    """The DPU of this test's card as ``kubectl delete dpuset --cascade=orphan`` leaves it."""
+    labels = {LABEL_DPUSET_NAME: dpuset, LABEL_DPUSET_NAMESPACE: world.namespace}
+    meta = ObjectMeta(name=f"{world.host_node}-{PCI}", namespace=world.namespace, labels=labels)
+    spec = DPUSpec(node_name=world.host_node, bfb="image", pci_address=PCI)
+    return await world.host.create(DPU(metadata=meta, spec=spec))
+
+
 async def test_a_set_that_is_made_again_takes_over_the_dpus_that_it_had_left(world: World) -> None:
     await world.node()
-    first = await world.dpuset()
-    dpu = await world.eventually(DPU, f"{world.host_node}-{PCI}")
-    path = DPUSet.RESOURCE.path(world.namespace, first.name)
-    await world.host.request("DELETE", path, body={"propagationPolicy": "Orphan"})
-    await eventually_gone(world.host, DPUSet, first.name, world.namespace)
-    second = await world.dpuset()
-    found = await world.eventually(DPU, dpu.name, until=lambda each: each.owned_by(second))
+    dpu = await left_by(world, "set")
+    dpuset = await world.dpuset()
+    found = await world.eventually(DPU, dpu.name, until=lambda each: each.owned_by(dpuset))
     assert (found.uid, len(found.metadata.owner_references)) == (dpu.uid, 1)
     await world.eventually(DPUSet, "set", until=lambda each: each.status.replicas == 1)
 
 
-async def test_a_dpu_of_another_name_of_set_is_not_taken_over(world: World) -> None:
+async def test_a_dpu_that_a_set_of_another_name_had_left_is_not_taken_over(world: World) -> None:
     await world.node()
-    first = await world.dpuset("first")
-    dpu = await world.eventually(DPU, f"{world.host_node}-{PCI}")
-    path = DPUSet.RESOURCE.path(world.namespace, first.name)
-    await world.host.request("DELETE", path, body={"propagationPolicy": "Orphan"})
-    await eventually_gone(world.host, DPUSet, first.name, world.namespace)
+    dpu = await left_by(world, "first")
     await world.dpuset("second")
     await world.eventually(DPUSet, "second", until=lambda each: dpu.name in str(each.status.conditions))
     assert (await world.host.get(DPU, dpu.name, world.namespace)).controller is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dpf.ctl.rehearsal import Action, Rehearsal, effect, rehearse
 from dpf_api.dpu import DPU
+from dpf_api.names import LABEL_DPUSET_NAME, LABEL_DPUSET_NAMESPACE
 from dpf_api.nodeeffect import NodeEffect, default_node_effect
 from test.unit.ctl.objects import PCI, dpu, dpuset, node
 
@@ -76,6 +77,22 @@ def test_a_narrowed_selector_deletes_at_once_what_no_longer_matches() -> None:
 def test_a_card_that_the_labels_do_not_tell_of_keeps_its_dpu() -> None:
     bare = node("a").model_copy(update={"metadata": node("a").metadata.model_copy(update={"labels": {}})})
     assert rehearse(dpuset(), dpuset(), [bare, node("b")], DPUS[:2]).changes == []
+
+
+def test_a_host_of_whose_cards_nothing_is_told_keeps_its_dpus_and_nobody_says_otherwise() -> None:
+    selector = {"matchLabels": {"feature.node.kubernetes.io/dpu-enabled": "true"}}
+    bare = node("a").model_copy(update={"metadata": node("a").metadata.model_copy(update={"labels": {}})})
+    result = rehearse(dpuset(nodeSelector=selector), dpuset(nodeSelector=selector), [bare], DPUS[:1])
+    assert result.changes == []
+    assert not [note for note in result.notes if "go" in note.split()]
+
+
+def test_dpus_that_a_set_of_that_name_had_left_are_taken_over_as_they_are() -> None:
+    orphan = dpu("a", owner="")
+    names = {LABEL_DPUSET_NAME: dpuset().name, LABEL_DPUSET_NAMESPACE: dpuset().namespace}
+    meta = orphan.metadata.model_copy(update={"owner_references": [], "labels": {**orphan.labels, **names}})
+    result = rehearse(None, dpuset(uid=""), NODES[:1], [orphan.model_copy(update={"metadata": meta})])
+    assert result.changes == []
 
 
 def test_labels_reach_dpus_without_a_flash() -> None:
