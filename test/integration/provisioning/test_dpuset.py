@@ -277,7 +277,7 @@ async def test_a_rolling_update_that_a_lost_card_holds_up_says_so_and_goes_on_wh
     # The second serves as far as the set can see; without a DPU cluster it takes no step that would say otherwise.
     since = {"lastTransitionTime": "2026-01-01T00:00:00Z"}
     ready = [{"type": "Ready", "status": "True", "reason": "Played", "message": ""} | since]
-    served = await world.host.get(DPU, second, world.namespace)
+    served = await world.eventually(DPU, second, until=lambda dpu: dpu.status.reason == "DPUClusterNotReady")
     await world.host.merge_patch(served, {"status": {"conditions": ready}}, subresource="status")
     await world.eventually(DPUSet, "set", until=lambda each: each.status.ready_replicas == 1)
     labels = {FEATURE_PREFIX + "dpu-0-pci-address": None}

@@ -75,7 +75,20 @@ class Fleet:
         )
         body = {"image": str(image), "version": "x.bfb", "config": config, "id": secrets.token_hex(8)}
         await self.ask("POST", f"/cards/{card.dpu}/boot", body)
-        await self.ask("GET", f"/cards/{card.dpu}?wait=30&not=installing")
+        await self.settled(card)
+
+    async def settled(self, card: CardAddress, timeout: float = 30) -> Json:
+        """The card once it is up, or has failed.
+
+        :param timeout: seconds.
+        :raises TimeoutError: if it is neither by then.
+        """
+        state = "empty"
+        async with asyncio.timeout(timeout):
+            while state not in ("up", "failed"):
+                view: Json = await self.ask("GET", f"/cards/{card.dpu}?wait={timeout}&not={state}")
+                state = view["state"]
+        return view
 
     async def reboot(self, card: CardAddress) -> None:
         """Reboots the card's host."""

@@ -43,7 +43,7 @@ async def test_card_is_flashed_through_dms_and_joins(fleet: Fleet, entry: EntryP
         activate = gnoi_os_pb2.ActivateRequest(version=f"x.bfb;{card.dpu}.cfg")
         answer = await gnoi_os_pb2_grpc.OSStub(channel).Activate(activate)  # type: ignore[no-untyped-call]
         assert answer.HasField("activate_ok")
-        state = await fleet.ask("GET", f"/cards/{card.dpu}?wait=20&not=empty")
+        state = await fleet.settled(card)
         assert (state["state"], state["version"]) == ("up", "x.bfb")
         chassis = gnoi_types_pb2.PathElem(name="chassis", key={"power": "reset"})
         reboot = gnoi_system_pb2.RebootRequest(
