@@ -126,7 +126,6 @@ async def test_a_slow_download_makes_room_for_those_that_wait(
     idle: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DOWNLOADS", 1)
-    monkeypatch.setattr(progress_module, "PATIENCE", 0.5)
     monkeypatch.setattr(progress_module, "SLOWEST", GREAT_SIZE)
     monkeypatch.setattr(module, "RETRY", (3600.0, 3600.0))
     body = os.urandom(GREAT_SIZE)
@@ -137,6 +136,8 @@ async def test_a_slow_download_makes_room_for_those_that_wait(
         await idle.create("quick", server.url)
         queued = await idle.eventually("quick", lambda bfb: bfb.status.reason == "Queued")
         assert queued.status.phase is Phase.DOWNLOADING
+        # Only now, or the slow one may be ended before the other has said that it waits.
+        monkeypatch.setattr(progress_module, "PATIENCE", 0.5)
         slow = await idle.until("slow", Phase.ERROR)
         assert slow.status.reason == "TooSlow"
         await idle.until("quick", Phase.READY)

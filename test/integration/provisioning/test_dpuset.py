@@ -207,6 +207,8 @@ async def test_a_dpu_is_made_with_the_address_that_its_host_has_by_then(world: W
     name = f"{world.host_node}-{PCI}"
     before = await world.eventually(DPU, name)
     await world.boot(node, "boot-1", "10.0.0.2")
+    # The set knows by then, for what it tells the DPU that is there is what it tells the next.
+    await world.eventually(DPU, name, until=lambda dpu: dpu.labels.get(LABEL_DPU_HOST_IP) == "10.0.0.2")
     await world.host.delete(before)
     after = await world.eventually(DPU, name, until=lambda dpu: dpu.uid != before.uid)
     assert after.labels[LABEL_DPU_HOST_IP] == "10.0.0.2"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dpf.provisioning.admission.register import registration
 from dpf.runtime.client import Client, UnreadableObject, decode
-from dpf.runtime.errors import ApiError
+from dpf.runtime.errors import ApiError, Unavailable
 from dpf.runtime.k8s import MutatingWebhookConfiguration, Node, ValidatingWebhookConfiguration
 from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.testing import RETRY, eventually, eventually_gone
@@ -177,9 +178,11 @@ async def _webhooks_called(managers: Managers) -> None:
     async with asyncio.timeout(60):
         while True:
             path = BFB.RESOURCE.path(managers.namespace)
-            answer = await managers.client.request("POST", path, params={"dryRun": "All"}, body=body | _typed(BFB))
-            if json.loads(answer)["spec"].get("fileName"):
-                return
+            # One that has just started refuses until it knows all objects.
+            with suppress(Unavailable):
+                answer = await managers.client.request("POST", path, params={"dryRun": "All"}, body=body | _typed(BFB))
+                if json.loads(answer)["spec"].get("fileName"):
+                    return
             await asyncio.sleep(RETRY)
 
 
