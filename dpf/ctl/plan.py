@@ -115,11 +115,22 @@ def manifests(files: Iterable[str]) -> list[dict[str, Any]]:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read manifests from {name}: {error}") from None
         for document in documents:
-            if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-                raise ConfigError(f"{name}: a manifest must be a mapping with apiVersion, kind, metadata and spec")
-            items = document.get("items")
-            found += items if document["kind"] == "List" and isinstance(items, list) else [document]
+            found += _taken_apart(name, document)
     return found
+
+
+def _taken_apart(file: str, document: Any) -> list[dict[str, Any]]:
+    """A document, or those of a List.
+
+    :raises ConfigError: if one is no manifest.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+        raise ConfigError(f"{file}: a manifest must be a mapping with apiVersion, kind, metadata and spec")
+    if document["kind"] == "List" and isinstance(items := document.get("items"), list):
+        return [each for item in items for each in _taken_apart(file, item)]
+    if not isinstance(document.get("metadata") or {}, dict):
+        raise ConfigError(f"{file}: metadata of a {document['kind']} must be a mapping")
+    return [document]
 
 
 def parse(documents: Iterable[Mapping[str, Any]], namespace: str) -> tuple[list[Object], list[str]]:
@@ -177,7 +188,8 @@ def _model_in(annotation: Any) -> type[Model] | None:
 def work_out(objects: Sequence[Object], live: Sequence[Object], nodes: Sequence[Node], dpus: Sequence[DPU]) -> Plan:
     """The plan: what each object of the manifests comes to in a cluster with these objects."""
     there = {(type(each), each.key): each for each in live}
-    after = there | {(type(each), each.key): each for each in objects}
+    # BFBs and DPUFlavors that are there stay as they are, with the status that no manifest has.
+    after = {(type(each), each.key): each for each in objects} | there
     result = Plan()
     for obj in objects:
         old = there.get((type(obj), obj.key))
