@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from dpf.ctl import connect, output
 from dpf.ctl.connect import Session
-from dpf.ctl.rehearsal import Action, Change, Rehearsal, effect, rehearse, tally
+from dpf.ctl.rehearsal import Action, Change, Rehearsal, look_at_reboots, meanwhile, rehearse, tally
 from dpf.provisioning.dpuset import members
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.k8s import Node
-from dpf.runtime.meta import Model, Object
+from dpf.runtime.meta import Key, Model, Object
 from dpf_api.bfb import BFB, file_of
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU
@@ -197,6 +197,8 @@ def work_out(objects: Sequence[Object], live: Sequence[Object], nodes: Sequence[
             rehearsal = rehearse(old if isinstance(old, DPUSet) else None, obj, nodes, dpus)
             result.sets.append(rehearsal)
             rehearsal.notes += _references(obj, after)
+            flavor = after.get((DPUFlavor, Key(obj.namespace, members.template_spec(obj).dpu_flavor)))
+            look_at_reboots(rehearsal, nodes, flavor if isinstance(flavor, DPUFlavor) else None)
         elif isinstance(obj, BFB | DPUFlavor):
             _frozen(result, obj, old, dpus)
     return result
@@ -256,11 +258,8 @@ def _print(result: Plan, *, wide: bool, coloured: bool) -> None:
 
 
 def _block(rehearsal: Rehearsal, *, wide: bool, coloured: bool) -> str:
-    dpuset, template = rehearsal.dpuset, members.template_spec(rehearsal.dpuset)
+    dpuset = rehearsal.dpuset
     pace = f", at most {rehearsal.allowed} of {rehearsal.selected} DPUs unavailable" if rehearsal.allowed else ""
-    reboot = template.automatic_node_reboot or bool(
-        template.node_effect.drain and template.node_effect.drain.automatic_node_reboot
-    )
     title = f"DPUSet {dpuset.key}{' (new)' if rehearsal.created else ''}: {rehearsal.strategy}{pace}"
     lines = [output.colour(title, output.BOLD) if coloured else title]
     if rehearsal.changes:
@@ -271,7 +270,7 @@ def _block(rehearsal: Rehearsal, *, wide: bool, coloured: bool) -> str:
     batches = f", in {rehearsal.batches} batches" if rehearsal.batches > 1 else ""
     lines.append(f"DPUs: {', '.join(said)}{batches}." if said else "No DPU is touched.")
     if counts[Action.CREATE] or counts[Action.REPROVISION]:
-        lines.append(f"Meanwhile their hosts are {effect(template.node_effect, reboot=reboot)}.")
+        lines.append(f"Meanwhile their hosts are {meanwhile(rehearsal)}.")
     return "\n".join([*lines, *(f"note: {note}" for note in rehearsal.notes)])
 
 
