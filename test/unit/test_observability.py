@@ -150,6 +150,22 @@ def test_the_dashboard_finds_the_managers_by_the_job_that_the_monitor_makes() ->
     assert f'up{{job="{job}"}}' in PAGE
 
 
+def test_a_share_of_dpus_is_0_and_not_unknown_while_no_dpu_has_the_condition() -> None:
+    """A DPU has a series for a phase always, and for a condition from the moment on when it has that."""
+    [ready] = [panel["targets"][0]["expr"] for panel in panels() if panel["title"] == "Ready"]
+    shares = [text for _, text in expressions() if "dpu_status_conditions" in text and " / " in text]
+    assert shares == [ready]
+    part, _, _ = ready.partition(" / ")
+    assert re.fullmatch(r"\(sum\(dpu_status_conditions\{[^}]*\}\) or vector\(0\)\)", part)
+
+
+def test_a_panel_that_counts_from_the_last_time_that_a_condition_changed_says_so() -> None:
+    found = [panel for panel in panels() if "last_transition_time" in json.dumps(panel)]
+    assert [(panel["title"], "lost Ready and got it back" in panel["description"]) for panel in found] == [
+        ("From made to last becoming Ready", True)
+    ]
+
+
 def test_every_panel_has_its_place_and_no_two_have_the_same() -> None:
     ids = [panel["id"] for panel in panels()]
     assert len(ids) == len(set(ids))
