@@ -16,7 +16,7 @@ from dpf.ctl.output import complain
 from dpf.sandbox import control
 from dpf.sandbox.control import ControlError
 from dpf.sandbox.controlplane import binaries
-from dpf.sandbox.layout import Layout
+from dpf.sandbox.layout import Layout, default_data_dir
 from dpf.sandbox.processes import tail
 from dpf.sandbox.settings import Settings
 
@@ -40,7 +40,7 @@ def refusal(layout: Layout) -> str:
     except OSError as error:
         return f"cannot use {layout.data_dir}: {error.strerror}"
     if foreign:
-        return f"{layout.data_dir} is no sandbox's and not empty: name another folder, or one that is not there yet"
+        return f"{layout.data_dir} is no sandbox's and not empty: name another by --data-dir, or empty it"
     return ""
 
 
@@ -139,8 +139,10 @@ async def _end(layout: Layout) -> None:
 
 
 def _is_a_sandboxs(layout: Layout) -> bool:
-    """Whether what lies in the folder was made by a sandbox; those of before there was a marker have their settings there."""
-    if layout.marker.exists():
+    """Whether what lies in the folder was made by a sandbox. Those of before there was a marker are known by their settings, or in
+    the default folder by its name.
+    """
+    if layout.marker.exists() or layout.data_dir == default_data_dir().resolve():
         return True
     with suppress(OSError, ValueError):
         Settings.read(layout)

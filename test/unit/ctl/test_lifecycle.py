@@ -13,7 +13,7 @@ from dpf.runtime.errors import ConfigError
 from dpf.sandbox.control import ControlError
 from dpf.sandbox.controlplane import binaries
 from dpf.sandbox.fleet.cardstate import Durations
-from dpf.sandbox.layout import Layout
+from dpf.sandbox.layout import Layout, default_data_dir
 from dpf.sandbox.settings import Settings
 from dpf_cmd.dpfctl import main
 
@@ -66,7 +66,7 @@ def test_a_folder_that_is_no_sandboxs_keeps_what_is_in_it(
     told = capsys.readouterr()
     if command != "down":
         assert told.err == (
-            f"error: {tmp_path} is no sandbox's and not empty: name another folder, or one that is not there yet\n"
+            f"error: {tmp_path} is no sandbox's and not empty: name another by --data-dir, or empty it\n"
         )
         assert told.out == ""
 
@@ -94,6 +94,16 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
 def test_a_sandbox_of_before_there_was_a_marker_is_known_by_its_settings(tmp_path: Path) -> None:
     layout = remains_in(tmp_path / "sandbox")
     SETTINGS.write(layout)
+    assert lifecycle.refusal(layout) == ""
+    assert run("down", layout.data_dir) == 0
+    assert not layout.data_dir.exists()
+
+
+def test_the_default_folder_is_a_sandboxs_whatever_an_earlier_version_left_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    layout = remains_in(default_data_dir())
     assert lifecycle.refusal(layout) == ""
     assert run("down", layout.data_dir) == 0
     assert not layout.data_dir.exists()
