@@ -41,6 +41,7 @@ lint: setup ## ruff, strict types, import contracts, generated files up to date
 	@$(BIN)/mypy dpf api/dpf_api cmd/dpf_cmd hack test
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/python hack/generate_crds.py --check
+	@$(BIN)/python hack/generate_protos.py --check
 
 format: setup ## puts the sources into shape
 	@$(BIN)/ruff check --fix .

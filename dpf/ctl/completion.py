@@ -114,12 +114,24 @@ def _positional(
     if place.choices:
         return list(place.choices)
     if place.dest in ("kind", "kinds"):
-        from dpf.ctl.kinds import KINDS
-
-        return [*KINDS, "all"] if parser.prog.endswith((" get", " describe")) else list(KINDS)
+        return _kinds(parser.prog.rpartition(" ")[2])
     if place.dest in ("name", "names") and given:
         return names(given[0], kubeconfig, namespace)
     return ()
+
+
+def _kinds(command: str) -> list[str]:
+    """The kinds that a command is about, by plural."""
+    from dpf.ctl.kinds import KINDS
+
+    match command:
+        case "retry":
+            from dpf.ctl.retry import RETRIABLE
+
+            return [kind.RESOURCE.plural for kind in RETRIABLE.values()]
+        case "wait":
+            return [plural for plural, kind in KINDS.items() if "status" in kind.model_fields]
+    return [*KINDS, "all"]
 
 
 def names(kind: str, kubeconfig: Path | None, namespace: str) -> list[str]:

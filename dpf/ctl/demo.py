@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from dpf.ctl.lifecycle import bring_up, runs, take_down
+from dpf.ctl.lifecycle import bring_up, refusal, take_down
 from dpf.ctl.output import Clock, complain, say, table
 from dpf.ctl.samples import samples
 from dpf.runtime.errors import DpfError
@@ -57,8 +57,8 @@ def run_demo(arguments: argparse.Namespace) -> int:
     folder = arguments.data_dir or Path(tempfile.mkdtemp(prefix="dpf-demo-"))
     layout = Layout(folder.expanduser().resolve())
     clock, failed = Clock(), True
-    if runs(layout):
-        complain(f"error: a sandbox runs already in {layout.data_dir}")
+    if why := refusal(layout):
+        complain(f"error: {why}")
         return 1
     say(f"A sandbox with {arguments.dpus} simulated DPUs comes up.")
     try:

@@ -56,9 +56,13 @@ async def describe(session: Session, arguments: argparse.Namespace) -> int:
     """Prints the tree."""
     kind, name, plural = _asked(arguments.kind, arguments.name)
     conditions = whose(arguments.show_conditions)
-    whole = tree.build(await read(session))
+    world = await read(session)
+    if name and kind == DPFOperatorConfig.RESOURCE.kind:
+        # The tree grows from one of them: that which is asked for.
+        world.configs = [each for each in world.configs if each.name == name]
+    whole = tree.build(world)
     shown = tree.only(whole, kind, name) if kind and kind != whole.kind else whole
-    if name and not shown.children:
+    if name and not any((each.kind, each.name) == (kind, name) for each in tree.every(shown)):
         raise ConfigError(f"there is no {kind} {name!r}; `dpfctl get {plural}` lists those there are")
     if arguments.output != "table":
         output.dump(shown.plain(), arguments.output)
@@ -87,8 +91,10 @@ def _asked(word: str, name: str) -> tuple[str, str, str]:
 
     :raises ConfigError: if there is no such kind, or two objects are named.
     """
+    if word == "all" and name:
+        raise ConfigError(f"all is no kind: say of which one {name!r} is, or leave it out")
     if word == "all":
-        return "", name, word
+        return "", "", word
     kind, names = of_one_kind(word, [name] if name else [])
     if len(names) > 1:
         raise ConfigError(f"describe shows one object or all of a kind, not {' and '.join(names)}")

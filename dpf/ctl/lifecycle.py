@@ -16,8 +16,9 @@ from dpf.ctl.output import complain
 from dpf.sandbox import control
 from dpf.sandbox.control import ControlError
 from dpf.sandbox.controlplane import binaries
-from dpf.sandbox.layout import Layout
+from dpf.sandbox.layout import Layout, default_data_dir
 from dpf.sandbox.processes import tail
+from dpf.sandbox.settings import Settings
 
 GONE_WITHIN = 60.0
 """Seconds that taking a sandbox down may take."""
@@ -28,8 +29,33 @@ def runs(layout: Layout) -> bool:
     return asyncio.run(control.answers(lambda: control.ask(layout.control_socket, "GET", "/processes")))
 
 
+def refusal(layout: Layout) -> str:
+    """Why no sandbox can be brought up there; empty if one can."""
+    if runs(layout):
+        return f"a sandbox runs already in {layout.data_dir}; `dpfctl sandbox down` ends it"
+    try:
+        foreign = not _is_a_sandboxs(layout) and any(layout.data_dir.iterdir())
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f"cannot use {layout.data_dir}: {error.strerror}"
+    if foreign:
+        return f"{layout.data_dir} is no sandbox's and not empty: name another by --data-dir, or empty it"
+    return ""
+
+
 def bring_up(layout: Layout, arguments: argparse.Namespace, tell: Callable[[str], None]) -> int:
-    """Starts a supervisor and returns when the sandbox is ready (0) or cannot become so (1)."""
+    """Starts a supervisor and returns when the sandbox is ready (0) or cannot become so (1).
+
+    What an earlier sandbox left in the folder is removed: the caller has asked :func:`refusal` whether there is anything else.
+
+    :raises ControlError: if the folder can't be written to.
+    """
+    try:
+        layout.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        layout.marker.touch(mode=0o600)
+    except OSError as error:
+        raise ControlError(f"cannot use {layout.data_dir}: {error.strerror}") from None
     # Here and not in the supervisor, because the first time it builds for minutes and tells of it.
     binaries.ensure()
     _clear(layout)
@@ -76,13 +102,21 @@ async def _await_ready(layout: Layout, supervisor: subprocess.Popen[bytes], tell
 
 
 def take_down(layout: Layout, *, keep_logs: bool = False) -> None:
-    """Ends the sandbox, if one runs, and removes its data.
+    """Ends the sandbox, if one runs, and removes its data. A folder that is no sandbox's is left as it is.
 
     :raises ControlError: if it does not end; its data stays.
     """
-    if runs(layout):
+    ran = runs(layout)
+    if ran:
         asyncio.run(_end(layout))
+    if not ran and not _is_a_sandboxs(layout):
+        return
     _clear(layout, keep_logs=keep_logs)
+    if not keep_logs:
+        # Last, so that the rest is still known for a sandbox's if this is cut short.
+        layout.marker.unlink(missing_ok=True)
+        with suppress(OSError):
+            layout.data_dir.rmdir()
 
 
 async def _end(layout: Layout) -> None:
@@ -104,12 +138,22 @@ async def _end(layout: Layout) -> None:
             os.close(descriptor)
 
 
+def _is_a_sandboxs(layout: Layout) -> bool:
+    """Whether what lies in the folder was made by a sandbox. Those of before there was a marker are known by their settings, or in
+    the default folder by its name.
+    """
+    if layout.marker.exists() or layout.data_dir == default_data_dir().resolve():
+        return True
+    with suppress(OSError, ValueError):
+        Settings.read(layout)
+        return True
+    return False
+
+
 def _clear(layout: Layout, *, keep_logs: bool = False) -> None:
-    """Removes what a sandbox made, and the folder if nothing else is in it."""
+    """Removes what a sandbox made, but for the marker."""
     made = [layout.control_planes, layout.tenants, layout.kubeconfigs, layout.bfb_dir, layout.fleet_dir]
     made += [layout.run_dir, layout.images]
     for folder in made if keep_logs else [*made, layout.logs]:
         shutil.rmtree(folder, ignore_errors=True)
     layout.settings.unlink(missing_ok=True)
-    with suppress(OSError):
-        layout.data_dir.rmdir()

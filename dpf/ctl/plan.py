@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from dpf.ctl import connect, output
 from dpf.ctl.connect import Session
-from dpf.ctl.rehearsal import Action, Change, Rehearsal, effect, rehearse, tally
+from dpf.ctl.rehearsal import Action, Change, Rehearsal, look_at_reboots, meanwhile, rehearse, tally
 from dpf.provisioning.dpuset import members
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.k8s import Node
-from dpf.runtime.meta import Model, Object
+from dpf.runtime.meta import Key, Model, Object
 from dpf_api.bfb import BFB, file_of
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU
@@ -115,11 +115,22 @@ def manifests(files: Iterable[str]) -> list[dict[str, Any]]:
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read manifests from {name}: {error}") from None
         for document in documents:
-            if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
-                raise ConfigError(f"{name}: a manifest must be a mapping with apiVersion, kind, metadata and spec")
-            items = document.get("items")
-            found += items if document["kind"] == "List" and isinstance(items, list) else [document]
+            found += _taken_apart(name, document)
     return found
+
+
+def _taken_apart(file: str, document: Any) -> list[dict[str, Any]]:
+    """A document, or those of a List.
+
+    :raises ConfigError: if one is no manifest.
+    """
+    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+        raise ConfigError(f"{file}: a manifest must be a mapping with apiVersion, kind, metadata and spec")
+    if document["kind"] == "List" and isinstance(items := document.get("items"), list):
+        return [each for item in items for each in _taken_apart(file, item)]
+    if not isinstance(document.get("metadata") or {}, dict):
+        raise ConfigError(f"{file}: metadata of a {document['kind']} must be a mapping")
+    return [document]
 
 
 def parse(documents: Iterable[Mapping[str, Any]], namespace: str) -> tuple[list[Object], list[str]]:
@@ -177,7 +188,8 @@ def _model_in(annotation: Any) -> type[Model] | None:
 def work_out(objects: Sequence[Object], live: Sequence[Object], nodes: Sequence[Node], dpus: Sequence[DPU]) -> Plan:
     """The plan: what each object of the manifests comes to in a cluster with these objects."""
     there = {(type(each), each.key): each for each in live}
-    after = there | {(type(each), each.key): each for each in objects}
+    # BFBs and DPUFlavors that are there stay as they are, with the status that no manifest has.
+    after = {(type(each), each.key): each for each in objects} | there
     result = Plan()
     for obj in objects:
         old = there.get((type(obj), obj.key))
@@ -185,6 +197,8 @@ def work_out(objects: Sequence[Object], live: Sequence[Object], nodes: Sequence[
             rehearsal = rehearse(old if isinstance(old, DPUSet) else None, obj, nodes, dpus)
             result.sets.append(rehearsal)
             rehearsal.notes += _references(obj, after)
+            flavor = after.get((DPUFlavor, Key(obj.namespace, members.template_spec(obj).dpu_flavor)))
+            look_at_reboots(rehearsal, nodes, flavor if isinstance(flavor, DPUFlavor) else None)
         elif isinstance(obj, BFB | DPUFlavor):
             _frozen(result, obj, old, dpus)
     return result
@@ -244,11 +258,8 @@ def _print(result: Plan, *, wide: bool, coloured: bool) -> None:
 
 
 def _block(rehearsal: Rehearsal, *, wide: bool, coloured: bool) -> str:
-    dpuset, template = rehearsal.dpuset, members.template_spec(rehearsal.dpuset)
+    dpuset = rehearsal.dpuset
     pace = f", at most {rehearsal.allowed} of {rehearsal.selected} DPUs unavailable" if rehearsal.allowed else ""
-    reboot = template.automatic_node_reboot or bool(
-        template.node_effect.drain and template.node_effect.drain.automatic_node_reboot
-    )
     title = f"DPUSet {dpuset.key}{' (new)' if rehearsal.created else ''}: {rehearsal.strategy}{pace}"
     lines = [output.colour(title, output.BOLD) if coloured else title]
     if rehearsal.changes:
@@ -259,7 +270,7 @@ def _block(rehearsal: Rehearsal, *, wide: bool, coloured: bool) -> str:
     batches = f", in {rehearsal.batches} batches" if rehearsal.batches > 1 else ""
     lines.append(f"DPUs: {', '.join(said)}{batches}." if said else "No DPU is touched.")
     if counts[Action.CREATE] or counts[Action.REPROVISION]:
-        lines.append(f"Meanwhile their hosts are {effect(template.node_effect, reboot=reboot)}.")
+        lines.append(f"Meanwhile their hosts are {meanwhile(rehearsal)}.")
     return "\n".join([*lines, *(f"note: {note}" for note in rehearsal.notes)])
 
 

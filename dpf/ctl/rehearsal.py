@@ -1,4 +1,5 @@
 """What an edited DPUSet would do: the controller's own selection and rollout, run on copies. Pure; nothing is written.
+Which hosts need no reboot is decided as the controller of DPUs decides it.
 
 At once: DPUs for cards that are selected and have none are made, DPUs of cards that are not selected any more are deleted, and
 what needs no flash (labels, annotations, node effect) is brought up to date. After that a rolling update replaces outdated DPUs
@@ -15,11 +16,14 @@ from enum import StrEnum
 from typing import Any
 
 from dpf.provisioning.cards import Card
+from dpf.provisioning.dpu.rebootpolicy import policy
 from dpf.provisioning.dpuset import claims, members, rollout
 from dpf.provisioning.dpuset.select import pick
 from dpf.provisioning.dpuset.status import allowed, lost, named
 from dpf.runtime.k8s import Node
+from dpf.runtime.meta import ObjectMeta
 from dpf_api.dpu import DPU
+from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.dpuset import DPUSet, Strategy
 from dpf_api.nodeeffect import NodeEffect
 
@@ -63,12 +67,19 @@ class Rehearsal:
     selected: int
     """Cards that are selected, and DPUs that are kept though their node just tells no more of their card."""
     changes: list[Change] = field(default_factory=list)
+    skipping: list[str] = field(default_factory=list)
+    """Of :attr:`hosts` those that are not rebooted, as their annotations say."""
     notes: list[str] = field(default_factory=list)
 
     @property
     def batches(self) -> int:
         """How many batches the rolling update takes."""
         return max((each.batch for each in self.changes), default=0)
+
+    @property
+    def hosts(self) -> set[str]:
+        """Hosts whose cards are flashed."""
+        return {each.node for each in self.changes if each.action in (Action.CREATE, Action.REPROVISION)}
 
     def count(self, action: Action) -> int:
         """How many DPUs it happens to."""
@@ -85,6 +96,7 @@ class Rehearsal:
             "maxUnavailable": self.allowed,
             "selected": self.selected,
             "batches": self.batches,
+            "rebootSkipped": self.skipping,
             "changes": [
                 {"action": e.action.value, "step": e.step, "dpu": e.dpu, "node": e.node, "why": e.why}
                 for e in self.changes
@@ -241,6 +253,34 @@ def _left(result: Rehearsal, dpus: Iterable[DPU], why: str) -> None:
     result.changes += [Change(Action.OUTDATED, dpu.name, dpu.spec.node_name, why, -1) for dpu in dpus]
 
 
+def look_at_reboots(result: Rehearsal, nodes: Iterable[Node], flavor: DPUFlavor | None) -> None:
+    """Notes which hosts are left alone when their cards are flashed, and which have an annotation that holds their DPUs up.
+
+    :param flavor: that which the set names, if it is there.
+    """
+    # What decides of a DPU comes from the template, so it is the same for all.
+    dpu = DPU(metadata=ObjectMeta(annotations=result.dpuset.spec.dpu_template.annotations))
+    hosts = result.hosts
+    for node in sorted((each for each in nodes if each.name in hosts), key=lambda each: each.name):
+        try:
+            if policy(dpu, node, flavor).skip:
+                result.skipping.append(node.name)
+        except ValueError as error:
+            result.notes.append(f"{error}: until then its DPUs wait")
+
+
+def meanwhile(result: Rehearsal) -> str:
+    """What happens to the hosts whose cards are flashed, as the end of a sentence."""
+    template = members.template_spec(result.dpuset)
+    drain = template.node_effect.drain
+    reboot = template.automatic_node_reboot or bool(drain and drain.automatic_node_reboot)
+    if not result.skipping:
+        return effect(template.node_effect, reboot=reboot)
+    if len(result.skipping) == len(result.hosts):
+        return f"{effect(template.node_effect, reboot=None)}; none is rebooted, as their annotations say skip"
+    return f"{effect(template.node_effect, reboot=reboot)}; not rebooted, as their annotations say skip: {named(result.skipping)}"
+
+
 def _difference(new: DPUSet, dpu: DPU) -> str:
     """What of the template the DPU must be provisioned anew for."""
     template = members.template_spec(new)
@@ -250,8 +290,11 @@ def _difference(new: DPUSet, dpu: DPU) -> str:
     )
 
 
-def effect(chosen: NodeEffect, *, reboot: bool) -> str:
-    """What happens to a host meanwhile, as the end of a sentence."""
+def effect(chosen: NodeEffect, *, reboot: bool | None) -> str:
+    """What happens to a host meanwhile, as the end of a sentence.
+
+    :param reboot: whether it may be rebooted; None if it need not be.
+    """
     if chosen.drain is not None and not chosen.no_effect:
         what = "drained"
     elif chosen.taint is not None and not chosen.no_effect:
@@ -261,7 +304,7 @@ def effect(chosen: NodeEffect, *, reboot: bool) -> str:
     else:
         what = ""
     words = [what] * bool(what) + (["rebooted"] if reboot else [])
-    return " and ".join(words) or "left as they are; you are asked to reboot them"
+    return " and ".join(words) or f"left as they are{'' if reboot is None else '; you are asked to reboot them'}"
 
 
 def tally(rehearsals: Iterable[Rehearsal]) -> Counter[Action]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from dpf.ctl import output
-from dpf.ctl.lifecycle import bring_up, runs, take_down
+from dpf.ctl.lifecycle import bring_up, refusal, take_down
 from dpf.ctl.output import Clock, complain, say, yaml_of
 from dpf.ctl.samples import kamaji_cluster, samples
 from dpf.runtime.log import Level
@@ -44,7 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the managers log at least (default: %(default)s)",
     )
     place = argparse.ArgumentParser(add_help=False)
-    place.add_argument("--data-dir", type=Path, default=None, metavar="DIR", help=f"default: {default_data_dir()}")
+    place.add_argument(
+        "--data-dir",
+        type=Path,
+        default=None,
+        metavar="DIR",
+        help=f"the sandbox's folder, in which nothing else may be before `up` (default: {default_data_dir()})",
+    )
     form = argparse.ArgumentParser(add_help=False)
     form.add_argument("-o", "--output", choices=["table", "json"], default="table", help="default: table")
 
@@ -83,15 +89,24 @@ def layout_of(arguments: argparse.Namespace) -> Layout:
 def up(arguments: argparse.Namespace) -> int:
     """``dpfctl sandbox up``."""
     layout = layout_of(arguments)
+    if not _possible(arguments):
+        return 2
+    if why := refusal(layout):
+        complain(f"error: {why}")
+        return 1
+    return bring_up(layout, arguments, Clock().tell)
+
+
+def _possible(arguments: argparse.Namespace, *, least: int = 0) -> bool:
+    """Whether there can be such a fleet; complains if not."""
+    wrong = f"it takes --dpus {least} or more" if arguments.dpus < least else ""
     try:
         Inventory(arguments.dpus, arguments.dpus_per_host, "127.16.0.0")
     except ValueError as error:
-        complain(f"error: {error}")
-        return 2
-    if runs(layout):
-        complain(f"error: a sandbox runs already in {layout.data_dir}; `dpfctl sandbox down` ends it")
-        return 1
-    return bring_up(layout, arguments, Clock().tell)
+        wrong = str(error)
+    if wrong:
+        complain(f"error: {wrong}")
+    return not wrong
 
 
 def env(arguments: argparse.Namespace) -> int:
@@ -155,13 +170,14 @@ def fault(arguments: argparse.Namespace) -> int:
 
 def down(arguments: argparse.Namespace) -> int:
     """``dpfctl sandbox down``. That there is none is no error."""
-    layout = layout_of(arguments)
-    take_down(layout)
+    take_down(layout_of(arguments))
     return 0
 
 
 def demo(arguments: argparse.Namespace) -> int:
     """``dpfctl sandbox demo``."""
+    if not _possible(arguments, least=1):
+        return 2
     # Only this command needs rich, which takes a tenth of a second to import.
     from dpf.ctl.demo import run_demo
 

@@ -200,7 +200,7 @@ class Progress:
             return self._news(key, "done")
         state = state_of(obj)
         self.failed.pop(key, None)
-        if _phase(obj) == "Error" and not tried_again(obj):
+        if _phase(obj) == "Error" and not obj.deleting and not tried_again(obj):
             self.failed[key] = state
         if broken:
             more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""

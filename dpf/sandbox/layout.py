@@ -58,6 +58,11 @@ class Layout:
         return self.run_dir / "fleet.sock"
 
     @property
+    def marker(self) -> Path:
+        """Says that the folder is a sandbox's: there before anything else of it, and after all else is gone."""
+        return self.data_dir / ".dpf-sandbox"
+
+    @property
     def settings(self) -> Path:
         """What the supervisor was started with; written by ``up``."""
         return self.data_dir / "sandbox.json"

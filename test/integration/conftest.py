@@ -46,7 +46,11 @@ class Planes:
 
     def account(self, name: str, namespace: str) -> Path:
         """Kubeconfig of a ServiceAccount of the host cluster."""
-        return ControlPlanes(self.folder, self.folder).host.account_kubeconfig(name, namespace)
+        # By a certificate that names it as its token would.
+        groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
+        user = f"system:serviceaccount:{namespace}:{name}"
+        plane = ControlPlanes(self.folder, self.folder).host
+        return plane.user_kubeconfig(user, groups, file=f"account-{namespace}-{name}", namespace=namespace)
 
 
 @pytest.fixture(scope="session")

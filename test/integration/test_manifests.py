@@ -1,8 +1,12 @@
-"""A real API server takes the manifests that install the system as they are: no unknown field, nothing it would refuse."""
+"""A real API server takes the manifests that install the system as they are: no unknown field, nothing it would refuse. And it lets
+the scraper in.
+"""
 
 from __future__ import annotations
 
-from contextlib import suppress
+import asyncio
+import base64
+from contextlib import aclosing, suppress
 from pathlib import Path
 
 import yaml
@@ -12,22 +16,47 @@ from dpf.runtime.errors import AlreadyExists
 from dpf.runtime.k8s import Namespace
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.scraping import ScrapeGuard
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api
 from test.integration.conftest import Planes
 from test.kustomize import build
 
 CONFIG = Path(__file__).parents[2] / "config"
+NAMESPACE = "dpf-operator-system"
+FOREIGN = ("NodeFeatureRule", "PodMonitor", "PrometheusRule")
+"""Kinds of node feature discovery and of the Prometheus operator."""
+
+
+async def make_namespace(client: Client) -> None:
+    with suppress(AlreadyExists):
+        await client.create(Namespace(metadata=ObjectMeta(name=NAMESPACE)))
+
+
+async def test_the_scraper_is_let_in_with_the_token_that_the_cluster_makes_for_it(
+    control_planes: Planes, host_client: Client
+) -> None:
+    await make_namespace(host_client)
+    async with Api(Kubeconfig.load(control_planes.host), user_agent="test") as api:
+        scraper = [obj for obj in build(CONFIG / "observability") if obj["kind"] not in FOREIGN]
+        await manifests.Applier(api).apply(scraper)
+        token = ""
+        async with asyncio.timeout(30), aclosing(api.follow(f"/api/v1/namespaces/{NAMESPACE}/secrets")) as secrets:
+            async for _, secret in secrets:
+                if secret["metadata"]["name"] == "dpf-metrics-scraper" and "token" in secret.get("data", {}):
+                    token = base64.b64decode(secret["data"]["token"]).decode()
+                    break
+    guard = ScrapeGuard(host_client)
+    assert await guard.verdict(f"Bearer {token}", "/metrics") == 200
+    assert await guard.verdict(f"Bearer {token}", "/debug") == 403
 
 
 async def test_everything_that_is_installed_is_accepted_word_for_word(
     control_planes: Planes, host_client: Client
 ) -> None:
-    # The rule's kind is node feature discovery's.
-    detector = [obj for obj in build(CONFIG / "detector") if obj["kind"] != "NodeFeatureRule"]
-    objects = [*build(CONFIG / "all-namespaces"), *detector]
-    with suppress(AlreadyExists):
-        await host_client.create(Namespace(metadata=ObjectMeta(name="dpf-operator-system")))
+    added = [*build(CONFIG / "detector"), *build(CONFIG / "observability")]
+    objects = [*build(CONFIG / "all-namespaces"), *(obj for obj in added if obj["kind"] not in FOREIGN)]
+    await make_namespace(host_client)
     strict = {"dryRun": "All", "fieldValidation": "Strict", "fieldManager": "test", "force": "true"}
     async with Api(Kubeconfig.load(control_planes.host), user_agent="test") as api:
         applier = manifests.Applier(api)

@@ -169,7 +169,7 @@ def test_all_namespaces_differs_from_the_default_in_two_bindings_and_one_flag() 
     assert len(EVERYWHERE) == len(OBJECTS) + len(added)
 
 
-@pytest.mark.parametrize("folder", ["all-namespaces", "crd", "detector", "manager", "rbac"])
+@pytest.mark.parametrize("folder", ["all-namespaces", "crd", "detector", "manager", "observability", "rbac"])
 def test_nothing_that_lies_in_a_folder_is_left_out(folder: str) -> None:
     listed = set(yaml.safe_load((CONFIG / folder / "kustomization.yaml").read_text())["resources"])
     assert {path.name for path in (CONFIG / folder).glob("*.yaml")} - {"kustomization.yaml"} <= listed

@@ -16,6 +16,7 @@ from dpf.clustermanager.kamaji.judge import TOLD
 from dpf.provisioning.dpu.story import ATTENTION, MILESTONES
 from dpf.provisioning.dpuset.controller import ROLLOUT
 from dpf_api.dpu import Phase
+from test.kustomize import Json, build, containers
 from test.unit.exported import Exported, exported
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,16 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield panel["title"], target["expr"]
 
 
+def of_kind(kind: str, folder: Path = FOLDER) -> list[Json]:
+    return [obj for obj in build(folder) if obj["kind"] == kind]
+
+
+def endpoint() -> Json:
+    [monitor] = of_kind("PodMonitor")
+    [found] = monitor["spec"]["podMetricsEndpoints"]
+    return dict(found)
+
+
 def section(title: str) -> str:
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
@@ -70,6 +81,89 @@ def test_every_metric_and_label_asked_for_is_exported(
         labels = by_series[name].labels | FROM_PROMETHEUS | {"le"}
         assert set(LABEL.findall(selector)) <= labels, f"{where}: {name}{{{selector}}}"
         assert grouped <= labels, f"{where}: {grouped - labels} of {name}"
+
+
+def test_every_manager_is_scraped_as_it_serves_and_nothing_else_is() -> None:
+    [monitor] = of_kind("PodMonitor")
+    assert monitor["spec"].keys() == {"selector", "podMetricsEndpoints"}
+    [wanted] = monitor["spec"]["selector"]["matchExpressions"]
+    assert (wanted["key"], wanted["operator"]) == ("dpu.nvidia.com/component", "In")
+    managers = of_kind("Deployment", ROOT / "config" / "manager")
+    assert {each["metadata"]["namespace"] for each in managers} == {monitor["metadata"]["namespace"]}
+    labels = [each["spec"]["template"]["metadata"]["labels"][wanted["key"]] for each in managers]
+    assert sorted(labels) == sorted(wanted["values"])
+    for manager in managers:
+        [container] = containers(manager)
+        assert endpoint()["port"] in {port["name"] for port in container["ports"]}
+        assert "--metrics-secure" in container["args"]
+    assert (endpoint()["scheme"], endpoint()["tlsConfig"]) == ("https", {"insecureSkipVerify": True})
+
+
+def test_the_monitor_has_fields_that_the_prometheus_operator_knows_and_no_others() -> None:
+    """As its API reference has them (PodMetricsEndpoint, SafeAuthorization, SafeTLSConfig); its CRDs are not here."""
+    assert endpoint().keys() <= {
+        *(
+            "port",
+            "path",
+            "scheme",
+            "params",
+            "interval",
+            "scrapeTimeout",
+            "tlsConfig",
+            "honorLabels",
+            "honorTimestamps",
+        ),
+        *("basicAuth", "oauth2", "authorization", "metricRelabelings", "relabelings", "proxyUrl", "followRedirects"),
+        *("enableHttp2", "filterRunning"),
+    }
+    assert endpoint()["authorization"].keys() <= {"type", "credentials"}
+    assert endpoint()["authorization"]["credentials"].keys() == {"name", "key"}
+    assert endpoint()["tlsConfig"].keys() <= {"ca", "cert", "keySecret", "serverName", "insecureSkipVerify"}
+
+
+def test_the_scraper_has_a_token_and_may_read_metrics_and_nothing_else() -> None:
+    [account], [secret], [role], [binding] = map(
+        of_kind, ("ServiceAccount", "Secret", "ClusterRole", "ClusterRoleBinding")
+    )
+    assert endpoint()["authorization"]["credentials"] == {"name": secret["metadata"]["name"], "key": "token"}
+    assert secret["type"] == "kubernetes.io/service-account-token"
+    named = secret["metadata"]["annotations"]["kubernetes.io/service-account.name"]
+    where = {"name": named, "namespace": secret["metadata"]["namespace"]}
+    assert account["metadata"] == where
+    assert binding["subjects"] == [{"kind": "ServiceAccount", **where}]
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert role["rules"] == [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]
+
+
+def test_labels_of_metrics_are_not_lost_to_those_that_prometheus_gives_a_pod(metrics: dict[str, Exported]) -> None:
+    given = {"job", "instance", "namespace", "pod", "container", "endpoint"}
+    assert {label for metric in metrics.values() for label in metric.labels & given} == {"namespace"}
+    assert endpoint()["honorLabels"] is True
+
+
+def test_the_dashboard_finds_the_managers_by_the_job_that_the_monitor_makes() -> None:
+    [monitor] = of_kind("PodMonitor")
+    job = f"{monitor['metadata']['namespace']}/{monitor['metadata']['name']}"
+    patterns = [found for _, expression in expressions() for found in re.findall(r'job=~"([^"]+)"', expression)]
+    assert patterns
+    assert all(re.fullmatch(pattern, job) for pattern in patterns)
+    assert f'up{{job="{job}"}}' in PAGE
+
+
+def test_a_share_of_dpus_is_0_and_not_unknown_while_no_dpu_has_the_condition() -> None:
+    """A DPU has a series for a phase always, and for a condition from the moment on when it has that."""
+    [ready] = [panel["targets"][0]["expr"] for panel in panels() if panel["title"] == "Ready"]
+    shares = [text for _, text in expressions() if "dpu_status_conditions" in text and " / " in text]
+    assert shares == [ready]
+    part, _, _ = ready.partition(" / ")
+    assert re.fullmatch(r"\(sum\(dpu_status_conditions\{[^}]*\}\) or vector\(0\)\)", part)
+
+
+def test_a_panel_that_counts_from_the_last_time_that_a_condition_changed_says_so() -> None:
+    found = [panel for panel in panels() if "last_transition_time" in json.dumps(panel)]
+    assert [(panel["title"], "lost Ready and got it back" in panel["description"]) for panel in found] == [
+        ("From made to last becoming Ready", True)
+    ]
 
 
 def test_every_panel_has_its_place_and_no_two_have_the_same() -> None:

@@ -114,12 +114,6 @@ class ClusterPlane:
         pki.write_private(path, pki.kubeconfig(self.url, self.ca, cert=cert, key=key, namespace=namespace).encode())
         return path
 
-    def account_kubeconfig(self, name: str, namespace: str) -> Path:
-        """The kubeconfig of a ServiceAccount, by a certificate that names it as its token would."""
-        groups = ("system:serviceaccounts", f"system:serviceaccounts:{namespace}")
-        user = f"system:serviceaccount:{namespace}:{name}"
-        return self.user_kubeconfig(user, groups, file=f"account-{namespace}-{name}", namespace=namespace)
-
     def prepare(self) -> None:
         """Writes certificates, kubeconfigs and the audit policy."""
         names = [

@@ -75,11 +75,6 @@ def sign(text: str, join: JoinCommand) -> str:
     return f"{header}..{_encode(hmac.digest(join.token_secret.encode(), message, hashlib.sha256))}"
 
 
-def ca_pin(ca: bytes) -> str:
-    """The pin of a CA as ``kubeadm token create`` prints it: ``sha256:`` and the digest of its public key info."""
-    return f"sha256:{_pin(x509.load_pem_x509_certificate(ca))}"
-
-
 def _read(text: str) -> tuple[str, bytes]:
     """Server and CA of a kubeconfig that has one cluster and, as it is public, no user."""
     try:

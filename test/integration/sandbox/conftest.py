@@ -16,12 +16,11 @@ from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.sandbox import control
 from dpf.sandbox.api import Api, Json
 from dpf.sandbox.fleet.cardstate import Durations
-from dpf.sandbox.fleet.clusterinfo import ca_pin
 from dpf.sandbox.fleet.containers import ENTRY_POINTS, Container, EntryPoint, Run
 from dpf.sandbox.fleet.fleet import FleetOptions, run_fleet
 from dpf.sandbox.layout import CardAddress, Inventory, Layout, claim_block
 from test.integration.conftest import Planes
-from test.unit.sandbox.samples import bf_cfg
+from test.unit.sandbox.samples import bf_cfg, ca_pin
 
 DPU = {"apiVersion": "provisioning.dpu.nvidia.com/v1alpha1", "kind": "DPU"}
 TOKEN_GROUP = "system:bootstrappers:kubeadm:default-node-token"

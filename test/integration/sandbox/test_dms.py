@@ -11,11 +11,10 @@ import pytest
 
 from dpf.gnxi.gen import gnoi_os_pb2, gnoi_os_pb2_grpc, gnoi_system_pb2, gnoi_system_pb2_grpc, gnoi_types_pb2
 from dpf.runtime.certs import KeyPair, SmallCA, load
-from dpf.sandbox.fleet.clusterinfo import ca_pin
 from dpf.sandbox.fleet.containers import EntryPoint, run_dms
 from dpf.sandbox.fleet.inprocess import run_dms_in_process
 from test.integration.sandbox.conftest import Fleet, is_ready
-from test.unit.sandbox.samples import bf_cfg
+from test.unit.sandbox.samples import bf_cfg, ca_pin
 
 CERTIFICATES = "/etc/ssl/certs/server"
 

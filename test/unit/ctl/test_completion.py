@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dpf.ctl import completion
+from dpf.ctl.kinds import KINDS
 from dpf_cmd.dpfctl import COMMANDS, build_parser, main
 
 
@@ -34,6 +35,12 @@ def test_a_kind_comes_before_names_of_its_objects(monkeypatch: pytest.MonkeyPatc
     assert complete("get", "dp") == ["dpusets", "dpus", "dpuflavors", "dpuclusters", "dpfoperatorconfigs"]
     assert complete("retry", "-n", "ns", "--kubeconfig", "file", "dpu", "") == ["dpu-file-ns"]
     assert complete("describe", "dpu", "dpu-") == ["dpu-None-"]
+
+
+def test_a_command_is_offered_the_kinds_that_it_is_about() -> None:
+    assert complete("retry", "") == ["dpus", "bfbs"]
+    assert complete("wait", "") == ["dpusets", "dpus", "bfbs", "dpuclusters"]
+    assert complete("describe", "") == complete("get", "") == [*KINDS, "all"]
 
 
 def test_where_a_file_fits_the_shell_completes() -> None:

@@ -42,6 +42,12 @@ def test_what_a_set_names_must_be_there_or_in_the_manifests() -> None:
     assert note == "BFB old is Error: DPUs wait until it is Ready"
 
 
+def test_an_image_in_the_same_manifests_does_not_hide_that_the_one_that_is_there_failed() -> None:
+    live: list[Object] = [dpuset(), bfb("old", phase="Error"), flavor("flavor")]
+    (note,) = worked_out([bfb("old", uid="", phase="Initializing"), dpuset()], live).sets[0].notes
+    assert note == "BFB old is Error: DPUs wait until it is Ready"
+
+
 def test_a_changed_image_or_flavor_is_refused_and_says_what_to_do_instead() -> None:
     objects: list[Object] = [bfb("old", "http://x/z.bfb"), flavor("flavor", grub={"kernelParameters": ["a=b"]})]
     refusals = worked_out(objects, [bfb("old"), flavor("flavor")]).refusals
@@ -70,7 +76,19 @@ def test_what_looks_like_a_date_is_text_as_for_kubectl(tmp_path: Path) -> None:
     assert list(document["spec"]["dpuSelector"].values()) == ["0000-04-00", "2024-05-06"]
 
 
-@pytest.mark.parametrize("text", ["- a list", "a: [", "just words", "{}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "- a list",
+        "a: [",
+        "just words",
+        "{}",
+        "{kind: List, items: [null]}",
+        "{kind: List, items: [{kind: List, items: [word]}]}",
+        "{kind: BFB, metadata: foo}",
+        "{kind: List, items: [{kind: Secret, metadata: [foo]}]}",
+    ],
+)
 def test_what_is_no_manifest_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"x\.yaml"):

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from dpf.ctl.rehearsal import Action, Rehearsal, effect, rehearse
+from typing import Any
+
+from dpf.ctl.rehearsal import Action, Rehearsal, effect, look_at_reboots, meanwhile, rehearse
+from dpf.runtime.k8s import Node
 from dpf_api.dpu import DPU
-from dpf_api.names import LABEL_DPUSET_NAME, LABEL_DPUSET_NAMESPACE
+from dpf_api.dpuflavor import DPUFlavor
+from dpf_api.names import (
+    ANNOTATION_HOST_POWER_CYCLE_REQUIRED,
+    ANNOTATION_POWERCYCLE_COMMAND,
+    ANNOTATION_REBOOT_COMMAND,
+    LABEL_DPUSET_NAME,
+    LABEL_DPUSET_NAMESPACE,
+)
 from dpf_api.nodeeffect import NodeEffect, default_node_effect
 from test.unit.ctl.objects import PCI, dpu, dpuset, node
 
@@ -179,8 +189,61 @@ def test_a_dpu_that_is_going_is_made_anew() -> None:
     ]
 
 
+def told_to(command: str, host: str, annotation: str = ANNOTATION_REBOOT_COMMAND) -> Node:
+    bare = node(host)
+    return bare.model_copy(update={"metadata": bare.metadata.model_copy(update={"annotations": {annotation: command}})})
+
+
+def looked_at(nodes: list[Node], flavor: DPUFlavor | None = None, **spec: Any) -> Rehearsal:
+    new = dpuset(bfb="new", **spec)
+    result = rehearse(dpuset(**spec), new, nodes, DPUS)
+    look_at_reboots(result, nodes, flavor)
+    return result
+
+
+def test_hosts_whose_annotations_say_skip_are_not_said_to_be_rebooted() -> None:
+    assert meanwhile(looked_at(NODES)) == "drained and rebooted"
+    some = looked_at([told_to("skip", "a"), told_to("cycle", "b"), *NODES[2:]])
+    assert some.plain()["rebootSkipped"] == ["a"]
+    assert meanwhile(some) == "drained and rebooted; not rebooted, as their annotations say skip: a"
+    every = looked_at([told_to("skip", host) for host in HOSTS])
+    assert meanwhile(every) == "drained; none is rebooted, as their annotations say skip"
+
+
+def test_a_host_of_which_nothing_is_flashed_does_not_count() -> None:
+    nodes = [told_to("skip", "a"), told_to("skip", "e")]
+    result = rehearse(dpuset(), dpuset(bfb="new"), nodes, [DPUS[0], dpu("e", bfb="new")])
+    look_at_reboots(result, nodes, None)
+    assert result.skipping == ["a"]
+    assert meanwhile(result) == "drained; none is rebooted, as their annotations say skip"
+
+
+def test_a_power_cycle_that_template_or_flavor_ask_for_has_its_own_annotation() -> None:
+    nodes = [told_to("skip", host) for host in HOSTS]
+    cycled = DPUFlavor.model_validate(
+        {"metadata": {"name": "flavor"}, "spec": {"nvconfig": [{"hostPowerCycleRequired": True}]}}
+    )
+    assert looked_at(nodes, cycled).skipping == []
+    spec = {"bfb": {"name": "new"}, "dpuFlavor": "flavor"}
+    template = {"annotations": {ANNOTATION_HOST_POWER_CYCLE_REQUIRED: "true"}, "spec": spec}
+    new = dpuset(dpuTemplate=template)
+    for annotation, found in ((ANNOTATION_REBOOT_COMMAND, []), (ANNOTATION_POWERCYCLE_COMMAND, ["a"])):
+        hosts = [told_to("skip", "a", annotation)]
+        result = rehearse(dpuset(), new, hosts, DPUS[:1])
+        look_at_reboots(result, hosts, None)
+        assert result.skipping == found
+
+
+def test_an_annotation_that_means_nothing_is_told_of_before_it_holds_a_dpu_up() -> None:
+    (note,) = looked_at([told_to("never", "a"), *NODES[1:]]).notes
+    assert note == (
+        f"annotation {ANNOTATION_REBOOT_COMMAND} of node a is 'never'; write cycle, reset or skip: until then its DPUs wait"
+    )
+
+
 def test_what_happens_to_hosts_is_said() -> None:
     assert effect(default_node_effect(), reboot=True) == "drained and rebooted"
     assert effect(NodeEffect(custom_label={"a": "b"}), reboot=False) == "labelled a=b"
     assert effect(NodeEffect(no_effect=True), reboot=True) == "rebooted"
     assert "asked" in effect(NodeEffect(no_effect=True), reboot=False)
+    assert effect(NodeEffect(no_effect=True), reboot=None) == "left as they are"

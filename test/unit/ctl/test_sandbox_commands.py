@@ -75,6 +75,15 @@ def test_impossible_fleet_is_refused_before_anything_starts(tmp_path: Path, caps
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_demo_of_no_dpus_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, why in (("0", "it takes --dpus 1 or more"), ("5000", "a sandbox has addresses for 4094 hosts at most")):
+        assert run("demo", "--dpus", words, "--data-dir", str(tmp_path)) == 2
+        assert capsys.readouterr() == ("", f"error: {why}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fault_needs_a_kind_or_clear(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("fault", "card", "--data-dir", str(tmp_path)) == 2
     assert "install-fails" in capsys.readouterr().err

@@ -54,6 +54,16 @@ def test_an_object_that_is_tried_again_has_not_failed_until_it_fails_again() -> 
     assert list(progress.failed) == [asked.key]
 
 
+@pytest.mark.parametrize("goal", ["ready", "deleted"])
+def test_an_object_in_error_that_is_being_deleted_is_on_its_way_and_has_not_failed(goal: str) -> None:
+    leaving = dpu("a", status=BROKEN, deletionTimestamp="2026-01-01T00:00:00Z")
+    progress = Progress([leaving.key], goal_of(goal, DPU))
+    progress.seen(dpu("a", status=BROKEN))
+    assert list(progress.failed) == [leaving.key]
+    assert progress.seen(leaving) == "[0/1] a-0000-04-00: Deleting"
+    assert not progress.failed
+
+
 def test_deletion_is_what_was_waited_for_or_not() -> None:
     key = dpu("a").key
     wanted, unwanted = Progress([key], goal_of("deleted", DPU)), Progress([key], ready)

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import textwrap
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 TOKEN = "abcdef.0123456789abcdef"
+
+
+def ca_pin(ca: bytes) -> str:
+    """The pin of a CA as ``kubeadm token create`` prints it: ``sha256:`` and the digest of its public key info."""
+    key = x509.load_pem_x509_certificate(ca).public_key()
+    return f"sha256:{hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()}"
 
 
 def bf_cfg(

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from dpf.sandbox.fleet import clusterinfo
 from dpf.sandbox.fleet.cloudinit import JoinCommand
 from dpf.sandbox.fleet.clusterinfo import ClusterInfo, Untrusted
+from test.unit.sandbox.samples import ca_pin
 
 
 def make_ca() -> bytes:
@@ -27,7 +28,7 @@ def make_ca() -> bytes:
 
 
 CA = make_ca()
-JOIN = JoinCommand("127.0.0.1:6443", "abcdef.0123456789abcdef", (clusterinfo.ca_pin(CA),))
+JOIN = JoinCommand("127.0.0.1:6443", "abcdef.0123456789abcdef", (ca_pin(CA),))
 
 
 def published(ca: bytes, join: JoinCommand) -> dict[str, str]:

@@ -38,15 +38,6 @@ def test_a_port_that_somebody_took_meanwhile_is_replaced(tmp_path: Path) -> None
     assert after[:2] + after[3:] == before[:2] + before[3:]
 
 
-def test_accounts_of_one_name_in_two_namespaces_have_kubeconfigs_of_their_own(tmp_path: Path) -> None:
-    planes = ControlPlanes(tmp_path, tmp_path / "bin")
-    planes.prepare()
-    one = planes.host.account_kubeconfig("manager", "one")
-    two = planes.host.account_kubeconfig("manager", "two")
-    assert Kubeconfig.load(one).cert != Kubeconfig.load(two).cert
-    assert Kubeconfig.load(two).namespace == "two"
-
-
 def test_requests_are_logged_only_when_asked_for(tmp_path: Path) -> None:
     def flags(*, audit: bool) -> str:
         planes = ControlPlanes(tmp_path, tmp_path / "bin", audit=audit)
