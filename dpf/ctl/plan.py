@@ -245,7 +245,7 @@ def _print(result: Plan, *, wide: bool, coloured: bool) -> None:
 
 def _block(rehearsal: Rehearsal, *, wide: bool, coloured: bool) -> str:
     dpuset, template = rehearsal.dpuset, members.template_spec(rehearsal.dpuset)
-    pace = f", at most {rehearsal.allowed} of {rehearsal.selected} DPUs unavailable" if rehearsal.allowed else ""
+    pace = f", at most {rehearsal.allowed} of {rehearsal.attainable} DPUs unavailable" if rehearsal.allowed else ""
     reboot = template.automatic_node_reboot or bool(
         template.node_effect.drain and template.node_effect.drain.automatic_node_reboot
     )

@@ -277,7 +277,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         if not outdated(dpuset, self._dpus):
             return []
         stand = self._tally(dpuset, selection)
-        room = allowed(dpuset, stand.total)
+        room = allowed(dpuset, stand.attainable)
         if room is None or stand.in_flight >= room:
             return []
         dpus = {

@@ -54,6 +54,8 @@ class Tally:
     """How many of these are not available."""
     available: int
     failed: int
+    taken: int = 0
+    """How many of those that are wanted can't be made, as another's DPU has their card."""
     untold: tuple[Member, ...] = ()
     """Those that stay though their card is not selected: its labels are just not there, or they can't be deleted."""
     unmade: Mapping[str, str] = field(default_factory=dict)
@@ -65,6 +67,11 @@ class Tally:
     def total(self) -> int:
         """How many there are to be."""
         return self.wanted + len(self.untold)
+
+    @property
+    def attainable(self) -> int:
+        """How many of these the set can have: a share of them is what a rolling update may have unavailable."""
+        return self.total - self.taken
 
     @property
     def outdated(self) -> int:
@@ -129,6 +136,7 @@ def tally(
         under_way=dpus.count_by(UNDER_WAY, like),
         available=dpus.count_by(AVAILABLE, uid),
         failed=dpus.count_by(PHASE, in_phase(uid, Phase.ERROR)),
+        taken=sum(name in taken for name in wanted),
         untold=tuple(state(dpuset, dpu, selected=False) for dpu in others if dpu is not None and not dpu.deleting),
         unmade={name: said for name, said in refusals.made.items() if name in missing},
         undeleted={
@@ -148,7 +156,7 @@ def outdated(dpuset: DPUSet, dpus: Informer[DPU]) -> int:
 def allowed(dpuset: DPUSet, total: int) -> int | None:
     """How many DPUs of the set a rolling update may have in flight; None if there is no rolling update.
 
-    :param total: how many DPUs there are to be, also those that stay though no label tells of their card: they take up room.
+    :param total: how many DPUs the set can have, also those that stay though no label tells of their card: they take up room.
     """
     strategy = dpuset.spec.strategy
     if strategy is None or strategy.type is not StrategyType.ROLLING_UPDATE:
@@ -231,7 +239,7 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
         whole = stand.staying >= stand.total
         message = "; ".join([so_far, *_refused("made", stand.unmade)])
         return condition(True, "UpToDate" if whole else "Creating", message)
-    room = allowed(dpuset, stand.total)
+    room = allowed(dpuset, stand.attainable)
     if room is None:
         others = f"delete the other {stand.outdated} to have them provisioned anew"
         return condition(False, "Recreate", "; ".join([so_far, others, *_untold(stand, left)]))

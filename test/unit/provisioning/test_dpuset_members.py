@@ -151,6 +151,16 @@ def test_a_card_that_another_has_does_not_hold_up_a_rollout() -> None:
     assert said["Progressing"][:2] == ("True", "RollingUpdate")
 
 
+def test_a_share_of_the_dpus_is_one_of_those_that_the_set_can_have() -> None:
+    half = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "50%"}}
+    dpus = dpu("a"), dpu("b", Phase.REBOOTING, bfb="new")
+    taken = tuple(f"card {number} has DPU ns/y" for number in range(8))
+    said = told(dpuset(strategy=half, bfb={"name": "new"}), *dpus, wanted=10, taken=taken)
+    status, reason, message = said["Progressing"]
+    assert (status, reason) == ("True", "BudgetUsedUp")
+    assert "1 is unavailable (0 failed) and 1 may be" in message
+
+
 def test_a_rollout_that_has_room_goes_on() -> None:
     said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), dpu("a"), dpu("b", bfb="new"), wanted=2)
     assert said["Progressing"][:2] == ("True", "RollingUpdate")
