@@ -75,6 +75,28 @@ def test_a_node_effect_replaces_the_other_kind() -> None:
     assert patch == {"spec": {"nodeEffect": {"noEffect": None, "taint": {"key": "dpu", "effect": "NoSchedule"}}}}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "patch"),
+    [
+        (
+            {"taint": {"key": "dpu", "value": "old", "effect": "NoSchedule"}},
+            {"taint": {"key": "dpu", "effect": "NoExecute"}},
+            {"taint": {"key": "dpu", "value": None, "effect": "NoExecute"}},
+        ),
+        (
+            {"customLabel": {"a": "1", "b": "2"}},
+            {"customLabel": {"a": "1"}},
+            {"customLabel": {"a": "1", "b": None}},
+        ),
+    ],
+    ids=["the value of a taint", "one of two labels"],
+)
+def test_what_is_taken_out_of_a_node_effect_goes_from_the_dpu(
+    old: dict[str, Any], new: dict[str, Any], patch: dict[str, Any]
+) -> None:
+    assert drift(dpuset(nodeEffect=new), dpu(nodeEffect=old)) == {"spec": {"nodeEffect": patch}}
+
+
 def test_labels_that_place_a_dpu_are_never_the_users() -> None:
     forged = dpuset()
     meta = forged.metadata.model_copy(update={"labels": {LABEL_DPUSET_NAME: "forged", "team": "red"}})
