@@ -82,6 +82,15 @@ async def test_an_annotation_has_a_failed_download_tried_again_at_once(
     assert sorted(told) == ["FailedDownload", "Retrying", "StartedDownload", "SuccessfulDownload"]
 
 
+async def test_a_retry_that_a_ready_image_is_asked_for_is_forgotten(bfbs: Bfbs, server: ImageServer) -> None:
+    await bfbs.create("image", server.url)
+    bfb = await bfbs.until("image", Phase.READY)
+    await bfbs.client.merge_patch(bfb, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+    bfb = await bfbs.eventually("image", lambda found: ANNOTATION_RETRY not in found.annotations)
+    assert bfb.status.phase is Phase.READY
+    assert sorted(await bfbs.events(bfb, 2)) == ["StartedDownload", "SuccessfulDownload"]
+
+
 WRONG = "sha256:" + "0" * 64
 
 
