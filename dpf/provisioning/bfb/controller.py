@@ -103,7 +103,9 @@ class BFBReconciler(Finalizing[BFB]):
         if users:
             shown = ", ".join(key.name for key in users[:5]) + (" ..." if len(users) > 5 else "")
             message = f"waiting for {len(users)} DPUs that use it to go: {shown}"
-            await self._say(bfb, Phase.DELETING, "InUse", message, checksum=bfb.status.checksum)
+            # What was only being compared with its checksum is not known to be the image.
+            kept = bfb.status.checksum if bfb.status.phase in (Phase.READY, Phase.DELETING) else ""
+            await self._say(bfb, Phase.DELETING, "InUse", message, checksum=kept)
             raise Waiting("InUse", message)
         await self._download_ended(bfb)
         try:
