@@ -51,7 +51,9 @@ class Options:
     image_timeout: Annotated[Seconds, "after which an image that is waited for is called overdue"] = OVERDUE
     join_timeout: Annotated[Seconds, "after which a card that does not join its cluster is called overdue"] = OVERDUE
     deletion_timeout: Annotated[
-        Seconds, "how long a deleted DPU waits for its DPU cluster to let its Node be removed; 0 is for ever"
+        Seconds,
+        "how long a deleted DPU waits for its DPU cluster to let its Node be removed, and for the shared volume to let its bf.cfg "
+        "be removed; 0 is for ever",
     ] = DELETION_TIMEOUT
     all_dpuclusters: Annotated[
         bool, "DPUClusters of all namespaces, each with the kubeconfig Secret beside it, not only those of --namespace"

@@ -259,7 +259,7 @@ def _print(result: Plan, *, wide: bool, coloured: bool) -> None:
 
 def _block(rehearsal: Rehearsal, *, wide: bool, coloured: bool) -> str:
     dpuset = rehearsal.dpuset
-    pace = f", at most {rehearsal.allowed} of {rehearsal.selected} DPUs unavailable" if rehearsal.allowed else ""
+    pace = f", at most {rehearsal.allowed} of {rehearsal.attainable} DPUs unavailable" if rehearsal.allowed else ""
     title = f"DPUSet {dpuset.key}{' (new)' if rehearsal.created else ''}: {rehearsal.strategy}{pace}"
     lines = [output.colour(title, output.BOLD) if coloured else title]
     if rehearsal.changes:

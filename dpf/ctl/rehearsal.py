@@ -72,6 +72,11 @@ class Rehearsal:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def attainable(self) -> int:
+        """How many of these the set can have: the others' cards are another's."""
+        return self.selected - self.count(Action.BLOCKED)
+
+    @property
     def batches(self) -> int:
         """How many batches the rolling update takes."""
         return max((each.batch for each in self.changes), default=0)
@@ -121,11 +126,11 @@ def rehearse(old: DPUSet | None, new: DPUSet, nodes: Iterable[Node], dpus: Seque
     gone = {n for n, dpu in own.items() if n not in wanted and (n in rejected or dpu.spec.node_name not in chosen)}
     kept = [dpu for name, dpu in sorted(own.items()) if name not in gone]
     total = len(wanted.keys() | {dpu.name for dpu in kept})
-    room = allowed(new, total)
-    rolling = room is not None
-    result = Rehearsal(new, old is None, strategy.type.value, room or 0, total)
+    result = Rehearsal(new, old is None, strategy.type.value, 0, total)
 
     made = _create(result, new, [card for name, card in wanted.items() if name not in own], leaving, dpus)
+    room = allowed(new, result.attainable)
+    rolling, result.allowed = room is not None, room or 0
     for name in sorted(gone):
         result.changes.append(Change(Action.DELETE, name, own[name].spec.node_name, "is not selected any more"))
     outdated = [dpu for dpu in kept if members.outdated(new, dpu)]

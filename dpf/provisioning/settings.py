@@ -21,7 +21,8 @@ class Settings:
     :param drain_timeout: seconds after which a drain is called overdue; it is waited for all the same.
     :param image_timeout: the same for an image that is being downloaded.
     :param join_timeout: the same for a card that is to join its cluster.
-    :param deletion_timeout: seconds for which a DPU that is being deleted waits for its DPU cluster; 0 is for ever.
+    :param deletion_timeout: seconds for which a DPU that is being deleted waits for its DPU cluster and the
+        shared volume; 0 is for ever.
     :param all_dpuclusters: whether DPUClusters of all namespaces count, or those of the one that the process looks at.
     :param certificates: who signs the certificates of DMS: this process's own small CA, or cert-manager.
     :param installs: installations that run at once.

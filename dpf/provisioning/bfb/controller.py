@@ -85,10 +85,10 @@ class BFBReconciler(Finalizing[BFB]):
         job = self._jobs.take(bfb.key, bfb.uid)
         if job is not None:
             return await self._judge(bfb, job)
-        if bfb.status.phase is Phase.READY:
-            return await self._look(bfb)
         if names.ANNOTATION_RETRY in bfb.annotations:
             bfb = await self._retry(bfb)
+        if bfb.status.phase is Phase.READY:
+            return await self._look(bfb)
         if bfb.status.phase is Phase.ERROR and (wait := self._wait(bfb)) > 0:
             return Result(requeue_after=wait)
         return await self._begin(bfb, bfb.status.checksum)
@@ -103,7 +103,9 @@ class BFBReconciler(Finalizing[BFB]):
         if users:
             shown = ", ".join(key.name for key in users[:5]) + (" ..." if len(users) > 5 else "")
             message = f"waiting for {len(users)} DPUs that use it to go: {shown}"
-            await self._say(bfb, Phase.DELETING, "InUse", message, checksum=bfb.status.checksum)
+            # What was only being compared with its checksum is not known to be the image.
+            kept = bfb.status.checksum if bfb.status.phase in (Phase.READY, Phase.DELETING) else ""
+            await self._say(bfb, Phase.DELETING, "InUse", message, checksum=kept)
             raise Waiting("InUse", message)
         await self._download_ended(bfb)
         try:
@@ -283,7 +285,8 @@ class BFBReconciler(Finalizing[BFB]):
 
     async def _retry(self, bfb: BFB) -> BFB:
         """Takes the annotation that asks for a try at once. Until it is gone nothing is begun, so it is taken once; it goes when
-        the BFB is in Error no more, so that at no time it looks as if nobody had asked."""
+        the BFB is in Error no more, so that at no time it looks as if nobody had asked. Of a BFB that did not fail it is taken
+        too: kept, it would count for a failure one day."""
         if bfb.status.phase is Phase.ERROR:
             self._events.normal(bfb, "Retrying", f"asked for by annotation; failed before: {bfb.status.message}")
             self._forget(bfb)

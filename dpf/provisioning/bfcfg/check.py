@@ -20,8 +20,8 @@ from dpf_api.dpuflavor import DPUFlavorSpec
 
 R = TypeVar("R")
 
-LONGEST_NAME = "n" * 63
-"""Of a DPU whose card can join: it is the card's host name."""
+HOST_NAME = "n" * 63
+"""The longest of a DPU whose card can join: it is the card's host name."""
 
 LONGEST_JOIN = (
     f"kubeadm join {'h' * 253}:65535 --token {'t' * 23} --discovery-token-ca-cert-hash sha256:{'0' * 64} --v=5"
@@ -49,7 +49,7 @@ class Verdict:
 def unfit(flavor: DPUFlavorSpec) -> Unfit | None:
     """What keeps a bf.cfg from being made from the flavor; None if nothing does. It asks the shell, and waits for the answer."""
     try:
-        render(BfCfg(LONGEST_NAME, flavor, LONGEST_JOIN, extra_reboot=True))
+        render(BfCfg(HOST_NAME, flavor, LONGEST_JOIN, extra_reboot=True))
     except Unfit as error:
         return error
     return None

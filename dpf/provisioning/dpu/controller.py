@@ -56,19 +56,23 @@ class DPUReconciler(Finalizing[DPU]):
         return result
 
     async def finalize(self, dpu: DPU) -> Result | None:
+        seen = self._observer.look(dpu)
         try:
-            refused = await deleting.take_back(self._hands, self._observer.look(dpu))
+            refused = await deleting.take_back(self._hands, seen)
         except (Conflict, NotFound):
             raise  # Somebody was faster: nothing to report.
         except (ApiError, OSError) as error:
             await self._deleting(dpu, waits(ConditionType.READY, "DeletionFailed", f"{error}; it is tried again"))
             raise
+        kept = await deleting.remove_config(self._hands, seen)
         seen = self._observer.look(dpu)
-        if (hold := deleting.unfinished(seen, refused)) is not None:
+        if (hold := deleting.unfinished(seen, refused, kept)) is not None:
             await self._deleting(dpu, hold.condition)
             return Result(requeue_after=hold.after)
         if why := deleting.left_behind(seen, refused):
             await deleting.leave_node(self._hands, seen, why)
+        if kept:
+            deleting.leave_config(self._hands, seen, kept)
         await deleting.last(self._hands, dpu)
         return None
 

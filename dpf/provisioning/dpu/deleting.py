@@ -5,6 +5,8 @@ away, refuses it or holds the Node, the DPU stays and says so, but not for ever:
 back, an event says that the Node may be left, and the DPUCluster bears a record by which it is removed when that is possible
 again. If the DPUCluster does not exist any more, or is to go as well, there is nothing to wait for. A cluster made anew under
 the same name keeps its Nodes.
+
+The shared volume is waited for no longer than the cluster: a bf.cfg that can't be removed is left there, and an event names it.
 """
 
 from __future__ import annotations
@@ -28,20 +30,22 @@ from dpf_api.dpucluster import Phase
 
 READY = ConditionType.READY
 LOOK = 60.0
-"""Seconds between looks at a cluster that is away, in case that nobody tells when it is back."""
+"""Seconds between looks at a cluster or volume that is away, in case that nobody tells when it is back."""
 
 
-def unfinished(seen: Seen, refused: str = "") -> Hold | None:
+def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
     """What deletion waits for, after everything was asked for that can be; None if nothing is left to wait for.
 
     :param refused: why the DPU cluster did not let the Node be removed.
+    :param kept: why the volume did not let the bf.cfg be removed.
     """
-    if (problem := _node_stays(seen, refused)) and (left := _left(seen)) > 0:
-        limit = (
-            f"given up {written(seen.settings.deletion_timeout)} after the deletion"
-            if _limited(seen)
-            else "not given up"
-        )
+    left = _left(seen)
+    limit = (
+        f"given up {written(seen.settings.deletion_timeout)} after the deletion" if _limited(seen) else "not given up"
+    )
+    if kept and left > 0:
+        return Hold(waits(READY, "DeletionFailed", f"{kept}; it is tried again; {limit}"), after=min(left, LOOK))
+    if (problem := _node_stays(seen, refused)) and left > 0:
         if seen.away or refused:
             message = f"{problem}; goes on when the cluster answers or its DPUCluster is deleted; {limit}"
             return Hold(waits(READY, "DPUClusterUnreachable", message), after=min(left, LOOK))
@@ -83,9 +87,6 @@ async def take_back(hands: Hands, seen: Seen) -> str:
     hands.reboots.cancel(dpu.key)
     if effects.to_undo(seen):
         await effects.undo(hands, seen)
-    if seen.install.started_at is not None:
-        # Only then: before, a file of that name is a namesake's in another namespace.
-        await bfcfgfile.remove(hands.volume, dpu.name)
     for pod in (seen.dms_pod, seen.hostnetwork_pod):
         if pod is not None and not pod.deleting:
             await hands.client.delete(pod)
@@ -96,6 +97,27 @@ async def take_back(hands: Hands, seen: Seen) -> str:
     except ApiError as error:
         return error.message
     return ""
+
+
+async def remove_config(hands: Hands, seen: Seen) -> str:
+    """Removes the bf.cfg that a DMS may have left on the volume. It comes last, for a silent volume takes its time.
+
+    :returns: why it can't be removed; empty if it is gone.
+    """
+    if seen.install.started_at is None:
+        # Before, a file of that name is a namesake's in another namespace.
+        return ""
+    try:
+        await bfcfgfile.remove(hands.volume, seen.dpu.name)
+    except OSError as error:
+        return f"{names.bfcfg_file(seen.dpu.name)} can't be removed from the shared volume: {error.strerror or error}"
+    return ""
+
+
+def leave_config(hands: Hands, seen: Seen, why: str) -> None:
+    """Says that the bf.cfg is left."""
+    note = f"{why}. Not waited for any longer: remove it by hand, for a join token is in it"
+    hands.events.warning(seen.dpu, "ConfigLeftBehind", note, action="Delete")
 
 
 async def leave_node(hands: Hands, seen: Seen, why: str) -> None:
@@ -136,7 +158,7 @@ def _limited(seen: Seen) -> bool:
 
 
 def _left(seen: Seen) -> float:
-    """Seconds for which the Node is still waited for."""
+    """Seconds for which the Node and the bf.cfg are still waited for."""
     return seen.settings.deletion_timeout - _deleted(seen) if _limited(seen) else float("inf")
 
 

@@ -23,11 +23,31 @@ def host_gone(dpu: DPU) -> str:
     )
 
 
+def image_there(seen: Seen) -> bool:
+    """Whether the image is on the volume. While its BFB is being deleted it is kept for the DPUs that name it."""
+    bfb = seen.bfb
+    return bfb is not None and (bfb.status.phase is BFBPhase.READY or (bfb.deleting and bfb.status.checksum != ""))
+
+
+def image_stays(seen: Seen, kind: ConditionType) -> Hold | None:
+    """The wait for somebody to end that the image's BFB and the DPU wait for each other; None if it is not being deleted."""
+    name = seen.dpu.spec.bfb
+    if seen.bfb is None or not seen.bfb.deleting:
+        return None
+    message = (
+        f"BFB {name} is being deleted and waits for the DPUs that name it; "
+        "name another BFB in the DPU, or in its DPUSet, or delete the DPU"
+    )
+    return Hold(waits(kind, "BFBDeleting", message))
+
+
 def image(seen: Seen, kind: ConditionType) -> Hold:
     """The wait for the image."""
     bfb, name = seen.bfb, seen.dpu.spec.bfb
     if bfb is None:
         return Hold(waits(kind, "GetBFBFailed", f"no BFB {name!r} in namespace {seen.dpu.namespace}; create it"))
+    if (hold := image_stays(seen, kind)) is not None:
+        return hold
     if bfb.status.phase is BFBPhase.ERROR:
         why = bfb.status.message or bfb.status.reason or "see its events"
         then = "It is tried again by itself; or name another BFB in the DPU, or in its DPUSet"

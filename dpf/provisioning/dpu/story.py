@@ -31,6 +31,7 @@ MILESTONES = {
 
 ATTENTION = frozenset(
     {
+        "BFBDeleting",
         "BFBFailed",
         "BFBOverdue",
         "BootIDUnknown",

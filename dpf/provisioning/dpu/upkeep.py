@@ -27,7 +27,7 @@ somebody asks for a retry."""
 
 def kept_up(step: Hold, seen: Seen) -> Step:
     """What to do before resting as the phase decided; else the rest, ended in time for what comes next."""
-    if seen.dpu.status.phase in PUT_BACK and outdated(seen) and not waiting_for_turn(seen):
+    if seen.dpu.status.phase in PUT_BACK and other_mtu(seen) and not waiting_for_turn(seen):
         return Act(replace_network, ConditionType.HOST_NETWORK_READY)
     if mislabelled(seen):
         return Act(relabel, ConditionType.DMS_RUNNING)
@@ -114,7 +114,7 @@ async def relabel(hands: Hands, seen: Seen) -> Changes | None:
 # The MTU
 
 
-def outdated(seen: Seen) -> bool:
+def other_mtu(seen: Seen) -> bool:
     """Whether the host network pod was made with another MTU than is asked for now."""
     pod = seen.hostnetwork_pod
     made_with = hostnetworkpod.mtu_of(pod) if pod is not None and not pod.deleting else None

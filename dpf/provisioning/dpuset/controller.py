@@ -17,7 +17,7 @@ from dpf.provisioning.cards import Card
 from dpf.provisioning.dpuset import members, rollout
 from dpf.provisioning.dpuset.claims import Claims
 from dpf.provisioning.dpuset.select import Choice, pick
-from dpf.provisioning.dpuset.status import Refusals, Tally, allowed, outdated, summary, tally, unlabelled
+from dpf.provisioning.dpuset.status import Refusals, Tally, allowed, count_outdated, summary, tally, unlabelled
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import find
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch
@@ -274,10 +274,10 @@ class DPUSetReconciler(Finalizing[DPUSet]):
 
     async def _roll(self, dpuset: DPUSet, selection: Selection) -> list[DpfError]:
         """One round of a rolling update. The DPUs are only looked at if one may go."""
-        if not outdated(dpuset, self._dpus):
+        if not count_outdated(dpuset, self._dpus):
             return []
         stand = self._tally(dpuset, selection)
-        room = allowed(dpuset, stand.total)
+        room = allowed(dpuset, stand.attainable)
         if room is None or stand.in_flight >= room:
             return []
         dpus = {

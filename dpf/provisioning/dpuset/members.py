@@ -87,8 +87,7 @@ def drift(dpuset: DPUSet, dpu: DPU, card: Card | None = None) -> dict[str, Any]:
     if labels := lacking(node_labels(dpuset), dpu.spec.cluster.node_labels):
         spec["cluster"] = {"nodeLabels": labels}
     if dpu.spec.node_effect != template.node_effect:
-        wanted = to_wire(template.node_effect)
-        spec["nodeEffect"] = {**dict.fromkeys(to_wire(dpu.spec.node_effect)), **wanted}
+        spec["nodeEffect"] = _replacing(to_wire(dpu.spec.node_effect), to_wire(template.node_effect))
     if dpu.spec.automatic_node_reboot != template.automatic_node_reboot:
         spec["automaticNodeReboot"] = template.automatic_node_reboot
     parts = {"metadata": {key: value for key, value in metadata.items() if value}, "spec": spec}
@@ -98,6 +97,16 @@ def drift(dpuset: DPUSet, dpu: DPU, card: Card | None = None) -> dict[str, Any]:
 def lacking(wanted: Mapping[str, str], have: Mapping[str, str]) -> dict[str, str]:
     """Of the wanted entries those that are missing or have another value."""
     return {key: value for key, value in wanted.items() if have.get(key) != value}
+
+
+def _replacing(have: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The merge patch after which nothing is left of what is there but what is wanted, at any depth."""
+
+    def entry(key: str) -> Any:
+        old, new = have.get(key), wanted.get(key)
+        return _replacing(old, new) if isinstance(old, Mapping) and isinstance(new, Mapping) else new
+
+    return {key: entry(key) for key in {**have, **wanted}}
 
 
 def own_labels(dpuset: DPUSet) -> dict[str, str]:

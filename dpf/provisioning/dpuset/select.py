@@ -23,7 +23,7 @@ from dpf.runtime.meta import LabelSelector
 from dpf_api.names import FEATURE_PREFIX, label_card
 
 DETECTED = f"{FEATURE_PREFIX}dpu-"
-"""How labels begin that tell of a host's cards."""
+"""How labels begin that tell of a host's cards; of its bridge too, which is there without a card as well."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def pick(node_selector: LabelSelector | None, dpu_selector: Mapping[str, str] | 
 def untold(selector: LabelSelector, node: Node) -> bool:
     """Whether nothing is told of the node's cards, and it is selected apart from that: it may be again in a moment, as when node
     feature discovery is installed anew."""
-    if any(key.startswith(DETECTED) for key in node.labels):
+    if cards_of(node):
         return False
     labels = {key: value for key, value in selector.match_labels.items() if not key.startswith(DETECTED)}
     expressions = [each for each in selector.match_expressions if not each.key.startswith(DETECTED)]

@@ -54,7 +54,9 @@ class Tally:
     """How many of these are not available."""
     available: int
     failed: int
-    untold: tuple[Member, ...] = ()
+    taken: int = 0
+    """How many of those that are wanted can't be made, as another's DPU has their card."""
+    unselected: tuple[Member, ...] = ()
     """Those that stay though their card is not selected: its labels are just not there, or they can't be deleted."""
     unmade: Mapping[str, str] = field(default_factory=dict)
     """Of those that are not there the ones that the API server did not let be made, and its answer."""
@@ -64,7 +66,12 @@ class Tally:
     @property
     def total(self) -> int:
         """How many there are to be."""
-        return self.wanted + len(self.untold)
+        return self.wanted + len(self.unselected)
+
+    @property
+    def attainable(self) -> int:
+        """How many of these the set can have: a share of them is what a rolling update may have unavailable."""
+        return self.total - self.taken
 
     @property
     def outdated(self) -> int:
@@ -84,12 +91,12 @@ class Tally:
     @property
     def replaceable(self) -> int:
         """How many are not as the template says and would be made anew."""
-        return self.outdated - sum(member.outdated for member in self.untold)
+        return self.outdated - sum(member.outdated for member in self.unselected)
 
     @property
     def held(self) -> int:
         """How many use up the budget without being made anew."""
-        return sum(member.held for member in self.untold)
+        return sum(member.held for member in self.unselected)
 
     @property
     def down(self) -> int:
@@ -129,7 +136,8 @@ def tally(
         under_way=dpus.count_by(UNDER_WAY, like),
         available=dpus.count_by(AVAILABLE, uid),
         failed=dpus.count_by(PHASE, in_phase(uid, Phase.ERROR)),
-        untold=tuple(state(dpuset, dpu, selected=False) for dpu in others if dpu is not None and not dpu.deleting),
+        taken=sum(name in taken for name in wanted),
+        unselected=tuple(state(dpuset, dpu, selected=False) for dpu in others if dpu is not None and not dpu.deleting),
         unmade={name: said for name, said in refusals.made.items() if name in missing},
         undeleted={
             name: said
@@ -139,7 +147,7 @@ def tally(
     )
 
 
-def outdated(dpuset: DPUSet, dpus: Informer[DPU]) -> int:
+def count_outdated(dpuset: DPUSet, dpus: Informer[DPU]) -> int:
     """How many of a set's DPUs stay and are not as the template says."""
     staying = dpus.count_by(OF_SET, dpuset.uid) - dpus.count_by(LEAVING, dpuset.uid)
     return staying - dpus.count_by(LIKE, template_of(dpuset))
@@ -148,7 +156,7 @@ def outdated(dpuset: DPUSet, dpus: Informer[DPU]) -> int:
 def allowed(dpuset: DPUSet, total: int) -> int | None:
     """How many DPUs of the set a rolling update may have in flight; None if there is no rolling update.
 
-    :param total: how many DPUs there are to be, also those that stay though no label tells of their card: they take up room.
+    :param total: how many DPUs the set can have, also those that stay though no label tells of their card: they take up room.
     """
     strategy = dpuset.spec.strategy
     if strategy is None or strategy.type is not StrategyType.ROLLING_UPDATE:
@@ -187,18 +195,18 @@ def _ready(dpuset: DPUSet, stand: Tally, taken: Sequence[str], contested: Sequen
 
     if why := unlabelled(dpuset):
         return condition(False, "NameTooLong", why)
-    down = [member for member in stand.untold if not member.available]
+    down = [member for member in stand.unselected if not member.available]
     if stand.total == 0:
         message = "no card is selected; look at nodeSelector, dpuSelector and the labels of the nodes"
         return condition(False, "NothingSelected", message)
     if stand.available >= stand.total:
-        return condition(True, "AllReady", *_untold(stand, stand.untold))
+        return condition(True, "AllReady", *_why_kept(stand, stand.unselected))
     message = f"{stand.available} of {stand.total} DPUs are ready, {stand.failed} failed"
-    said = [*_untold(stand, down), *_refused("made", stand.unmade)]
+    said = [*_why_kept(stand, down), *_refused("made", stand.unmade)]
     if taken:
         return condition(False, "CardTaken", message, _first_of(taken), *said)
     if down and len(down) == stand.total - stand.available:
-        return condition(False, _why_untold(stand, down), message, *said)
+        return condition(False, _reason_kept(stand, down), message, *said)
     return condition(False, "Failed" if stand.failed else "Provisioning", message, *said)
 
 
@@ -226,20 +234,20 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
     if why := unlabelled(dpuset):
         return condition(False, "NameTooLong", why)
     so_far = f"{stand.updated} of {stand.total} DPUs are as the template says"
-    left = [member for member in stand.untold if member.outdated]
+    left = [member for member in stand.unselected if member.outdated]
     if not stand.outdated:
         whole = stand.staying >= stand.total
         message = "; ".join([so_far, *_refused("made", stand.unmade)])
         return condition(True, "UpToDate" if whole else "Creating", message)
-    room = allowed(dpuset, stand.total)
+    room = allowed(dpuset, stand.attainable)
     if room is None:
         others = f"delete the other {stand.outdated} to have them provisioned anew"
-        return condition(False, "Recreate", "; ".join([so_far, others, *_untold(stand, left)]))
+        return condition(False, "Recreate", "; ".join([so_far, others, *_why_kept(stand, left)]))
     if not stand.replaceable:
-        return condition(False, _why_untold(stand, left), "; ".join([so_far, *_untold(stand, left)]))
+        return condition(False, _reason_kept(stand, left), "; ".join([so_far, *_why_kept(stand, left)]))
     if stand.room(room):
         # Whatever may go is tried at each look, so what was not let go is what keeps the rollout.
-        names = {member.name for member in stand.untold}
+        names = {member.name for member in stand.unselected}
         kept = {name: said for name, said in stand.undeleted.items() if name not in names}
         if kept:
             return condition(False, "DeletionFailed", "; ".join([so_far, *_refused("deleted", kept)]))
@@ -247,14 +255,14 @@ def _progressing(dpuset: DPUSet, stand: Tally, dpus: Informer[DPU]) -> Condition
     verb = "is" if stand.unavailable == 1 else "are"
     why = f"{so_far}; {stand.unavailable} {verb} unavailable ({stand.failed} failed) and {room} may be"
     if stand.held >= room and not stand.down:
-        held = "; ".join(_untold(stand, [member for member in left if member.held]))
+        held = "; ".join(_why_kept(stand, [member for member in left if member.held]))
         return condition(False, "BudgetUsedUp", f"{why}; held up by DPUs that can't be replaced: {held}")
-    down = _untold(stand, [member for member in stand.untold if not member.available])
+    down = _why_kept(stand, [member for member in stand.unselected if not member.available])
     message = "; ".join([why, f"goes on when {_awaited(dpuset, stand, dpus)}", *down, *_refused("made", stand.unmade)])
     return condition(True, "BudgetUsedUp", message)
 
 
-def _untold(stand: Tally, which: Sequence[Member]) -> Iterator[str]:
+def _why_kept(stand: Tally, which: Sequence[Member]) -> Iterator[str]:
     """Why DPUs of cards that are not selected stay as they are, and what to do about it."""
     kept = {each.name: stand.undeleted[each.name] for each in which if each.name in stand.undeleted}
     if names := [each.name for each in which if each.name not in kept]:
@@ -262,7 +270,7 @@ def _untold(stand: Tally, which: Sequence[Member]) -> Iterator[str]:
     yield from _refused("deleted", kept)
 
 
-def _why_untold(stand: Tally, which: Sequence[Member]) -> str:
+def _reason_kept(stand: Tally, which: Sequence[Member]) -> str:
     return "DeletionFailed" if all(each.name in stand.undeleted for each in which) else "CardNotFound"
 
 

@@ -82,6 +82,15 @@ async def test_an_annotation_has_a_failed_download_tried_again_at_once(
     assert sorted(told) == ["FailedDownload", "Retrying", "StartedDownload", "SuccessfulDownload"]
 
 
+async def test_a_retry_that_a_ready_image_is_asked_for_is_forgotten(bfbs: Bfbs, server: ImageServer) -> None:
+    await bfbs.create("image", server.url)
+    bfb = await bfbs.until("image", Phase.READY)
+    await bfbs.client.merge_patch(bfb, {"metadata": {"annotations": {ANNOTATION_RETRY: "now"}}})
+    bfb = await bfbs.eventually("image", lambda found: ANNOTATION_RETRY not in found.annotations)
+    assert bfb.status.phase is Phase.READY
+    assert sorted(await bfbs.events(bfb, 2)) == ["StartedDownload", "SuccessfulDownload"]
+
+
 WRONG = "sha256:" + "0" * 64
 
 
@@ -205,10 +214,24 @@ async def test_an_image_stays_while_a_dpu_uses_it(bfbs: Bfbs, server: ImageServe
     ready = find(waiting.status.conditions, "Ready")
     assert ready is not None
     assert "d1" in ready.message
+    assert waiting.status.checksum == SHA, "a manager that takes over an installation with it knows it by that"
     assert (bfbs.folder / "mine.bfb").exists()
     await bfbs.client.merge_patch(dpu, {"spec": {"bfb": "another"}})
     await eventually_gone(bfbs.client, BFB, "image", bfbs.namespace)
     assert not (bfbs.folder / "mine.bfb").exists()
+
+
+async def test_a_file_that_was_being_compared_when_its_bfb_was_deleted_counts_as_no_image(idle: Bfbs) -> None:
+    bfb = await idle.create("image", "http://127.0.0.1:1/bf.bfb", fileName="mine.bfb")
+    meta = {"name": "d1", "namespace": idle.namespace}
+    await idle.client.create(DPU.model_validate({"metadata": meta, "spec": {"nodeName": "n", "bfb": "image"}}))
+    bfb = await idle.client.merge_patch(bfb, {"metadata": {"finalizers": [FINALIZER_BFB]}})
+    status = {"phase": "Downloading", "checksum": SHA}
+    bfb = await idle.client.merge_patch(bfb, {"status": status}, subresource="status")
+    await idle.client.delete(bfb)
+    async with idle.running():
+        waiting = await idle.eventually("image", lambda found: found.status.reason == "InUse")
+    assert (waiting.status.phase, waiting.status.checksum) == (Phase.DELETING, "")
 
 
 async def test_an_image_stays_while_a_dpu_uses_it_that_the_cache_does_not_know_yet(

@@ -251,6 +251,28 @@ async def test_a_rolling_update_of_dpus_that_are_all_down_keeps_to_its_budget(wo
     assert images == {first: "newer"} | {f"{host}-{PCI}": "image" for host in hosts[1:]}
 
 
+async def test_a_rolling_update_takes_no_share_of_cards_that_another_set_has(world: World) -> None:
+    taken, own = ([f"{world.host_node}-{rack}-{number}" for number in range(2)] for rack in (1, 2))
+    for host in taken:
+        await world.node(host, rack="1")
+    first_rack = {"matchLabels": {"test": world.namespace, FEATURE_PREFIX + "rack": "1"}}
+    await world.dpuset("first", nodeSelector=first_rack)
+    await world.eventually(DPUSet, "first", until=lambda each: each.status.dpu_statistics == {"Initializing": 2})
+    for host in own:
+        await world.node(host)
+    dpuset = await world.dpuset(strategy={"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "50%"}})
+    await world.eventually(DPUSet, "set", until=lambda each: each.status.dpu_statistics == {"Initializing": 2})
+    await world.host.merge_patch(dpuset, {"spec": {"dpuTemplate": {"spec": {"bfb": {"name": "newer"}}}}})
+    paused = await world.eventually(
+        DPUSet,
+        "set",
+        until=lambda each: each.status.updated_replicas == 1 and said(each, "Progressing")[0] == "BudgetUsedUp",
+    )
+    assert paused.status.replicas == 4
+    images = {dpu.name: dpu.spec.bfb for dpu in await world.host.list(DPU, world.namespace) if dpu.owned_by(dpuset)}
+    assert images == {f"{own[0]}-{PCI}": "newer", f"{own[1]}-{PCI}": "image"}
+
+
 async def test_a_rolling_update_leaves_a_dpu_whose_card_the_labels_have_lost(world: World) -> None:
     first, second = f"{world.host_node}-1", f"{world.host_node}-2"
     lost = await world.node(first)

@@ -14,7 +14,7 @@ from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpu import DPU, Phase
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.dpucluster import Phase as ClusterPhase
-from dpf_api.names import LEFT_NODE
+from dpf_api.names import LEFT_NODE, bfcfg_file
 from test.integration.conftest import Planes
 from test.integration.provisioning.conftest import FakeDms, World
 from test.integration.provisioning.test_told import events_until
@@ -98,3 +98,17 @@ async def test_a_node_that_is_held_in_its_cluster_holds_no_dpu_for_ever(hasty: W
     held = await eventually(hasty.dpu, Node, dpu.name)
     await hasty.dpu.merge_patch(held, {"metadata": {"finalizers": None}})
     await eventually_gone(hasty.dpu, Node, dpu.name)
+
+
+async def test_a_configuration_that_the_volume_keeps_holds_no_dpu_for_ever(hasty: World) -> None:
+    dpu = await provisioned(hasty)
+    kept = hasty.volume / bfcfg_file(dpu.name)
+    kept.mkdir()  # can't be removed as a file
+    await hasty.host.delete(dpu)
+    await eventually_gone(hasty.host, DPU, dpu.name, hasty.namespace)
+    await pods_end(hasty, dpu.name)
+    await eventually_gone(hasty.dpu, Node, dpu.name)
+    told = (await events_until(hasty, dpu, "ConfigLeftBehind"))["ConfigLeftBehind"]
+    assert told.type == "Warning"
+    assert told.note.startswith(f"{kept.name} can't be removed from the shared volume: ")
+    assert "DeletionFailed" in await events_until(hasty, dpu, "DeletionFailed")

@@ -132,6 +132,14 @@ def test_a_card_of_another_set_does_not_hold_up_the_rollout_of_the_rest() -> Non
     assert steps(result, Action.REPROVISION) == [("b", 1)]
 
 
+def test_a_share_of_the_dpus_is_one_of_those_whose_cards_no_other_set_has() -> None:
+    half = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "50%"}}
+    dpus = [*(dpu(host, owner="other") for host in HOSTS[:2]), *DPUS[2:]]
+    result = rehearse(dpuset(), dpuset(bfb="new", strategy=half), NODES, dpus)
+    assert (result.selected, result.attainable, result.allowed) == (4, 2, 1)
+    assert steps(result, Action.REPROVISION) == [("c", 1), ("d", 2)]
+
+
 def test_dpus_that_are_all_down_are_replaced_a_budget_at_a_time() -> None:
     result = rehearse(dpuset(), dpuset(bfb="new", strategy=TWO), NODES, [dpu(host, ready=False) for host in HOSTS])
     assert steps(result, Action.REPROVISION) == [("a", 1), ("b", 1), ("c", 2), ("d", 2)]

@@ -89,10 +89,29 @@ async def test_a_configuration_is_removed_only_if_this_dpu_had_one(tmp_path: Pat
     file.write_text("a namesake in another namespace may be flashed with this")
     install = {"startedAt": NOW.isoformat()} if begun else {}
     subject = dpu(status={"phase": "Deleting", "install": install})
-    jobs = SimpleNamespace(cancel=lambda _: None)
-    hands = cast("Hands", SimpleNamespace(volume=Volume(tmp_path), jobs=jobs, reboots=jobs))
-    assert await deleting.take_back(hands, see(subject)) == ""
+    hands = cast("Hands", SimpleNamespace(volume=Volume(tmp_path)))
+    assert await deleting.remove_config(hands, see(subject)) == ""
     assert file.exists() != begun
+
+
+async def test_a_configuration_that_the_volume_keeps_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / names.bfcfg_file("d1")).mkdir()  # can't be removed as a file
+    hands = cast("Hands", SimpleNamespace(volume=Volume(tmp_path)))
+    subject = dpu(status={"phase": "Deleting", "install": {"startedAt": NOW.isoformat()}})
+    assert (await deleting.remove_config(hands, see(subject))).startswith(
+        "d1.cfg can't be removed from the shared volume"
+    )
+
+
+@pytest.mark.parametrize("around", [{}, AWAY], ids=["the cluster answers", "the cluster is away too"])
+def test_a_volume_that_keeps_a_configuration_is_told_of_and_not_waited_for_after_the_deadline(
+    around: dict[str, Any],
+) -> None:
+    waiting = deleting.unfinished(leaving(570, **around), "", "d1.cfg can't be removed: it is silent")
+    assert waiting is not None
+    assert (waiting.condition.reason, waiting.after) == ("DeletionFailed", 30)
+    assert "it is silent; it is tried again; given up 10m after" in waiting.condition.message
+    assert deleting.unfinished(leaving(601, **around), "", "d1.cfg can't be removed: it is silent") is None
 
 
 @pytest.mark.parametrize(

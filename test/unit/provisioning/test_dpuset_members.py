@@ -75,6 +75,28 @@ def test_a_node_effect_replaces_the_other_kind() -> None:
     assert patch == {"spec": {"nodeEffect": {"noEffect": None, "taint": {"key": "dpu", "effect": "NoSchedule"}}}}
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "patch"),
+    [
+        (
+            {"taint": {"key": "dpu", "value": "old", "effect": "NoSchedule"}},
+            {"taint": {"key": "dpu", "effect": "NoExecute"}},
+            {"taint": {"key": "dpu", "value": None, "effect": "NoExecute"}},
+        ),
+        (
+            {"customLabel": {"a": "1", "b": "2"}},
+            {"customLabel": {"a": "1"}},
+            {"customLabel": {"a": "1", "b": None}},
+        ),
+    ],
+    ids=["the value of a taint", "one of two labels"],
+)
+def test_what_is_taken_out_of_a_node_effect_goes_from_the_dpu(
+    old: dict[str, Any], new: dict[str, Any], patch: dict[str, Any]
+) -> None:
+    assert drift(dpuset(nodeEffect=new), dpu(nodeEffect=old)) == {"spec": {"nodeEffect": patch}}
+
+
 def test_labels_that_place_a_dpu_are_never_the_users() -> None:
     forged = dpuset()
     meta = forged.metadata.model_copy(update={"labels": {LABEL_DPUSET_NAME: "forged", "team": "red"}})
@@ -149,6 +171,16 @@ def test_broken_dpus_of_the_old_template_do_not_make_a_rollout_pause() -> None:
 def test_a_card_that_another_has_does_not_hold_up_a_rollout() -> None:
     said = told(dpuset(strategy=ROLLING, bfb={"name": "new"}), dpu("a"), wanted=2, taken=("card x has DPU ns/y",))
     assert said["Progressing"][:2] == ("True", "RollingUpdate")
+
+
+def test_a_share_of_the_dpus_is_one_of_those_that_the_set_can_have() -> None:
+    half = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "50%"}}
+    dpus = dpu("a"), dpu("b", Phase.REBOOTING, bfb="new")
+    taken = tuple(f"card {number} has DPU ns/y" for number in range(8))
+    said = told(dpuset(strategy=half, bfb={"name": "new"}), *dpus, wanted=10, taken=taken)
+    status, reason, message = said["Progressing"]
+    assert (status, reason) == ("True", "BudgetUsedUp")
+    assert "1 is unavailable (0 failed) and 1 may be" in message
 
 
 def test_a_rollout_that_has_room_goes_on() -> None:

@@ -57,6 +57,14 @@ def test_a_dpu_that_names_no_host_is_to_be_made_anew() -> None:
     assert "make one that has it" in step.condition.message
 
 
+@pytest.mark.parametrize("subject", [dpu(), assigned()], ids=["without a cluster", "with a cluster"])
+def test_a_host_is_left_alone_for_an_image_that_is_being_deleted(subject: DPU) -> None:
+    step = initializing.decide(see(subject, bfb=image("Deleting", checksum="sha256:x", going=True)))
+    assert held(step) == ("Initialized", "BFBDeleting")
+    assert isinstance(step, Hold)
+    assert "name another BFB in the DPU" in step.condition.message
+
+
 def test_a_dpu_that_begins_anew_is_not_ready() -> None:
     step = initializing.decide(see(dpu(status={"conditions": [condition(ConditionType.READY, True)]})))
     assert isinstance(step, Advance)
@@ -209,6 +217,9 @@ def test_a_request_of_others_is_joined() -> None:
         (None, "GetBFBFailed"),
         (image("Downloading"), "BFBNotReady"),
         (image("Error", "404"), "BFBFailed"),
+        (image(going=True), "BFBDeleting"),
+        (image("Deleting", checksum="sha256:x", going=True), "BFBDeleting"),
+        (image("Error", "404", going=True), "BFBDeleting"),
     ],
 )
 def test_the_image_is_waited_for(bfb: Any, reason: str) -> None:

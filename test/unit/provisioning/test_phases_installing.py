@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from dpf.provisioning.dpu import dmsserver
 from dpf.provisioning.dpu.install import Refused, Unreachable
 from dpf.provisioning.dpu.outcome import Outcome, Progress
@@ -23,6 +25,7 @@ from test.unit.provisioning.worlds import (
     cluster,
     condition,
     host,
+    image,
     pod,
     see,
 )
@@ -107,3 +110,16 @@ def test_what_the_card_refuses_is_an_error_and_what_is_unreachable_is_tried_agai
 
 def test_an_image_that_vanished_is_waited_for() -> None:
     assert held(os_installing.decide(see(installing(), bfb=None))) == ("OSInstalled", "GetBFBFailed")
+
+
+@pytest.mark.parametrize("phase", ["Ready", "Deleting"])
+def test_a_manager_that_takes_over_goes_on_with_an_image_that_is_kept_for_the_dpu(phase: str) -> None:
+    kept = image(phase, checksum="sha256:x", going=True)
+    step = os_installing.decide(see(installing(startedAt=NOW.isoformat()), bfb=kept, dms_pod=DMS))
+    assert isinstance(step, Act)
+    assert step.do is os_installing.begin
+
+
+def test_an_image_that_was_never_there_whole_is_not_begun_with_while_its_bfb_is_deleted() -> None:
+    step = os_installing.decide(see(installing(), bfb=image("Deleting", going=True), dms_pod=DMS))
+    assert held(step) == ("OSInstalled", "BFBDeleting")

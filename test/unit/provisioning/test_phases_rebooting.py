@@ -133,7 +133,7 @@ def test_a_card_that_is_being_flashed_keeps_its_host() -> None:
     assert held(step) == ("Rebooted", "WaitingForOtherDPU")
 
 
-@pytest.mark.parametrize("reason", ["BFBFailed", "GetBFBFailed", "BFBOverdue"])
+@pytest.mark.parametrize("reason", ["BFBDeleting", "BFBFailed", "GetBFBFailed", "BFBOverdue"])
 def test_a_card_whose_image_is_gone_keeps_its_host_for_as_long_as_it_may_be_flashed(reason: str) -> None:
     """An earlier manager may have begun: the card goes on by itself, but not longer than an installation may take."""
 

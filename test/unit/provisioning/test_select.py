@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpf.provisioning.cards import Card, index_of
-from dpf.provisioning.dpuset.select import choose
+from dpf.provisioning.dpuset.select import Choice, choose, pick
 from dpf.runtime.k8s import Node
-from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.meta import LabelSelector, ObjectMeta
 from dpf_api.names import FEATURE_PREFIX as FEATURE
 from test.spec import spec
 
@@ -62,6 +62,23 @@ def test_a_card_without_address_is_no_card() -> None:
 
 def test_what_is_known_and_not_selected_is_rejected() -> None:
     assert [card.index for card in choose(None, two_cards()).rejected] == [1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "choice"),
+    [
+        ({}, Choice()),
+        ({"dpu-oob-bridge-configured": ""}, Choice()),
+        ({"dpu-oob-bridge-configured": "", "dpu-0-psid": "MT_0"}, Choice()),
+        ({"dpu-0-pci-address": PCI}, None),
+    ],
+    ids=["no label is left", "the bridge is still there", "a card's address is gone", "the card is still told of"],
+)
+def test_a_host_is_left_alone_as_long_as_nothing_is_told_of_its_cards(
+    labels: dict[str, str], choice: Choice | None
+) -> None:
+    enabled = LabelSelector(match_labels={FEATURE + "dpu-enabled": "true"})
+    assert pick(enabled, None, node(labels)) == choice
 
 
 def test_a_card_carries_what_its_labels_say() -> None:

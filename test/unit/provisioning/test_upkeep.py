@@ -15,7 +15,7 @@ from dpf.provisioning.dpu.steps import Act, Hold, waits
 from dpf.provisioning.dpu.upkeep import (
     kept_up,
     mislabelled,
-    outdated,
+    other_mtu,
     relabel,
     renew,
     renewal_in,
@@ -246,7 +246,7 @@ def test_a_pod_stays_where_the_phase_would_not_make_another(phase: Phase) -> Non
 
 
 def test_a_pod_that_says_no_mtu_is_left_alone() -> None:
-    assert not outdated(see(ready(), hostnetwork_pod=pod("d1-hostnetwork"), config=config(9000)))
+    assert not other_mtu(see(ready(), hostnetwork_pod=pod("d1-hostnetwork"), config=config(9000)))
 
 
 @pytest.mark.parametrize(

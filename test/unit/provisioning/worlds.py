@@ -71,11 +71,12 @@ def host(boot: str = BOOT, *, annotations: dict[str, str] | None = None, **label
     )
 
 
-def image(phase: str = "Ready", message: str = "") -> BFB:
+def image(phase: str = "Ready", message: str = "", *, checksum: str = "", going: bool = False) -> BFB:
     """A BFB."""
-    status = {"phase": phase, "message": message}
+    status = {"phase": phase, "message": message, "checksum": checksum}
     spec = {"url": "http://x/bf-bundle-2.9.1_prod.bfb", "fileName": "image.bfb"}
-    return BFB.model_validate({"metadata": {"name": "image", "namespace": "ns"}, "spec": spec, "status": status})
+    meta = {"name": "image", "namespace": "ns"} | ({"deletionTimestamp": "2026-01-01T00:00:00Z"} if going else {})
+    return BFB.model_validate({"metadata": meta, "spec": spec, "status": status})
 
 
 def pod(name: str, *, ready: bool = True, phase: str = "Running", **status: Any) -> Pod:

@@ -32,7 +32,7 @@ def decide(seen: Seen) -> Step:
             "the detector labels the node then"
         )
         return Hold(waits(INITIALIZED, "DPUOOBBridgeNotConfigured", message))
-    if (hold := needs.labels(seen, INITIALIZED)) is not None:
+    if (hold := needs.labels(seen, INITIALIZED) or needs.image_stays(seen, INITIALIZED)) is not None:
         return hold
     reference = seen.dpu.spec.cluster
     if not reference.name:

@@ -19,7 +19,6 @@ from dpf.provisioning.volume import VolumeSilent
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import DpfError, Waiting
 from dpf.runtime.meta import Condition, now
-from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import ConditionType, Install, Phase
 
 INSTALLED, RUNNING = ConditionType.OS_INSTALLED, ConditionType.DMS_RUNNING
@@ -47,7 +46,7 @@ def decide(seen: Seen) -> Step:
         return podhealth.anew(seen, pod, RUNNING)
     if job is not None:
         return Hold(_at_it(seen), after=LOOK, changes=_heard(seen))
-    if seen.bfb is None or seen.bfb.status.phase is not BFBPhase.READY:
+    if not needs.image_there(seen):
         return needs.image(seen, INSTALLED)
     if (step := dmsserver.server(seen)) is not None:
         return step
