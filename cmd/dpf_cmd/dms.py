@@ -66,9 +66,9 @@ class Options:
     card: Annotated[
         Literal["rshim", "simulated"], "a BlueField behind rshim, or one that a sandbox's fleet simulates"
     ] = "rshim"
-    rshim_device: Annotated[Path | None, "device folder of the card; else the one that shows --target-pci is taken"] = (
-        None
-    )
+    rshim_device: Annotated[
+        Path | None, "device folder of the card at --target-pci; else the one that shows that address is taken"
+    ] = None
     card_socket: Annotated[Path | None, "unix socket of the fleet, for a simulated card"] = None
     card_name: Annotated[str, "name of the simulated card"] = ""
     exec_timeout: Annotated[Seconds, "how long a card may take to install and boot; 0 is no limit"] = EXEC_TIMEOUT
@@ -137,9 +137,9 @@ async def _card(options: Options, metrics: DmsMetrics) -> AsyncIterator[Card]:
         async with SimulatedCard(options.card_socket, options.card_name, wrote=metrics.wrote) as card:
             yield card
     else:
-        if not options.target_pci and options.rshim_device is None:
-            raise ConfigError("give --target-pci DOMAIN:BUS:DEVICE (see lspci -D -d 15b3:), or --rshim-device")
-        if options.target_pci and not PCI.fullmatch(options.target_pci):
+        if not options.target_pci:
+            raise ConfigError("give --target-pci DOMAIN:BUS:DEVICE (see lspci -D -d 15b3:)")
+        if not PCI.fullmatch(options.target_pci):
             raise ConfigError(f"--target-pci {options.target_pci!r} is not DOMAIN:BUS:DEVICE, such as 0000:04:00")
         yield RshimCard(options.target_pci, device=options.rshim_device, wrote=metrics.wrote)
 

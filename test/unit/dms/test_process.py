@@ -192,6 +192,7 @@ async def test_a_card_without_its_fleet_is_a_passing_fault(tmp_path: Path) -> No
     [
         (["--card", "simulated"], b"--card-socket and --card-name"),
         ([], b"--target-pci"),
+        (["--rshim-device", "/dev/rshim0"], b"--target-pci"),
         (["--target-pci", "04:00", "--ca", "/nowhere/ca.crt"], b"give --ca"),
         (["--no-such-flag"], b"--no-such-flag"),
     ],
