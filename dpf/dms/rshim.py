@@ -44,6 +44,8 @@ ARM_OFF_TRIES = 30
 ARM_OFF_PAUSE = 5.0
 """How often, and seconds apart, the log is looked at for the Arm side to be off."""
 RESET_TIMEOUT = 600.0
+EMPTIES = "2.0.33"
+"""The first version of the driver that knows CLEAR_ON_READ."""
 
 BASIC, ADVANCED, LOG = 0, 1, 2
 """Values of misc's DISPLAY_LEVEL."""
@@ -156,11 +158,11 @@ class RshimCard:
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         device = await self.folder()
-        self._version, self._request = version, ""
-        # What the log says from here on is of this boot.
-        self._emptying = True
-        await self._log()
-        self._seen, self._emptying = [], True
+        # What the log says from here on is of this boot; if it could not be emptied, the boot before would be taken for it.
+        _, emptied = await _in_thread(partial(_look, device / "misc", LOG, True), f"{device}/misc")
+        if not emptied:
+            raise CardError(f"the rshim driver of {device} can't empty the card's log: it must be {EMPTIES} or newer")
+        self._version, self._request, self._seen, self._emptying = version, "", [], True
         log.info("card_push", device=str(device), image=version)
         boot = await _in_thread(partial(_open, device / "boot"), f"{device}/boot", BOOT_TIMEOUT)
         try:

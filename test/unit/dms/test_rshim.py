@@ -42,7 +42,7 @@ class Device:
             told = dict(line.split() for line in (self.folder / "misc").read_text().splitlines())
             if "DISPLAY_LEVEL" not in told:
                 continue  # opened and left, as close() does it
-            level, self.emptying = int(told["DISPLAY_LEVEL"]), told["CLEAR_ON_READ"] == "1"
+            level, self.emptying = int(told["DISPLAY_LEVEL"]), told.get("CLEAR_ON_READ") == "1"
             text = [f"DISPLAY_LEVEL {level}", f"DEV_NAME pcie-{self.pci}.2"]
             shown = [f" {line}" for line in self.log] if level == rshim.LOG else []
             if self.emptying:
@@ -227,6 +227,19 @@ class OldMisc(FileIO):
 def test_a_driver_that_cannot_empty_its_log_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rshim, "_open", lambda path: OldMisc(path, "w"))
     assert rshim._look(tmp_path / "misc", rshim.LOG, True) == ("DISPLAY_LEVEL 2\n", False)
+
+
+async def test_no_image_is_given_to_a_card_whose_old_log_would_be_taken_for_the_new_one(
+    card: RshimCard, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rshim, "_open", lambda path: OldMisc(path, "w"))
+    device.log = [*UP]
+    image = tmp_path / "x.bfb"
+    image.write_bytes(b"x")
+    with pytest.raises(CardError, match=r"must be 2\.0\.33 or newer") as info:
+        await card.boot(image, "x.bfb", b"", "id")
+    assert not info.value.passing
+    assert device.booted == b""
 
 
 async def test_an_image_for_a_driver_that_is_gone_is_not_written_to_a_plain_file(
