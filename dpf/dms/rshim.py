@@ -16,12 +16,13 @@ import errno
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dpf.dms import tools
 from dpf.dms.card import CardError, CardStatus, Power, State
@@ -173,11 +174,19 @@ class RshimCard:
                     self._wrote(len(piece))
             finally:
                 source.close()
-            await _in_thread(partial(_write, boot, config), f"{device}/boot", BOOT_TIMEOUT)
+        except BaseException:
+            await _in_thread(boot.close, f"{device}/boot", BOOT_TIMEOUT)
+            raise
+        await _to_the_end(self._complete(device / "boot", boot, config))
+        self._request = request
+
+    async def _complete(self, path: Path, boot: FileIO, config: bytes) -> None:
+        """The last of what the card is given: after it the card installs, whatever becomes of this process."""
+        try:
+            await _in_thread(partial(_write, boot, config), str(path), BOOT_TIMEOUT)
             self._wrote(len(config))
         finally:
-            await _in_thread(boot.close, f"{device}/boot", BOOT_TIMEOUT)
-        self._request = request
+            await _in_thread(boot.close, str(path), BOOT_TIMEOUT)
 
     async def status(self) -> CardStatus:
         lines = await self._log()
@@ -300,6 +309,15 @@ def _progress(lines: list[str]) -> tuple[int, str]:
             if text in line and reached >= percent:
                 percent, message = reached, line
     return percent, message
+
+
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does it even if that is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    task.result()
 
 
 async def _in_thread(work: Callable[[], R], what: str, timeout: float = MISC_TIMEOUT) -> R:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -14,8 +15,12 @@ from typing import Any
 import pytest
 
 from dpf.dms import rshim
+from dpf.dms.activation import Activator
 from dpf.dms.card import CardError, State
+from dpf.dms.images import Images
+from dpf.dms.metrics import DmsMetrics
 from dpf.dms.rshim import RshimCard
+from dpf.dms.state import Store
 
 INSTALLING = ["INFO[BL2]: start", "INFO[MISC]: Linux up", "INFO[MISC]: Installing OS image"]
 INSTALLED = [*INSTALLING, "INFO[MISC]: Installation finished", "INFO[MISC]: Rebooting..."]
@@ -240,6 +245,53 @@ async def test_no_image_is_given_to_a_card_whose_old_log_would_be_taken_for_the_
         await card.boot(image, "x.bfb", b"", "id")
     assert not info.value.passing
     assert device.booted == b""
+
+
+class SlowBoot(FileIO):
+    """A ``boot`` that is closed when the test says so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "a")
+        self.closing, self.taken = threading.Event(), threading.Event()
+
+    def close(self) -> None:
+        self.closing.set()
+        self.taken.wait(20)
+        super().close()
+
+
+async def test_a_server_that_ends_while_the_card_takes_the_last_of_an_image_notes_that_it_has_it(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot, opened = SlowBoot(device.folder / "boot"), rshim._open
+    monkeypatch.setattr(rshim, "_open", lambda path: boot if path.name == "boot" else opened(path))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "x.bfb").write_bytes(b"image")
+    (folder / "d.cfg").write_bytes(b"# bf.cfg\n")
+
+    def activator() -> Activator:
+        card = RshimCard("0000:04:00", devices=device.folder.parent)
+        store = Store(tmp_path / "state" / "card.json")
+        return Activator(card, Images(folder, "card"), store, timeout=None, metrics=DmsMetrics())
+
+    first = activator()
+    first.activate("x.bfb;d.cfg")
+    assert await asyncio.to_thread(boot.closing.wait, 20)
+    ending = asyncio.create_task(first.close())
+    await asyncio.sleep(0)
+    boot.taken.set()
+    await asyncio.wait_for(ending, 20)
+    second = activator()
+    assert second.current is not None
+    assert second.current.progress == "pushed"
+    second.resume()
+    device.log = [*INSTALLED, *UP]
+    async with asyncio.timeout(20):
+        while second.current.running:
+            await asyncio.sleep(0.01)
+    assert "DPU is ready" in second.current.message
+    assert device.booted == b"image# bf.cfg\n", "once"
 
 
 async def test_an_image_for_a_driver_that_is_gone_is_not_written_to_a_plain_file(
