@@ -38,6 +38,7 @@ class Place:
         """What to look at if no rshim shows the card."""
         self._given = folder
         self._found = folder
+        self._forgotten = 0
 
     async def folder(self) -> Path:
         """The folder.
@@ -45,7 +46,9 @@ class Place:
         :raises CardError: if no rshim shows the address, with what to look at.
         """
         if self._found is None:
-            self._found = await self.look()
+            forgotten, found = self._forgotten, await self.look()
+            # What was found before the driver ended is not its folder any more.
+            self._found = found if forgotten == self._forgotten else None
         if self._found is None:
             names = ", ".join(path.name for path in self._all()) or "none"
             raise CardError(f"no rshim of {names} shows a card at {self.pci}: {self.why}", passing=True)
@@ -72,6 +75,7 @@ class Place:
     def forget(self) -> None:
         """Has the folder looked for again: its driver has ended, and the next of that name may be another card's."""
         self._found = self._given
+        self._forgotten += 1
 
     def _all(self) -> list[Path]:
         return sorted(self.devices.glob("rshim*"))

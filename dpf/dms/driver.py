@@ -134,6 +134,7 @@ class _Driver:
         others = [asyncio.create_task(work) for work in (self._read(process), self._shown(index))]
         try:
             code = await process.wait()
+            self._place.forget()
             await asyncio.wait(others[:1], timeout=LOOK)
         finally:
             for task in others:

@@ -119,6 +119,22 @@ async def test_the_card_is_found_by_its_address(device: Device, tmp_path: Path) 
     other.close()
 
 
+async def test_a_folder_whose_driver_ends_while_it_is_looked_at_is_not_kept(device: Device) -> None:
+    class Ending(Place):
+        async def look(self) -> Path | None:
+            found = await super().look()
+            if not self.why:
+                return found
+            self.forget()
+            self.why = ""
+            return found
+
+    place = Ending("0000:04:00", devices=device.folder.parent)
+    with pytest.raises(CardError, match="shows a card"):
+        await place.folder()
+    assert await place.folder() == device.folder
+
+
 async def test_a_card_is_found_beside_one_that_can_not_be_read(device: Device) -> None:
     devices = device.folder.parent
     (devices / "rshim").mkdir()
