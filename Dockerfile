@@ -1,5 +1,5 @@
-# The image of the managers, of dpu-detector and hostnetwork, and of dms for cards that need no tool besides rshim. Pods on hosts
-# are made root in their manifests; nothing else needs to be. The manager asks bash, which is in it, whether a flavor's lines are complete.
+# The image of the managers, of dpu-detector and hostnetwork. dms is in it, but not the programs that it drives cards with. Pods on
+# hosts are made root in their manifests; nothing else needs to be. The manager asks bash, which is in it, whether a flavor's lines are complete.
 FROM python:3.11-slim
 
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

@@ -16,10 +16,13 @@ from typing import Annotated, Literal
 import uvloop
 
 from dpf.dms.card import Card
+from dpf.dms.devices import DEVICES, Place
+from dpf.dms.driver import driven
 from dpf.dms.metrics import DmsMetrics
 from dpf.dms.rshim import RshimCard
 from dpf.dms.server import Server, ServerConfig
 from dpf.dms.simulated import SimulatedCard
+from dpf.host.pci import Sysfs
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.goflags import DEBUG_FROM
 from dpf.runtime.http import Servers
@@ -29,6 +32,7 @@ from dpf.runtime.options import Seconds, parse
 log = get_logger(__name__)
 
 CERTIFICATES = Path("/etc/ssl/certs/server")
+SYSFS = Path("/sys")
 EXEC_TIMEOUT = Seconds(900)
 GO_FLAG = re.compile(r"--?([a-z][a-z_]+)(=.*)?", re.DOTALL)
 """A flag as Go programs take it: with one dash or two."""
@@ -66,9 +70,12 @@ class Options:
     card: Annotated[
         Literal["rshim", "simulated"], "a BlueField behind rshim, or one that a sandbox's fleet simulates"
     ] = "rshim"
-    rshim_device: Annotated[Path | None, "device folder of the card; else the one that shows --target-pci is taken"] = (
-        None
-    )
+    rshim_driver: Annotated[
+        str, "program that drives the card as long as this runs, if no rshim does already; empty: none is started"
+    ] = "rshim"
+    rshim_device: Annotated[
+        Path | None, "device folder of the card at --target-pci, for which no driver is started; else it is looked for"
+    ] = None
     card_socket: Annotated[Path | None, "unix socket of the fleet, for a simulated card"] = None
     card_name: Annotated[str, "name of the simulated card"] = ""
     exec_timeout: Annotated[Seconds, "how long a card may take to install and boot; 0 is no limit"] = EXEC_TIMEOUT
@@ -137,11 +144,13 @@ async def _card(options: Options, metrics: DmsMetrics) -> AsyncIterator[Card]:
         async with SimulatedCard(options.card_socket, options.card_name, wrote=metrics.wrote) as card:
             yield card
     else:
-        if not options.target_pci and options.rshim_device is None:
-            raise ConfigError("give --target-pci DOMAIN:BUS:DEVICE (see lspci -D -d 15b3:), or --rshim-device")
-        if options.target_pci and not PCI.fullmatch(options.target_pci):
+        if not options.target_pci:
+            raise ConfigError("give --target-pci DOMAIN:BUS:DEVICE (see lspci -D -d 15b3:)")
+        if not PCI.fullmatch(options.target_pci):
             raise ConfigError(f"--target-pci {options.target_pci!r} is not DOMAIN:BUS:DEVICE, such as 0000:04:00")
-        yield RshimCard(options.target_pci, device=options.rshim_device, wrote=metrics.wrote)
+        place = Place(options.target_pci, options.rshim_device, devices=DEVICES)
+        async with driven(place, options.rshim_driver if options.rshim_device is None else "", Sysfs(SYSFS)):
+            yield RshimCard(place, wrote=metrics.wrote)
 
 
 if __name__ == "__main__":

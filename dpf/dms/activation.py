@@ -2,7 +2,9 @@
 
 Image and digest of the bf.cfg are the identity of an activation. The same pair asked for again while it runs, or when it is done,
 is the same activation: the card is not flashed again. After a restart the card is asked what it has; the image is pushed again
-only if the card did not get all of it.
+only if the card did not get all of it. A card behind rshim can't tell: what is on disk counts. Who ends this process with SIGTERM
+while the card takes the last of it waits until that is noted. If it is killed in those seconds, or its disk does not take the
+note, the card is flashed once more.
 
 A bf.cfg holds a join token and a password, so it is kept no longer than the card needs it: it goes when the card has all of it,
 and when the activation has ended in any other way. Who asks for another try hands it over again.
@@ -138,6 +140,9 @@ class Activator:
             await self._card.boot(image, image.name, data, activation.config_sha256)
         self._store.save(activation=replace(activation, progress="pushed"))
         self._forget(activation)
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            # It was too late for that; now it is not.
+            raise asyncio.CancelledError
 
     async def _follow(self) -> None:
         async for status in self._card.follow():

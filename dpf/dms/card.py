@@ -67,7 +67,8 @@ class Card(Protocol):
         its next reset on."""
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
-        """Pushes image and bf.cfg to the card, which installs them and boots; returns when the card has taken all of it.
+        """Pushes image and bf.cfg to the card, which installs them and boots; returns when the card has taken all of it, even if
+        it was cancelled when that could not be stopped any more.
 
         :param request: names this boot; a card that can remember does nothing for one it has taken already.
         """

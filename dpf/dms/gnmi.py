@@ -24,9 +24,7 @@ class Gnmi(gnmi_pb2_grpc.gNMIServicer):  # type: ignore[misc]
 
     async def Capabilities(self, request: Any, context: Context) -> Any:
         """What is spoken."""
-        return gnmi_pb2.CapabilityResponse(
-            supported_encodings=[gnmi_pb2.PROTO, gnmi_pb2.JSON_IETF], gNMI_version="0.10.0"
-        )
+        return gnmi_pb2.CapabilityResponse(supported_encodings=[gnmi_pb2.PROTO], gNMI_version="0.10.0")
 
     async def Get(self, request: Any, context: Context) -> Any:
         """The values of known paths, a notification for each path that was asked for.
@@ -40,16 +38,18 @@ class Gnmi(gnmi_pb2_grpc.gNMIServicer):  # type: ignore[misc]
         return gnmi_pb2.GetResponse(notification=notifications)
 
     async def Set(self, request: Any, context: Context) -> Any:
-        """Changes the mode; anything else is refused whole."""
+        """Changes the mode; what asks for anything else besides is refused whole."""
+        try:
+            modes = _modes(request)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         results = []
-        for update in [*request.replace, *request.update]:
-            if _names(update.path) != dms.MODE_PATH:
-                await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"/{'/'.join(_names(update.path))} cannot be set")
+        for path, mode in modes:
             try:
-                await self._card.set_mode(update.val.string_val)
+                await self._card.set_mode(mode)
             except CardError as error:
                 await context.abort(code_of(error), str(error))
-            results.append(gnmi_pb2.UpdateResult(path=update.path, op=gnmi_pb2.UpdateResult.UPDATE))
+            results.append(gnmi_pb2.UpdateResult(path=path, op=gnmi_pb2.UpdateResult.UPDATE))
         return gnmi_pb2.SetResponse(response=results, timestamp=time.time_ns())
 
     async def _values(self, path: Any, context: Context) -> AsyncIterator[tuple[Any, Any]]:
@@ -87,6 +87,24 @@ def code_of(error: CardError | OSError) -> grpc.StatusCode:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         return grpc.StatusCode.RESOURCE_EXHAUSTED if full else grpc.StatusCode.UNAVAILABLE
     return grpc.StatusCode.UNAVAILABLE if error.passing else grpc.StatusCode.FAILED_PRECONDITION
+
+
+def _modes(request: Any) -> list[tuple[Any, str]]:
+    """The modes that a Set asks for, with their paths.
+
+    :raises ValueError: if it asks for something that cannot be done, for all of it.
+    """
+    if request.delete:
+        raise ValueError(f"/{'/'.join(_names(request.delete[0]))} cannot be deleted")
+    found = []
+    for update in [*request.replace, *request.update]:
+        path = "/".join(_names(update.path))
+        if _names(update.path) != dms.MODE_PATH:
+            raise ValueError(f"/{path} cannot be set")
+        if update.val.WhichOneof("value") != "string_val":
+            raise ValueError(f"/{path} takes a string_val")
+        found.append((update.path, update.val.string_val))
+    return found
 
 
 def _names(path: Any) -> tuple[str, ...]:

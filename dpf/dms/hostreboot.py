@@ -64,13 +64,15 @@ class HostReboots:
             raise ValueError(
                 f"method {method} with power {power!r}: WARM or COLD with one of {', '.join(POWERS)} is known"
             )
+        # Here and not below: nothing may come between the checks and the start, or two callers would both pass them.
+        boot_id = await self._card.boot_id()
         known = self._store.record.reboot
         if known is not None and known.request == request and request and not known.failure:
             log.info("host_reboot_known", method=method)
             return
         if self.active:
             raise CardError("another reboot of the host is under way", passing=True)
-        asked = HostReboot(request, method, power, await self._card.boot_id())
+        asked = HostReboot(request, method, power, boot_id)
         self._store.save(reboot=asked)
         self._start(asked)
 

@@ -12,31 +12,26 @@ Mode, firmware and resets are the firmware tools' business (mlxconfig, flint, ml
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from dpf.dms import tools
+from dpf.dms import devices, tools
 from dpf.dms.card import CardError, CardStatus, Power, State
+from dpf.dms.devices import LOG, Place, in_thread
 from dpf.gnxi.dms import NIC
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
 
-R = TypeVar("R")
-
-DEVICES = Path("/dev")
 POLL = 3.0
 """Seconds between looks at the log."""
-MISC_TIMEOUT = 60.0
-"""Seconds that the driver may take for an answer."""
 BOOT_TIMEOUT = 300.0
 """Seconds that it may take for a piece of an image: while the card resets it waits by itself, for some 150 s by default."""
 PIECE = 1 << 20
@@ -44,9 +39,8 @@ ARM_OFF_TRIES = 30
 ARM_OFF_PAUSE = 5.0
 """How often, and seconds apart, the log is looked at for the Arm side to be off."""
 RESET_TIMEOUT = 600.0
-
-BASIC, ADVANCED, LOG = 0, 1, 2
-"""Values of misc's DISPLAY_LEVEL."""
+EMPTIES = "2.0.33"
+"""The first version of the driver that knows CLEAR_ON_READ."""
 
 MILESTONES = (
     ("INFO[BL2]: start", 5),
@@ -74,23 +68,14 @@ NIC_VERSION = re.compile(r"^FW Version:\s*(\S+)", re.MULTILINE)
 class RshimCard:
     """One BlueField.
 
-    :param pci: domain, bus and device, ``0000:04:00``; without its domain, ``04:00``, on a host that has only one.
-    :param device: its rshim folder; found by the address if not given.
+    :param place: where the driver shows it.
     :param wrote: called with how many bytes of an image or bf.cfg the card has taken, as it takes them.
     """
 
-    def __init__(
-        self,
-        pci: str,
-        *,
-        device: Path | None = None,
-        devices: Path = DEVICES,
-        wrote: Callable[[int], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, place: Place, *, wrote: Callable[[int], None] = lambda _: None) -> None:
         self._wrote = wrote
-        self._pci = pci
-        self._device = device
-        self._devices = devices
+        self._place = place
+        self._pci = place.pci
         self._version = ""
         self._request = ""
         self._emptying = False
@@ -99,32 +84,13 @@ class RshimCard:
 
     # The device folder
 
-    async def folder(self) -> Path:
-        """The card's rshim folder.
-
-        :raises CardError: if no rshim shows the address, with what to look at.
-        """
-        if self._device is None:
-            for candidate in sorted(self._devices.glob("rshim*")):
-                if shows(await self._misc(candidate, ADVANCED), self._pci):
-                    self._device = candidate
-                    break
-            else:
-                found = ", ".join(path.name for path in self._devices.glob("rshim*")) or "none"
-                raise CardError(
-                    f"no rshim of {found} shows a card at {self._pci}: does the rshim driver run here, and nowhere else?",
-                    passing=True,
-                )
-        return self._device
-
-    async def _misc(self, device: Path, level: int) -> str:
-        text, _ = await _in_thread(partial(_look, device / "misc", level, False), f"{device}/misc")
-        return text
+    async def _misc(self, level: int, emptying: bool = False) -> tuple[str, bool]:
+        misc = await self._place.folder() / "misc"
+        return await in_thread(partial(devices.tell, misc, level, emptying), str(misc))
 
     async def _log(self) -> list[str]:
         """The log's lines, from the push on if there was one."""
-        misc = await self.folder() / "misc"
-        text, emptied = await _in_thread(partial(_look, misc, LOG, self._emptying), str(misc))
+        text, emptied = await self._misc(LOG, self._emptying)
         fresh = [line.strip() for line in text.splitlines() if LOG_LINE.match(line.strip())]
         lines = [*self._seen, *fresh]
         if emptied:
@@ -132,7 +98,7 @@ class RshimCard:
         if self._emptying and any(end in line for line in lines for end in (READY, *INSTALLED)):
             # What the next boot says stays for whoever looks, be it the process after this one.
             self._emptying = False
-            await self._misc(misc.parent, LOG)
+            await self._misc(LOG)
         return lines
 
     # Card
@@ -155,27 +121,35 @@ class RshimCard:
         return {NIC: found[1]} if found is not None else {}
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
-        device = await self.folder()
-        self._version, self._request = version, ""
-        # What the log says from here on is of this boot.
-        self._emptying = True
-        await self._log()
-        self._seen, self._emptying = [], True
+        device = await self._place.folder()
+        # What the log says from here on is of this boot; if it could not be emptied, the boot before would be taken for it.
+        _, emptied = await self._misc(LOG, True)
+        if not emptied:
+            raise CardError(f"the rshim driver of {device} can't empty the card's log: it must be {EMPTIES} or newer")
+        self._version, self._request, self._seen, self._emptying = version, "", [], True
         log.info("card_push", device=str(device), image=version)
-        boot = await _in_thread(partial(_open, device / "boot"), f"{device}/boot", BOOT_TIMEOUT)
+        boot = await in_thread(partial(devices.opened, device / "boot"), f"{device}/boot", BOOT_TIMEOUT)
         try:
-            source = await _in_thread(lambda: image.open("rb"), str(image))
+            source = await in_thread(lambda: image.open("rb"), str(image))
             try:
-                while piece := await _in_thread(lambda: source.read(PIECE), str(image)):
-                    await _in_thread(partial(_write, boot, piece), f"{device}/boot", BOOT_TIMEOUT)
+                while piece := await in_thread(lambda: source.read(PIECE), str(image)):
+                    await in_thread(partial(devices.write, boot, piece), f"{device}/boot", BOOT_TIMEOUT)
                     self._wrote(len(piece))
             finally:
                 source.close()
-            await _in_thread(partial(_write, boot, config), f"{device}/boot", BOOT_TIMEOUT)
+        except BaseException:
+            await in_thread(boot.close, f"{device}/boot", BOOT_TIMEOUT)
+            raise
+        await _to_the_end(self._complete(device / "boot", boot, config))
+        self._request = request
+
+    async def _complete(self, path: Path, boot: FileIO, config: bytes) -> None:
+        """The last of what the card is given: after it the card installs, whatever becomes of this process."""
+        try:
+            await in_thread(partial(devices.write, boot, config), str(path), BOOT_TIMEOUT)
             self._wrote(len(config))
         finally:
-            await _in_thread(boot.close, f"{device}/boot", BOOT_TIMEOUT)
-        self._request = request
+            await in_thread(boot.close, str(path), BOOT_TIMEOUT)
 
     async def status(self) -> CardStatus:
         lines = await self._log()
@@ -213,7 +187,7 @@ class RshimCard:
             await asyncio.sleep(POLL)
 
     async def boot_id(self) -> str:
-        return (await _in_thread(Path("/proc/sys/kernel/random/boot_id").read_text, "boot_id")).strip()
+        return (await in_thread(Path("/proc/sys/kernel/random/boot_id").read_text, "boot_id")).strip()
 
     async def boot_time(self) -> int:
         return time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -243,7 +217,7 @@ class RshimCard:
 
     async def _arm_off(self) -> None:
         for attempt in range(ARM_OFF_TRIES):
-            text = await self._misc(await self.folder(), LOG)
+            text, _ = await self._misc(LOG)
             if ARM_OFF in text:
                 return
             if attempt + 1 < ARM_OFF_TRIES:
@@ -253,41 +227,6 @@ class RshimCard:
 
     async def power_cycle(self, power: Power, request: str) -> None:
         await tools.run("ipmitool", "chassis", "power", power)
-
-
-def shows(misc: str, pci: str) -> bool:
-    """Whether an rshim tells that it is the card at an address. Where one of the two leaves the domain out, it does not count.
-
-    :param misc: has the address of the rshim's own function in it: ``DEV_NAME pcie-0000:04:00.2``.
-    """
-    *domain, bus, device = pci.split(":")
-    found = re.search(rf"(?<![0-9a-f:])(?:([0-9a-f]+):)?{bus}:{device}\.", misc, re.IGNORECASE)
-    return found is not None and (not domain or found[1] is None or int(found[1], 16) == int(domain[0], 16))
-
-
-def _open(path: Path) -> FileIO:
-    """A device file to write to. One that is not there is not made: a plain file would take the image and boot nothing."""
-    return FileIO(path, "w", opener=lambda name, _: os.open(name, os.O_WRONLY))
-
-
-def _write(file: FileIO, data: bytes) -> None:
-    """The driver takes what it can; a short write is not an error."""
-    view = memoryview(data)
-    while view:
-        view = view[file.write(view) or 0 :]
-
-
-def _look(misc: Path, level: int, emptying: bool) -> tuple[str, bool]:
-    """What ``misc`` shows, and whether that emptied the log; a driver too old for it refuses to."""
-    with _open(misc) as file:
-        try:
-            file.write(f"CLEAR_ON_READ {int(emptying)}\n".encode())
-        except OSError as error:
-            if error.errno != errno.EINVAL:
-                raise
-            emptying = False
-        file.write(f"DISPLAY_LEVEL {level}\n".encode())
-    return misc.read_text(errors="replace"), emptying
 
 
 def _progress(lines: list[str]) -> tuple[int, str]:
@@ -300,12 +239,10 @@ def _progress(lines: list[str]) -> tuple[int, str]:
     return percent, message
 
 
-async def _in_thread(work: Callable[[], R], what: str, timeout: float = MISC_TIMEOUT) -> R:
-    """Device files block; a card that hangs must not stop the others."""
-    try:
-        async with asyncio.timeout(timeout):
-            return await asyncio.to_thread(work)
-    except TimeoutError:
-        raise CardError(f"{what} does not answer for {timeout:g} s", passing=True) from None
-    except OSError as error:
-        raise CardError(f"{what}: {error.strerror}", passing=True) from error
+async def _to_the_end(work: Coroutine[Any, Any, None]) -> None:
+    """Does it even if that is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    while not task.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([task])
+    task.result()

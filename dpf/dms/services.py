@@ -159,13 +159,10 @@ class System(gnoi_system_pb2_grpc.SystemServicer):
         return gnoi_system_pb2.TimeResponse(time=time.time_ns())
 
     async def Reboot(self, request: Any, context: Context) -> Any:
-        """Reboots the host, once per ``message``."""
-        power = next(
-            (e.key.get(dms.POWER, "") for p in request.subcomponents for e in p.elem if e.name == dms.CHASSIS), ""
-        )
+        """Reboots the host, once per ``message``: the whole of it and now, so anything else that is asked for is refused."""
         try:
             method = gnoi_system_pb2.RebootMethod.Name(request.method)
-            await self._reboots.ask(request.message, method, power or "reset")
+            await self._reboots.ask(request.message, method, _power(request))
         except ValueError as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except CardError as error:
@@ -198,6 +195,20 @@ class System(gnoi_system_pb2_grpc.SystemServicer):
         return gnoi_system_pb2.RebootStatusResponse(
             reason=f"{activation.progress} {version}", status=Status(status=code, message=activation.message)
         )
+
+
+def _power(request: Any) -> str:
+    """How a request for a reboot wants the host's power to be handled.
+
+    :raises ValueError: if it wants something else than the host's reboot at once.
+    """
+    if request.delay:
+        raise ValueError("a reboot cannot be delayed: ask when it is time")
+    for path in request.subcomponents:
+        names = [element.name for element in path.elem]
+        if names != [dms.CHASSIS]:
+            raise ValueError(f"{'/'.join(names)} cannot be rebooted by itself, only the host: {dms.CHASSIS}")
+    return next((path.elem[0].key.get(dms.POWER, "") for path in request.subcomponents), "") or "reset"
 
 
 async def _content(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:

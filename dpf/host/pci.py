@@ -16,6 +16,8 @@ from dpf.host.vpd import LARGEST
 VENDOR = 0x15B3
 DPUS = {0xA2DC: "BlueField-3", 0xA2D6: "BlueField-2"}
 """Device ids of the network functions of cards."""
+RSHIMS = {0xC2D2, 0xC2D3, 0xC2D4, 0xC2D5}
+"""Device ids of the functions through which a host manages cards, BlueField-1 to -3; its number depends on the card's ports."""
 
 SLOT = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]")
 _FUNCTION = re.compile(rf"({SLOT.pattern})\.([0-7])")
@@ -41,6 +43,10 @@ class Sysfs:
     def is_dpu(self, address: str) -> bool:
         """Whether the function is a network function of a BlueField card."""
         return self._number(address, "vendor") == VENDOR and self._number(address, "device") in DPUS
+
+    def is_rshim(self, address: str) -> bool:
+        """Whether the function is the one of a BlueField card that the rshim driver drives."""
+        return self._number(address, "vendor") == VENDOR and self._number(address, "device") in RSHIMS
 
     def netdev(self, address: str) -> str:
         """The name of its network device in this network namespace; empty if it has none here."""

@@ -32,7 +32,7 @@ for dev in /dev/rshim*; do
   fi
 done
 """
-"""Fails while another rshim drives the card: two drivers on one device write over each other."""
+"""Fails while the host's rshim drives the card: two drivers on one device write over each other, and ``dms`` starts one."""
 
 GRACE = """
 card="$PCI_DOMAIN:$PCI_ADDRESS"

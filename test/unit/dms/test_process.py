@@ -178,6 +178,11 @@ def test_the_command_line_of_nvidias_dmsd_is_understood() -> None:
     )
 
 
+def test_the_driver_is_switched_off_by_an_empty_name() -> None:
+    assert parse(Options, [], prog="dms", description="").rshim_driver == "rshim"
+    assert parse(Options, ["--rshim-driver="], prog="dms", description="").rshim_driver == ""
+
+
 async def test_a_card_without_its_fleet_is_a_passing_fault(tmp_path: Path) -> None:
     async with SimulatedCard(tmp_path / "s", "d") as card:
         with pytest.raises(CardError, match="the fleet does not answer") as info:
@@ -192,6 +197,7 @@ async def test_a_card_without_its_fleet_is_a_passing_fault(tmp_path: Path) -> No
     [
         (["--card", "simulated"], b"--card-socket and --card-name"),
         ([], b"--target-pci"),
+        (["--rshim-device", "/dev/rshim0"], b"--target-pci"),
         (["--target-pci", "04:00", "--ca", "/nowhere/ca.crt"], b"give --ca"),
         (["--no-such-flag"], b"--no-such-flag"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import threading
@@ -13,9 +14,14 @@ from typing import Any
 
 import pytest
 
-from dpf.dms import rshim
+from dpf.dms import devices, rshim
+from dpf.dms.activation import Activator
 from dpf.dms.card import CardError, State
+from dpf.dms.devices import Place
+from dpf.dms.images import Images
+from dpf.dms.metrics import DmsMetrics
 from dpf.dms.rshim import RshimCard
+from dpf.dms.state import Store
 
 INSTALLING = ["INFO[BL2]: start", "INFO[MISC]: Linux up", "INFO[MISC]: Installing OS image"]
 INSTALLED = [*INSTALLING, "INFO[MISC]: Installation finished", "INFO[MISC]: Rebooting..."]
@@ -42,9 +48,9 @@ class Device:
             told = dict(line.split() for line in (self.folder / "misc").read_text().splitlines())
             if "DISPLAY_LEVEL" not in told:
                 continue  # opened and left, as close() does it
-            level, self.emptying = int(told["DISPLAY_LEVEL"]), told["CLEAR_ON_READ"] == "1"
+            level, self.emptying = int(told["DISPLAY_LEVEL"]), told.get("CLEAR_ON_READ") == "1"
             text = [f"DISPLAY_LEVEL {level}", f"DEV_NAME pcie-{self.pci}.2"]
-            shown = [f" {line}" for line in self.log] if level == rshim.LOG else []
+            shown = [f" {line}" for line in self.log] if level == devices.LOG else []
             if self.emptying:
                 self.log = self.log[len(shown) :]
             with suppress(BrokenPipeError):
@@ -71,7 +77,7 @@ def device(tmp_path: Path) -> Iterator[Device]:
 
 @pytest.fixture
 def card(device: Device) -> RshimCard:
-    return RshimCard("0000:04:00", devices=device.folder.parent)
+    return RshimCard(Place("0000:04:00", devices=device.folder.parent))
 
 
 @pytest.fixture
@@ -101,16 +107,40 @@ async def test_image_and_configuration_are_written_to_the_boot_device_in_one_go(
 async def test_what_the_card_takes_is_told_as_it_takes_it(device: Device, tmp_path: Path) -> None:
     image, taken = tmp_path / "x.bfb", list[int]()
     image.write_bytes(b"i" * (rshim.PIECE + 5))
-    await RshimCard("", device=device.folder, wrote=taken.append).boot(image, "x.bfb", b"# bf.cfg\n", "id")
+    await RshimCard(Place("0000:04:00", device.folder), wrote=taken.append).boot(image, "x.bfb", b"# bf.cfg\n", "id")
     assert taken == [rshim.PIECE, 5, 9]
 
 
 async def test_the_card_is_found_by_its_address(device: Device, tmp_path: Path) -> None:
     other = Device(tmp_path / "dev" / "rshim1", "0000:85:00")
-    assert await RshimCard("85:00", devices=device.folder.parent).folder() == other.folder
+    assert await Place("85:00", devices=device.folder.parent).folder() == other.folder
     with pytest.raises(CardError, match=r"no rshim of rshim0, rshim1 shows a card at 99:00"):
-        await RshimCard("99:00", devices=device.folder.parent).folder()
+        await Place("99:00", devices=device.folder.parent).folder()
     other.close()
+
+
+async def test_a_folder_whose_driver_ends_while_it_is_looked_at_is_not_kept(device: Device) -> None:
+    class Ending(Place):
+        async def look(self) -> Path | None:
+            found = await super().look()
+            if not self.why:
+                return found
+            self.forget()
+            self.why = ""
+            return found
+
+    place = Ending("0000:04:00", devices=device.folder.parent)
+    with pytest.raises(CardError, match="shows a card"):
+        await place.folder()
+    assert await place.folder() == device.folder
+
+
+async def test_a_card_is_found_beside_one_that_can_not_be_read(device: Device) -> None:
+    devices = device.folder.parent
+    (devices / "rshim").mkdir()
+    assert await Place("0000:04:00", devices=devices).folder() == device.folder
+    with pytest.raises(CardError, match="rshim/misc: No such file"):
+        await Place("0000:99:00", devices=devices).folder()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +158,7 @@ async def test_the_card_is_found_by_its_address(device: Device, tmp_path: Path) 
     ],
 )
 def test_cards_of_two_pci_domains_are_told_apart(wanted: str, shown: str, same: bool) -> None:
-    assert rshim.shows(f"DISPLAY_LEVEL 1\nDEV_NAME        {shown} (ro)\n", wanted) == same
+    assert devices.shows(f"DISPLAY_LEVEL 1\nDEV_NAME        {shown} (ro)\n", wanted) == same
 
 
 @pytest.mark.parametrize(
@@ -225,8 +255,68 @@ class OldMisc(FileIO):
 
 
 def test_a_driver_that_cannot_empty_its_log_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rshim, "_open", lambda path: OldMisc(path, "w"))
-    assert rshim._look(tmp_path / "misc", rshim.LOG, True) == ("DISPLAY_LEVEL 2\n", False)
+    monkeypatch.setattr(devices, "opened", lambda path: OldMisc(path, "w"))
+    assert devices.tell(tmp_path / "misc", devices.LOG, True) == ("DISPLAY_LEVEL 2\n", False)
+
+
+async def test_no_image_is_given_to_a_card_whose_old_log_would_be_taken_for_the_new_one(
+    card: RshimCard, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "opened", lambda path: OldMisc(path, "w"))
+    device.log = [*UP]
+    image = tmp_path / "x.bfb"
+    image.write_bytes(b"x")
+    with pytest.raises(CardError, match=r"must be 2\.0\.33 or newer") as info:
+        await card.boot(image, "x.bfb", b"", "id")
+    assert not info.value.passing
+    assert device.booted == b""
+
+
+class SlowBoot(FileIO):
+    """A ``boot`` that is closed when the test says so."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "a")
+        self.closing, self.taken = threading.Event(), threading.Event()
+
+    def close(self) -> None:
+        self.closing.set()
+        self.taken.wait(20)
+        super().close()
+
+
+async def test_a_server_that_ends_while_the_card_takes_the_last_of_an_image_notes_that_it_has_it(
+    device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot, opened = SlowBoot(device.folder / "boot"), devices.opened
+    monkeypatch.setattr(devices, "opened", lambda path: boot if path.name == "boot" else opened(path))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "x.bfb").write_bytes(b"image")
+    (folder / "d.cfg").write_bytes(b"# bf.cfg\n")
+
+    def activator() -> Activator:
+        card = RshimCard(Place("0000:04:00", devices=device.folder.parent))
+        store = Store(tmp_path / "state" / "card.json")
+        return Activator(card, Images(folder, "card"), store, timeout=None, metrics=DmsMetrics())
+
+    first = activator()
+    first.activate("x.bfb;d.cfg")
+    assert await asyncio.to_thread(boot.closing.wait, 20)
+    ending = asyncio.create_task(first.close())
+    await asyncio.sleep(0)
+    boot.taken.set()
+    await asyncio.wait_for(ending, 20)
+    second = activator()
+    assert second.current is not None
+    assert second.current.progress == "pushed"
+    second.resume()
+    device.log = [*INSTALLED, *UP]
+    async with asyncio.timeout(20):
+        while second.current.running:
+            await asyncio.sleep(0.01)
+    assert "DPU is ready" in second.current.message
+    assert device.booted == b"image# bf.cfg\n", "once"
 
 
 async def test_an_image_for_a_driver_that_is_gone_is_not_written_to_a_plain_file(
@@ -305,7 +395,6 @@ async def test_a_tool_that_fails_or_is_missing_is_named(
 async def test_a_device_that_does_not_answer_is_given_up(
     card: RshimCard, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await card.folder()
     (device.folder / "boot").unlink()
     (device.folder / "boot").mkdir()
     image = tmp_path / "x.bfb"

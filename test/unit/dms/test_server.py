@@ -53,6 +53,42 @@ async def test_the_firmware_is_told_as_far_as_it_is_known(tmp_path: Path) -> Non
             await client.firmware()
 
 
+def setting(names: str, value: gnmi_pb2.TypedValue | None = None) -> gnmi_pb2.Update:
+    path = gnmi_pb2.Path(elem=[gnmi_pb2.PathElem(name=name) for name in names.split("/")])
+    return gnmi_pb2.Update(path=path, val=value or gnmi_pb2.TypedValue(string_val="DPU"))
+
+
+MODE = setting("nvidia/mode/config/mode")
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (gnmi_pb2.SetRequest(update=[MODE, setting("foo")]), "/foo cannot be set"),
+        (gnmi_pb2.SetRequest(delete=[MODE.path], update=[MODE]), "/nvidia/mode/config/mode cannot be deleted"),
+        (
+            gnmi_pb2.SetRequest(update=[setting("nvidia/mode/config/mode", gnmi_pb2.TypedValue(uint_val=1))]),
+            "takes a string_val",
+        ),
+    ],
+)
+async def test_a_setting_that_asks_for_more_than_the_mode_changes_nothing(
+    tmp_path: Path, request_: gnmi_pb2.SetRequest, says: str
+) -> None:
+    card = CountingCard()
+    async with served(config(tmp_path), card) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match=says) as info:
+            await client._gnmi.Set(request_)
+        assert info.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert card.card_mode == "NIC"
+
+
+async def test_the_encoding_that_is_announced_is_the_one_that_is_spoken(tmp_path: Path) -> None:
+    async with served(config(tmp_path), CountingCard()) as client:
+        told = await client._gnmi.Capabilities(gnmi_pb2.CapabilityRequest())
+    assert list(told.supported_encodings) == [gnmi_pb2.PROTO]
+
+
 async def test_progress_names_version_and_percent(tmp_path: Path) -> None:
     card = CountingCard()
     async with served(config(tmp_path), card) as client:

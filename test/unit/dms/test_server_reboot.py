@@ -6,9 +6,15 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from dpf.dms.card import CardError
+from dpf.dms.hostreboot import HostReboots
+from dpf.dms.metrics import DmsMetrics
+from dpf.dms.state import Store
+from dpf.gnxi.gen import gnoi_system_pb2 as system_pb2
+from dpf.gnxi.gen import gnoi_types_pb2 as types_pb2
 from dpf.provisioning.dpu.install import Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
 from test.unit.dms.fakes import CountingCard, config, served
@@ -43,6 +49,50 @@ async def test_the_host_is_rebooted_once_per_request(tmp_path: Path, method: str
         async with asyncio.timeout(20):
             while len(card.resets) < 2:
                 await asyncio.sleep(0.01)
+
+
+def component(name: str) -> Any:
+    return types_pb2.Path(elem=[types_pb2.PathElem(name=name)])
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"delay": 600_000_000_000}, "cannot be delayed"),
+        ({"subcomponents": [component("CPU")]}, "CPU cannot be rebooted by itself"),
+        ({"subcomponents": [component("chassis"), component("CPU")]}, "CPU cannot be rebooted by itself"),
+    ],
+)
+async def test_a_reboot_of_less_than_the_host_or_later_than_now_is_refused(
+    tmp_path: Path, more: dict[str, Any], says: str
+) -> None:
+    card = CountingCard()
+    async with served(config(tmp_path), card) as client:
+        with pytest.raises(grpc.aio.AioRpcError, match=says) as info:
+            await client._system.Reboot(system_pb2.RebootRequest(method="COLD", message="r", **more))
+        assert info.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert await client.reboot_failure() == ""
+    assert card.resets == []
+
+
+async def test_a_reboot_that_two_ask_for_at_once_is_one(tmp_path: Path) -> None:
+    class Slow(CountingCard):
+        async def boot_id(self) -> str:
+            await asyncio.sleep(0)
+            return await super().boot_id()
+
+        async def power_cycle(self, power: Any, request: str) -> None:
+            await super().power_cycle(power, request)
+            await asyncio.Event().wait()
+
+    card = Slow()
+    reboots = HostReboots(card, Store(tmp_path / "card.json"), DmsMetrics())
+    asked = [reboots.ask(request, "COLD", "reset") for request in ("r1", "r1", "r2")]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    assert [str(outcome) for outcome in outcomes] == ["None", "None", "another reboot of the host is under way"]
+    await asyncio.sleep(0)
+    await reboots.close()
+    assert card.resets == [("COLD", "reset")]
 
 
 async def test_a_reboot_that_ended_this_process_is_not_taken_up_again(tmp_path: Path) -> None:

@@ -37,6 +37,20 @@ def test_vendor_and_device_make_a_dpu(tmp_path: Path, vendor: str, device: str, 
     assert Sysfs(tmp_path).is_dpu("0000:04:00.0") is is_dpu
 
 
+@pytest.mark.parametrize(
+    ("vendor", "device", "is_rshim"),
+    [("0x15b3", "0xc2d5", True), ("0x15b3", "0xc2d3", True), ("0x15b3", "0xa2dc", False), ("0x8086", "0xc2d5", False)],
+)
+def test_the_management_function_of_a_card_is_told_from_its_ports(
+    tmp_path: Path, vendor: str, device: str, is_rshim: bool
+) -> None:
+    folder = devices(tmp_path) / "0000:04:00.2"
+    folder.mkdir(parents=True)
+    (folder / "vendor").write_text(f"{vendor}\n")
+    (folder / "device").write_text(f"{device}\n")
+    assert Sysfs(tmp_path).is_rshim("0000:04:00.2") == is_rshim
+
+
 def test_representors_are_not_taken_for_the_port(tmp_path: Path) -> None:
     plug(tmp_path, Hardware("0000:04:00", "ens1f0np0"))
     port = devices(tmp_path) / "0000:04:00.0" / "net"

@@ -14,11 +14,13 @@ from dpf.provisioning.dpu import dmspod, hostnetworkpod
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import ConfigError, Waiting
 from dpf.runtime.meta import to_wire
+from dpf.runtime.options import parse
 from dpf_api.dpu import DPU
 from dpf_api.dpuflavor import DPUFlavor
 from dpf_api.names import LABEL_DPU_PCI_ADDRESS
 from dpf_api.operatorconfig import DPFOperatorConfig
 from dpf_cmd import hostnetwork
+from dpf_cmd.dms import Options as DmsOptions
 from dpf_cmd.provisioning_manager import Options
 from test.spec import spec
 from test.unit.provisioning.worlds import dpu, host, pod
@@ -62,6 +64,17 @@ def test_the_dms_pod_belongs_to_its_dpu_and_to_its_host() -> None:
     assert "0.0.0.0:9340" in pod["containers"][0]["args"]
     assert "0000:04:00" in pod["containers"][0]["args"]
     assert [c["name"] for c in pod["initContainers"]] == ["rshim-preflight", "devlink-grace-period"]
+
+
+def test_the_rshim_driver_can_run_in_the_dms_pod() -> None:
+    """It makes device files on the host, maps the card's registers and binds kernel drivers by sysfs."""
+    pod = to_wire(dmspod.build(dpu(), SETTINGS))["spec"]
+    container = pod["containers"][0]
+    assert container["securityContext"] == {"privileged": True, "runAsUser": 0, "runAsGroup": 0}
+    assert {"name": "dev", "mountPath": "/dev"} in container["volumeMounts"]
+    assert {"name": "dev", "hostPath": {"path": "/dev", "type": "Directory"}} in pod["volumes"]
+    told = parse(DmsOptions, container["args"], prog="dms", description="")
+    assert (told.card, told.target_pci, told.rshim_driver, told.rshim_device) == ("rshim", "0000:04:00", "rshim", None)
 
 
 def test_the_metrics_of_dms_have_a_port_for_each_card_if_they_are_wanted() -> None:
