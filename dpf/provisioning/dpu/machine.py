@@ -53,6 +53,13 @@ class Pass:
         """
         for _ in range(STEPS):
             step = decide(self.phase)(self._look())
+            if isinstance(step, Act) and step.alone:
+                async with self._hands.alone(self._dpu.spec.node_name):
+                    # Another DPU of the host may have had its turn since.
+                    step = decide(self.phase)(self._look())
+                    if isinstance(step, Act):
+                        await self._act(step)
+                        continue
             match step:
                 case Advance():
                     self._advance(step)

@@ -103,7 +103,8 @@ def _again(seen: Seen, failed: Condition | None) -> Advance:
         return Advance(Phase.HOST_NETWORK_CONFIGURATION, changes=changes | {"conditions": done})
     if kind == ConditionType.REBOOTED.value:
         if _booted(seen):
-            return Advance(Phase.REBOOTING, changes=changes | {"conditions": done})
+            # By whomever: the request that failed was not it.
+            return Advance(Phase.REBOOTING, changes=changes | {"conditions": done, "reboot": None})
         # The same request, to be sent once more.
         changes["reboot"] = seen.reboot.model_copy(update={"issued_at": None})
     return Advance(Phase.INITIALIZING, changes=changes)
