@@ -25,6 +25,9 @@ STEPS = 50
 SEEN_LATER = 0.5
 """Seconds after which the outcome of an action is looked for again."""
 
+CLUSTER_AWAY = "DPUClusterClientGetError"
+"""The reason of any step that fails because the DPU cluster can't be reached: neither card nor host is to blame."""
+
 Decide = Callable[[Seen], Step]
 
 
@@ -142,7 +145,13 @@ class Pass:
 
     async def _report(self, step: Act, error: Exception) -> None:
         """Puts a failure into the condition, and into an event if it is not just a wait."""
-        reason = error.reason if isinstance(error, Waiting) else step.reason
+        match error:
+            case Waiting():
+                reason = error.reason
+            case ClusterUnavailable():
+                reason = CLUSTER_AWAY
+            case _:
+                reason = step.reason
         message = str(error) or type(error).__name__
         before = find(self._status.conditions, step.condition.value)
         self._take(waits(ConditionType(step.condition), reason, message))

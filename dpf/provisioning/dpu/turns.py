@@ -91,7 +91,7 @@ def announced(dpu: DPU) -> bool:
 
 
 def stuck(dpu: DPU) -> bool:
-    """Whether the DPU's installation waits for a person."""
+    """Whether the DPU's installation waits for something that may not come unless somebody does something."""
     said = find(dpu.status.conditions, ConditionType.OS_INSTALLED.value)
     return said is not None and said.status == "False" and said.reason in ATTENTION
 
@@ -108,8 +108,8 @@ def _issued(dpu: DPU) -> bool:
 def _flashing(dpu: DPU, at: datetime) -> float:
     """Seconds for which the DPU's card may still be at an installation; 0 if it is at none.
 
-    A DPU that waits for a person, for its image or flavor is gone, had its card flashed by an earlier manager, if at all; and
-    no installation takes longer than its budget.
+    A DPU that waits for something else, for its image or flavor is gone or its DPU cluster away, had its card flashed by an
+    earlier manager, if at all; and no installation takes longer than its budget.
     """
     install = dpu.status.install
     if dpu.status.phase is not Phase.OS_INSTALLING or install is None or install.started_at is None:

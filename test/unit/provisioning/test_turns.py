@@ -17,9 +17,11 @@ from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.outcome import Outcome
 from dpf.provisioning.dpu.phases import PHASES
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step, waits
+from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.metrics import Counts
+from dpf.runtime.errors import ClusterUnavailable
 from dpf.runtime.meta import Key
-from dpf_api.dpu import DPU, ConditionType, DPUStatus, Phase, Retry
+from dpf_api.dpu import DPU, ConditionType, DPUStatus, Install, Phase, Retry
 from test.unit.provisioning.decided import DMS, held, rebooted
 from test.unit.provisioning.worlds import BOOT, IMAGE, NOW, assigned, condition, host, see
 
@@ -156,6 +158,7 @@ class Host:
     def __init__(self, *dpus: DPU) -> None:
         self.dpus = {dpu.key: dpu for dpu in dpus}
         self.did: list[str] = []
+        self.error: Exception | None = None
         self.preparing, self.prepare_on, self.on_record = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def current(self, key: Key) -> DPU:
@@ -181,6 +184,8 @@ class Host:
     async def prepare(self, seen: Seen, attempt: int) -> Order:
         self.preparing.set()
         await self.prepare_on.wait()
+        if self.error is not None:
+            raise self.error
         return Order(seen.dpu.name, "image.bfb", IMAGE, b"")
 
     def start(self, *_: Any) -> None:
@@ -193,14 +198,18 @@ class Host:
         return self.dpus[Key("ns", name)].status.reason
 
 
+def hands_of(world: Host) -> Hands:
+    part, unused = cast("Any", world), cast("Any", None)
+    events = cast("Any", SimpleNamespace(normal=lambda *_, **__: None, warning=lambda *_, **__: None))
+    return Hands(part, unused, unused, unused, part, unused, unused, unused, unused, events, Counts())
+
+
 async def test_nothing_comes_between_the_look_at_the_others_and_the_flash() -> None:
     """The host's reset is put on record while the flash of another card, which was decided on before, is prepared."""
     world = Host(rebooted("d1"), flashed("d2", begun=False))
-    part: Any = world
-    events = SimpleNamespace(normal=lambda *_, **__: None, warning=lambda *_, **__: None)
-    unused: Any = None
-    hands = Hands(part, unused, unused, unused, part, unused, unused, unused, unused, cast("Any", events), Counts())
-    flash, resets = (Pass(dpu, part, hands).run(PHASES.__getitem__) for dpu in reversed(world.dpus.values()))
+    hands = hands_of(world)
+    observer = cast("Any", world)
+    flash, resets = (Pass(dpu, observer, hands).run(PHASES.__getitem__) for dpu in reversed(world.dpus.values()))
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
         tasks.create_task(flash)
         await world.preparing.wait()
@@ -209,3 +218,20 @@ async def test_nothing_comes_between_the_look_at_the_others_and_the_flash() -> N
         world.prepare_on.set()
     assert world.did == ["flash"]
     assert (world.reason("d1"), world.reason("d2")) == (GOES_FIRST, "Installing")
+
+
+@pytest.mark.parametrize("ago", [600, 1801])
+async def test_a_flash_that_can_not_be_gone_on_with_for_want_of_its_cluster_holds_the_host_no_longer_than_it_may_take(
+    ago: float,
+) -> None:
+    """A manager has begun it, and the next one can't reach the DPU cluster."""
+    began = NOW - timedelta(seconds=ago)
+    begun = changed(flashed(begun=True), {"install": Install(started_at=began)})
+    world = Host(begun)
+    world.error = ClusterUnavailable("ns/c", "cluster ns/c can't be reached")
+    world.prepare_on.set()
+    with pytest.raises(ClusterUnavailable):
+        await Pass(begun, cast("Any", world), hands_of(world)).run(PHASES.__getitem__)
+    assert (world.reason("d2"), "DPUClusterClientGetError" in ATTENTION) == ("DPUClusterClientGetError", True)
+    step = decided(rebooted("d1"), world.current(begun.key))
+    assert (isinstance(step, Hold), acts(step)) == ((True, "") if ago < 1800 else (False, "announce"))
