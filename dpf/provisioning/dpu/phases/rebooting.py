@@ -24,7 +24,7 @@ from dpf_api.dpu import ConditionType, Phase, Reboot
 
 log = get_logger(__name__)
 
-REBOOTED = ConditionType.REBOOTED
+REBOOTED, RUNNING = ConditionType.REBOOTED, ConditionType.DMS_RUNNING
 FAILED = "RebootFailed"
 MANUAL = "WaitingForManualPowerCycleOrReboot"
 SEND_AGAIN = (1.0, 60.0)
@@ -47,7 +47,7 @@ def decide(seen: Seen) -> Step:
     except ValueError as error:
         return Hold(waits(REBOOTED, "InvalidRebootCommand", str(error)))
     if policy.skip and seen.install.resets_itself is not False:
-        return _on("the reboot is skipped, as the node's annotation says")
+        return _on(seen, "the reboot is skipped, as the node's annotation says")
     if seen.boot_id != seen.install.boot_id:
         return _booted(seen)
     if policy.skip:
@@ -62,8 +62,12 @@ def decide(seen: Seen) -> Step:
     return _order(seen)
 
 
-def _on(message: str) -> Advance:
-    return Advance(Phase.HOST_NETWORK_CONFIGURATION, (done(REBOOTED, message),), {"required_reset": False})
+def _on(seen: Seen, message: str) -> Advance:
+    """On to the host's network. No phase looks at DMS until the DPU is Ready; so long it would be said what was amiss with it."""
+    pod = seen.dms_pod
+    answers = (done(RUNNING),) if pod is not None and pod.ready and not pod.deleting else ()
+    changes = {"required_reset": False}
+    return Advance(Phase.HOST_NETWORK_CONFIGURATION, (*answers, done(REBOOTED, message)), changes)
 
 
 def _booted(seen: Seen) -> Step:
@@ -79,7 +83,7 @@ def _booted(seen: Seen) -> Step:
         for other in seen.siblings
     )
     if ours or not for_another:
-        return _on("the host has booted since the system was installed")
+        return _on(seen, "the host has booted since the system was installed")
     return Advance(Phase.REBOOTING, changes={"install": seen.install.model_copy(update={"boot_id": seen.boot_id})})
 
 
