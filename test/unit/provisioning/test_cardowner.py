@@ -125,7 +125,7 @@ def drained(*names: str) -> NodeMaintenance:
 @pytest.mark.parametrize("phase", [Phase.INITIALIZING, Phase.NODE_EFFECT, Phase.DMS_DEPLOYMENT])
 async def test_who_steps_back_leaves_the_drain_to_the_owner_who_can_end_it_then(phase: Phase) -> None:
     """An earlier version went back to Initializing and kept its part in the drain."""
-    drain = {"drain": {}}
+    drain: dict[str, Any] = {"drain": {}}
     subject = assigned(nodeEffect=drain, status=status(phase))
     owner = assigned("d0", nodeEffect=drain, status=FLASHING)
     both = drained("d0", "d1")
