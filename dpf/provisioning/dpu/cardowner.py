@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from dpf.provisioning import indexes
-from dpf.provisioning.dpu import nodeeffect
+from dpf.provisioning.dpu import effects
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen, by_age
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Step, waits
@@ -28,14 +28,14 @@ def yielded(seen: Seen) -> Step | None:
     """What there is to do for a DPU whose card another one has; None if it has it itself."""
     if seen.dpu.status.phase not in BEFORE or begun(seen.dpu) or (owner := owner_of(seen)) is None:
         return None
+    if _pods(seen) or effects.held(seen):
+        return Act(step_back, INITIALIZED, TAKEN)
     if seen.dpu.status.phase is Phase.INITIALIZING:
         message = (
             f"card {seen.pci} of node {seen.dpu.spec.node_name} is DPU {owner.key}'s, which was there before; "
             "goes on when that one is deleted"
         )
         return Hold(waits(INITIALIZED, TAKEN, message))
-    if _pods(seen) or (seen.node is not None and nodeeffect.held(seen.node, seen.dpu.uid)):
-        return Act(step_back, INITIALIZED, TAKEN)
     return Advance(Phase.INITIALIZING, changes={"conditions": []})
 
 
@@ -64,10 +64,8 @@ def _pods(seen: Seen) -> list[Pod]:
 
 
 async def step_back(hands: Hands, seen: Seen) -> Changes | None:
-    """Takes away what stands in the owner's way. A drain of the host stays: the owner undoes it when it is Ready."""
+    """Takes away what stands in the owner's way, and lets go of the host: as long as this one waits, nobody would give it back.
+    Of a drain that the owner needs too, only the part in it is given up."""
     for pod in _pods(seen):
         await hands.client.delete(pod)
-    node = seen.node
-    if node is not None and (patch := nodeeffect.undo(node, seen.dpu.uid)) is not None:
-        await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
-    return None
+    return await effects.undo(hands, seen)

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dpf.provisioning import indexes
-from dpf.provisioning.dpu import cardowner, deleting, hostnetworkpod, nodehealth, podparts
+from dpf.provisioning.dpu import cardowner, deleting, hostnetworkpod, nodehealth, podparts, turns
 from dpf.provisioning.dpu.deciding import deciding
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.machine import Pass
 from dpf.provisioning.dpu.observe import Observer
-from dpf.provisioning.dpu.phases import rebooting
 from dpf.provisioning.dpu.steps import waits
 from dpf.runtime import podtrouble
 from dpf.runtime.cluster import Cluster
@@ -110,7 +109,7 @@ def dpu_stands(dpu: DPU) -> object:
     that changes with its phase alone, so it costs them no more wakes."""
     spec, status = dpu.spec, dpu.status
     touches = spec.node_effect, spec.automatic_node_reboot
-    return status.phase, dpu.deleting, indexes.pci_of(dpu), cardowner.begun(dpu), rebooting.stuck(dpu), touches
+    return status.phase, dpu.deleting, indexes.pci_of(dpu), cardowner.begun(dpu), turns.stuck(dpu), touches
 
 
 def cluster_stands(cluster: DPUCluster) -> object:

@@ -9,20 +9,29 @@ from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Changes
 from dpf.runtime.errors import Forbidden, Invalid, NotFound, Terminal
+from dpf.runtime.k8s import Node
 from dpf_api.nodemaintenance import NodeMaintenance
 
 
 def to_undo(seen: Seen) -> bool:
-    """Whether the host still bears an effect on behalf of this DPU."""
-    if seen.node is not None and nodeeffect.held(seen.node, seen.dpu.uid):
+    """Whether the host still bears an effect on behalf of this DPU, or of one that is no more."""
+    if seen.node is not None and nodeeffect.undo(seen.node, seen.dpu.uid, *_lost(seen, seen.node)) is not None:
         return True
     return _drain_to_undo(seen) is not None
+
+
+def held(seen: Seen) -> bool:
+    """Whether this DPU itself holds a mark or a drain of the host."""
+    if seen.node is not None and nodeeffect.held(seen.node, seen.dpu.uid):
+        return True
+    drain = seen.maintenance
+    return drain is not None and not drain.deleting and nodeeffect.owned(drain, seen.dpu.uid)
 
 
 async def mark(hands: Hands, seen: Seen) -> Changes | None:
     """Puts labels or taint on the host's Node."""
     node, effect = seen.node, seen.dpu.spec.node_effect
-    if node is not None and (patch := nodeeffect.apply(node, seen.dpu.uid, effect)) is not None:
+    if node is not None and (patch := nodeeffect.apply(node, seen.dpu.uid, effect, seen.dpu.namespace)) is not None:
         await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
         what = "labelled" if effect.custom_label else "tainted"
         hands.events.normal(seen.dpu, "NodeEffectApplied", f"node {node.name} is {what}", related=node, weight="step")
@@ -47,12 +56,13 @@ async def ask_for_drain(hands: Hands, seen: Seen) -> Changes | None:
 
 
 async def undo(hands: Hands, seen: Seen) -> Changes | None:
-    """Takes from the host what this DPU holds of it. What is gone already is fine."""
+    """Takes from the host what this DPU holds of it, and those that are no more. What is gone already is fine."""
     node = seen.node
     try:
-        if node is not None and (patch := nodeeffect.undo(node, seen.dpu.uid)) is not None:
+        if node is not None and (patch := nodeeffect.undo(node, seen.dpu.uid, *_lost(seen, node))) is not None:
             await hands.client.merge_patch(node, patch, resource_version=node.metadata.resource_version)
-            note = f"node {node.name} is rid of what it bore for this DPU"
+            whom = "this DPU" if nodeeffect.held(node, seen.dpu.uid) else "a DPU that is no more"
+            note = f"node {node.name} is rid of what it bore for {whom}"
             hands.events.normal(seen.dpu, "NodeEffectUndone", note, related=node, weight="step")
         if (maintenance := _drain_to_undo(seen)) is not None:
             await _end_drain(hands, seen, maintenance)
@@ -79,6 +89,11 @@ async def _end_drain(hands: Hands, seen: Seen, maintenance: NodeMaintenance) -> 
     if nodeeffect.ours(maintenance):
         # Another DPU may ask for it at this very moment: then it is not deleted but looked at again.
         await hands.client.delete(maintenance, resource_version=maintenance.metadata.resource_version)
+
+
+def _lost(seen: Seen, node: Node) -> set[str]:
+    """Who holds something of the host and is none of its DPUs any more."""
+    return nodeeffect.lost(node, {seen.dpu.uid, *(other.uid for other in seen.siblings)}, seen.watched)
 
 
 def _drain_to_undo(seen: Seen) -> NodeMaintenance | None:

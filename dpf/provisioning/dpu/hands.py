@@ -3,7 +3,11 @@ those who are told of it: events and counts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from dpf.provisioning.dpu.cardaccess import Card
@@ -14,6 +18,7 @@ from dpf.provisioning.volume import Volume
 from dpf.runtime.client import Client
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.jobs import Jobs
+from dpf.runtime.places import elsewhere
 from dpf.runtime.remote import RemoteClusters
 from dpf_api.dpu import DPU, Firmware
 from dpf_api.dpucluster import DPUCluster
@@ -41,6 +46,7 @@ class Hands:
 
     :param jobs: installations of cards.
     :param reboots: eyes kept on reboots of hosts.
+    :param hosts: of each host, what is held by the DPU whose turn it is there.
     """
 
     client: Client
@@ -54,3 +60,15 @@ class Hands:
     volume: Volume
     events: EventRecorder
     counts: Counts
+    hosts: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+
+    @asynccontextmanager
+    async def alone(self, host: str) -> AsyncIterator[None]:
+        """While no other DPU of the host is in here."""
+        turn = self.hosts[host]
+        async with elsewhere():  # another DPU may be asking a device
+            await turn.acquire()
+        try:
+            yield
+        finally:
+            turn.release()

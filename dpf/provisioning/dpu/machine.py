@@ -25,6 +25,9 @@ STEPS = 50
 SEEN_LATER = 0.5
 """Seconds after which the outcome of an action is looked for again."""
 
+CLUSTER_AWAY = "DPUClusterClientGetError"
+"""The reason of any step that fails because the DPU cluster can't be reached: neither card nor host is to blame."""
+
 Decide = Callable[[Seen], Step]
 
 
@@ -53,6 +56,13 @@ class Pass:
         """
         for _ in range(STEPS):
             step = decide(self.phase)(self._look())
+            if isinstance(step, Act) and step.alone:
+                async with self._hands.alone(self._dpu.spec.node_name):
+                    # Another DPU of the host may have had its turn since.
+                    step = decide(self.phase)(self._look())
+                    if isinstance(step, Act):
+                        await self._act(step)
+                        continue
             match step:
                 case Advance():
                     self._advance(step)
@@ -135,7 +145,13 @@ class Pass:
 
     async def _report(self, step: Act, error: Exception) -> None:
         """Puts a failure into the condition, and into an event if it is not just a wait."""
-        reason = error.reason if isinstance(error, Waiting) else step.reason
+        match error:
+            case Waiting():
+                reason = error.reason
+            case ClusterUnavailable():
+                reason = CLUSTER_AWAY
+            case _:
+                reason = step.reason
         message = str(error) or type(error).__name__
         before = find(self._status.conditions, step.condition.value)
         self._take(waits(ConditionType(step.condition), reason, message))

@@ -2,17 +2,19 @@
 
 Taints and labels are remembered in an annotation of the Node itself, written in the same patch: who (DPU uid) holds what, and
 what was there before. So only what DPUs put there is ever taken away; a taint or label that was there already stays; and of
-several DPUs of one host the last one to let go undoes it.
+several DPUs of one host the last one to let go undoes it. A holder that is no DPU any more, for its finalizer was taken off by
+hand or it was restored under another uid, does not keep it: whichever DPU of the host lets go next, lets go for it too.
 
-A drain is a NodeMaintenance named after the host. It is shared the same way: we are one of its requestors for as long as a DPU
-of the host needs it. Of one that a DPU made, the owners are the DPUs that need it, the one that made it as its controller; so
-the garbage collector keeps it until the last of them is gone. One that others made has no owner from us.
+A drain is a NodeMaintenance named after the host, in the namespace of the DPU. DPUs of that namespace share it the same way: we
+are one of its requestors for as long as a DPU of the host needs it. Of one that a DPU made, the owners are the DPUs that need it,
+the one that made it as its controller; so the garbage collector keeps it until the last of them is gone. One that others made
+has no owner from us.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from dpf.runtime.conditions import is_true
@@ -24,7 +26,8 @@ from dpf_api.nodeeffect import NodeEffect
 from dpf_api.nodemaintenance import DrainSpec, NodeMaintenance, NodeMaintenanceSpec
 
 ANNOTATION = f"{GROUP}/node-effects"
-"""Of a host Node: JSON, ``{"<kind>/<what>": {"holders": [uid, ...], "before": ...}}``; kind is ``taint`` or ``label``."""
+"""Of a host Node: JSON, ``{"<kind>/<what>": {"holders": [uid, ...], "before": ..., "namespaces": {uid: namespace}}}``; kind is
+``taint`` or ``label``. An earlier version knew no namespaces."""
 
 Ledger = dict[str, dict[str, Any]]
 
@@ -56,9 +59,30 @@ def ledger(node: Node) -> Ledger:
     """Who holds what on the Node; what can't be read counts as nothing."""
     try:
         found = json.loads(node.annotations.get(ANNOTATION, "{}"))
-        return {key: {"holders": list(entry["holders"]), "before": entry.get("before")} for key, entry in found.items()}
+        return {
+            key: {
+                "holders": list(entry["holders"]),
+                "before": entry.get("before"),
+                "namespaces": dict(entry.get("namespaces") or {}),
+            }
+            for key, entry in found.items()
+        }
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
+
+
+def lost(node: Node, known: Collection[str], watched: str) -> set[str]:
+    """The uids of holders that are no DPUs any more.
+
+    :param known: uids of the host's DPUs in the watched namespace.
+    :param watched: the namespace that this process looks at, all if empty; of DPUs of others it can't know.
+    """
+    return {
+        uid
+        for entry in ledger(node).values()
+        for uid in entry["holders"]
+        if uid not in known and watched in ("", entry["namespaces"].get(uid))
+    }
 
 
 def marked(node: Node, uid: str, effect: NodeEffect) -> bool:
@@ -66,30 +90,33 @@ def marked(node: Node, uid: str, effect: NodeEffect) -> bool:
     return apply(node, uid, effect) is None
 
 
-def apply(node: Node, uid: str, effect: NodeEffect) -> dict[str, Any] | None:
-    """The merge patch that puts labels or taint on the Node for the DPU; None if they are there."""
+def apply(node: Node, uid: str, effect: NodeEffect, namespace: str = "") -> dict[str, Any] | None:
+    """The merge patch that puts labels or taint on the Node for the DPU of a namespace; None if they are there."""
     book, labels, taints = ledger(node), dict(node.labels), list(node.spec.taints)
     if effect.custom_label:
         for key, value in effect.custom_label.items():
-            _take(book, f"label/{key}", uid, before=labels.get(key))
+            _take(book, f"label/{key}", uid, namespace, before=labels.get(key))
             labels[key] = value
     elif effect.taint is not None:
         wanted = effect.taint
         same = next((t for t in taints if (t.key, t.effect) == (wanted.key, wanted.effect)), None)
-        _take(book, f"taint/{wanted.key}:{wanted.effect}", uid, before="there" if same is not None else None)
+        before = "there" if same is not None else None
+        _take(book, f"taint/{wanted.key}:{wanted.effect}", uid, namespace, before=before)
         if same is None:
             taints.append(Taint(key=wanted.key, value=wanted.value, effect=wanted.effect))
     return _patch(node, book, labels, taints)
 
 
-def undo(node: Node, uid: str) -> dict[str, Any] | None:
-    """The merge patch that takes from the Node what the DPU holds and nobody else does; None if it holds nothing."""
+def undo(node: Node, *uids: str) -> dict[str, Any] | None:
+    """The merge patch that takes from the Node what the DPUs hold and nobody else does; None if they hold nothing."""
     book, labels, taints = ledger(node), dict(node.labels), list(node.spec.taints)
     for mark, entry in list(book.items()):
-        if uid not in entry["holders"]:
+        left = [uid for uid in entry["holders"] if uid not in uids]
+        if left == entry["holders"]:
             continue
-        entry["holders"].remove(uid)
-        if entry["holders"]:
+        if left:
+            namespaces = {uid: namespace for uid, namespace in entry["namespaces"].items() if uid in left}
+            book[mark] = entry | {"holders": left, "namespaces": namespaces}
             continue
         del book[mark]
         kind, _, what = mark.partition("/")
@@ -103,10 +130,11 @@ def undo(node: Node, uid: str) -> dict[str, Any] | None:
     return _patch(node, book, labels, taints)
 
 
-def _take(book: Ledger, mark: str, uid: str, *, before: str | None) -> None:
-    entry = book.setdefault(mark, {"holders": [], "before": before})
+def _take(book: Ledger, mark: str, uid: str, namespace: str, *, before: str | None) -> None:
+    entry = book.setdefault(mark, {"holders": [], "before": before, "namespaces": {}})
     if uid not in entry["holders"]:
         entry["holders"].append(uid)
+        entry["namespaces"][uid] = namespace
 
 
 def _patch(node: Node, book: Ledger, labels: Mapping[str, str], taints: list[Taint]) -> dict[str, Any] | None:
@@ -190,9 +218,10 @@ def leave(maintenance: NodeMaintenance, uid: str, siblings: Iterable[DPU]) -> di
 
 def needed_by_others(maintenance: NodeMaintenance, siblings: Iterable[DPU]) -> bool:
     """Whether another DPU of the same host and namespace still needs it drained: it is among the owners, or far enough on
-    its way to have asked."""
+    its way to have asked. One of another namespace has a drain of its own."""
     return any(
         not other.deleting
+        and other.namespace == maintenance.namespace
         and other.status.phase not in HOLDS_UNTIL
         and (
             owned(maintenance, other.uid)

@@ -36,6 +36,7 @@ class Seen:
     :param dpu_node: the card's Node in its DPU cluster.
     :param away: why the DPU cluster can't be looked into; empty if it can.
     :param siblings: the other DPUs of the same host.
+    :param watched: the namespace whose DPUs are seen; all if empty.
     :param networks: the host network pods of those that have one, by the DPU's uid.
     :param config: the settings of the whole system: of several the oldest.
     :param ignored: the other ones.
@@ -57,6 +58,7 @@ class Seen:
     dpu_node: Node | None = None
     away: str = ""
     siblings: tuple[DPU, ...] = ()
+    watched: str = ""
     networks: Mapping[str, Pod] = field(default_factory=dict)
     config: DPFOperatorConfig | None = None
     ignored: tuple[DPFOperatorConfig, ...] = ()
@@ -137,6 +139,7 @@ class Observer:
         self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], reboots: Jobs[Any], settings: Settings
     ) -> None:
         self._cache = cluster.cache
+        self._watched = cluster.namespace
         self._remotes = remotes
         self._jobs = jobs
         self._reboots = reboots
@@ -167,6 +170,7 @@ class Observer:
             dpu_node=dpu_node,
             away=away,
             siblings=tuple(siblings),
+            watched=self._watched,
             networks={uid: pod for uid, pod in networks.items() if pod is not None},
             config=configs[0] if configs else None,
             ignored=tuple(configs[1:]),

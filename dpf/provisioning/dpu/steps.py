@@ -40,12 +40,14 @@ class Act:
     """Do something, then decide again. If it fails, the condition says why (``reason``) and the DPU is tried again.
 
     :param also: conditions that hold whether it fails or not.
+    :param alone: whether it is done for one DPU of a host at a time, and decided on once more when the DPU has its turn.
     """
 
     do: Action
     condition: ConditionType
     reason: str = "ErrorOccured"
     also: tuple[Condition, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)

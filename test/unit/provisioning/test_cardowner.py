@@ -13,9 +13,10 @@ from dpf.provisioning.dpu.cardowner import owner_of, step_back, yielded
 from dpf.provisioning.dpu.deciding import deciding
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.steps import Act, Advance, Hold
-from dpf.runtime.k8s import Node
 from dpf.runtime.meta import Object
 from dpf_api.dpu import DPU, Phase
+from dpf_api.names import MAINTENANCE_OWNER, REQUESTOR
+from dpf_api.nodemaintenance import NodeMaintenance
 from test.unit.provisioning.worlds import NOW, assigned, dpu, host, pod, see
 
 EARLIER = NOW - timedelta(seconds=1)
@@ -82,17 +83,23 @@ def test_a_dpu_that_does_not_know_its_card_takes_nobodys() -> None:
     assert owner_of(see(bare, siblings=(dpu("d0", made=EARLIER),), node=host())) is None
 
 
-class Deleting:
-    """Notes what is deleted and how Nodes are patched."""
+class Api:
+    """Notes what is deleted and how objects are patched."""
 
     def __init__(self) -> None:
         self.did: list[Any] = []
 
-    async def delete(self, obj: Object) -> None:
+    async def delete(self, obj: Object, **_: Any) -> None:
         self.did.append(obj.name)
 
-    async def merge_patch(self, _: Node, patch: dict[str, Any], *, resource_version: str) -> None:
-        self.did.append(patch["metadata"]["labels"])
+    async def merge_patch(self, obj: Any, patch: dict[str, Any], *, resource_version: str) -> Any:
+        self.did.append(patch)
+        return obj
+
+    @property
+    def hands(self) -> Hands:
+        events = SimpleNamespace(normal=lambda *_, **__: None)
+        return cast("Hands", SimpleNamespace(client=self, events=events))
 
 
 async def test_who_steps_back_takes_away_its_pods_and_its_mark_of_the_host() -> None:
@@ -102,6 +109,42 @@ async def test_who_steps_back_takes_away_its_pods_and_its_mark_of_the_host() -> 
     marked = host(annotations=patch["metadata"]["annotations"], busy="yes")
     seen = see(subject, siblings=(dpu("d0", made=EARLIER),), node=marked, dms_pod=pod("d1-dms"))
     assert isinstance(yielded(seen), Act)
-    client = Deleting()
-    await step_back(cast("Hands", SimpleNamespace(client=client)), seen)
-    assert client.did == ["d1-dms", {"busy": None}]
+    api = Api()
+    await step_back(api.hands, seen)
+    assert [api.did[0], api.did[1]["metadata"]["labels"]] == ["d1-dms", {"busy": None}]
+
+
+def drained(*names: str) -> NodeMaintenance:
+    owners = [{"apiVersion": "v1", "kind": "DPU", "name": name, "uid": f"uid-{name}"} for name in names]
+    wanted = {"requestorID": MAINTENANCE_OWNER, "nodeName": "worker1", "additionalRequestors": [REQUESTOR]}
+    return NodeMaintenance.model_validate(
+        {"metadata": {"name": "worker1", "namespace": "ns", "ownerReferences": owners}, "spec": wanted}
+    )
+
+
+@pytest.mark.parametrize("phase", [Phase.INITIALIZING, Phase.NODE_EFFECT, Phase.DMS_DEPLOYMENT])
+async def test_who_steps_back_leaves_the_drain_to_the_owner_who_can_end_it_then(phase: Phase) -> None:
+    """An earlier version went back to Initializing and kept its part in the drain."""
+    drain: dict[str, Any] = {"drain": {}}
+    subject = assigned(nodeEffect=drain, status=status(phase))
+    owner = assigned("d0", nodeEffect=drain, status=FLASHING)
+    both = drained("d0", "d1")
+    seen = see(subject, siblings=(owner,), maintenance=both)
+    step = yielded(seen)
+    assert isinstance(step, Act)
+    assert step.do is step_back
+    api = Api()
+    await step_back(api.hands, seen)
+    [patch] = api.did
+    assert [each["name"] for each in patch["metadata"]["ownerReferences"]] == ["d0"]
+    waiting = assigned(nodeEffect=drain, status=status(Phase.INITIALIZING))
+    assert isinstance(yielded(see(waiting, siblings=(owner,), maintenance=drained("d0"))), Hold)
+    assert not nodeeffect.needed_by_others(drained("d0"), [waiting]), "and so the owner ends it when it is Ready"
+
+
+async def test_who_steps_back_ends_a_drain_that_nobody_else_needs() -> None:
+    subject = assigned(nodeEffect={"drain": {}}, status=status(Phase.NODE_EFFECT))
+    owner = assigned("d0", status=status(Phase.READY))
+    api = Api()
+    await step_back(api.hands, see(subject, siblings=(owner,), maintenance=drained("d1")))
+    assert api.did == [{"spec": {"additionalRequestors": []}}, "worker1"]

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dpf.provisioning.dpu import dmsserver, nodehealth, podhealth
-from dpf.provisioning.dpu.phases import ready
+from dpf.provisioning.dpu.phases import host_network, ready
 from dpf.provisioning.dpu.steps import Act, Hold
-from dpf.runtime.k8s import Node
+from dpf.runtime.k8s import Node, Pod
 from dpf_api.dpu import ConditionType
 from test.unit.provisioning.test_waits import ENDED, standing
 from test.unit.provisioning.worlds import NOW, assigned, card_node, cluster, condition, pod, see
@@ -224,3 +224,20 @@ def test_a_heartbeat_is_no_reason_to_look() -> None:
     assert before != after
     assert nodehealth.stands(before) == nodehealth.stands(after)
     assert nodehealth.stands(before) != nodehealth.stands(reporting(DiskPressure="True"))
+
+
+@pytest.mark.parametrize(
+    ("network", "what"),
+    [
+        (None, host_network.create),
+        (pod("d1-hostnetwork", ready=False, phase="Failed"), podhealth.remove_ended),
+        (pod("d1-hostnetwork"), dmsserver.create),
+    ],
+    ids=["missing", "ended", "there"],
+)
+def test_the_pod_that_service_hangs_on_does_not_wait_for_a_dms_that_can_not_be_made(
+    network: Pod | None, what: object
+) -> None:
+    step = settled(dms_pod=None, hostnetwork_pod=network)
+    assert isinstance(step, Act)
+    assert step.do is what

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpf.provisioning.dpu import nodeeffect
+from dpf.provisioning.dpu import effects, nodeeffect
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import to_wire
 from dpf_api.dpu import DPU
 from dpf_api.names import MAINTENANCE_OWNER, REQUESTOR
 from dpf_api.nodeeffect import NodeEffect, Taint
 from dpf_api.nodemaintenance import NodeMaintenance
-from test.unit.provisioning.worlds import assigned
+from test.unit.provisioning.worlds import assigned, host, see
 
 
 def node(labels: dict[str, str] | None = None, taints: list[dict[str, str]] | None = None) -> Node:
@@ -89,6 +91,50 @@ def test_an_annotation_that_cannot_be_read_counts_as_nothing() -> None:
         assert nodeeffect.ledger(broken) == {}
 
 
+def test_a_holder_that_is_no_dpu_any_more_does_not_keep_the_mark() -> None:
+    effect = NodeEffect(taint=Taint(key="k", value="v", effect="NoSchedule"))
+    bare = node()
+    both = patched(bare, nodeeffect.apply(bare, "gone", effect, "ns"))
+    both = patched(both, nodeeffect.apply(both, "u1", effect, "ns"))
+    lost = nodeeffect.lost(both, {"u1"}, "ns")
+    assert lost == {"gone"}
+    assert look(patched(both, nodeeffect.undo(both, "u1", *lost))) == look(bare)
+
+
+@pytest.mark.parametrize(("watched", "lost"), [("", {"old", "new"}), ("ns", {"new"}), ("other", set())])
+def test_of_dpus_in_namespaces_that_are_not_watched_nobody_knows_whether_they_are_gone(
+    watched: str, lost: set[str]
+) -> None:
+    """An entry of an earlier version does not say of which namespace it is."""
+    book = {"label/a": {"holders": ["old", "new"], "before": None, "namespaces": {"new": "ns"}}}
+    marked = Node.model_validate(
+        {"metadata": {"name": "n", "annotations": {nodeeffect.ANNOTATION: json.dumps(book)}, "labels": {"a": "b"}}}
+    )
+    assert nodeeffect.lost(marked, {"u1"}, watched) == lost
+    assert nodeeffect.held(marked, "old")
+
+
+def test_what_an_earlier_version_put_there_is_undone() -> None:
+    book = {"label/a": {"holders": ["u1", "u2"], "before": None}}
+    marked = Node.model_validate(
+        {"metadata": {"name": "n", "annotations": {nodeeffect.ANNOTATION: json.dumps(book)}, "labels": {"a": "b"}}}
+    )
+    one = patched(marked, nodeeffect.undo(marked, "u1"))
+    assert one.labels == {"a": "b"}
+    assert patched(one, nodeeffect.undo(one, "u2")).labels == {}
+
+
+def test_a_ready_dpu_gives_the_host_back_for_one_that_is_no_more() -> None:
+    effect = NodeEffect(custom_label={"busy": "yes"})
+    patch = nodeeffect.apply(host(), "uid-d2", effect, "ns")
+    assert patch is not None
+    marked = host(annotations=patch["metadata"]["annotations"], busy="yes")
+    ready = in_phase("d1", "Ready")
+    assert effects.to_undo(see(ready, node=marked))
+    assert not effects.to_undo(see(ready, node=marked, siblings=(in_phase("d2", "OS Installing"),)))
+    assert not effects.to_undo(see(ready, node=marked, watched="another"))
+
+
 DRAIN = {"drain": {"automaticNodeReboot": True}}
 
 
@@ -118,6 +164,13 @@ def test_a_drain_is_kept_while_another_dpu_of_the_host_needs_it() -> None:
     assert nodeeffect.needed_by_others(drain("uid-d1", "uid-d4"), [fresh]), (
         "it asked, and its status is not written yet"
     )
+
+
+def test_a_dpu_of_another_namespace_has_a_drain_of_its_own() -> None:
+    busy = in_phase("d2", "OS Installing")
+    elsewhere = busy.model_copy(update={"metadata": busy.metadata.model_copy(update={"namespace": "another"})})
+    assert nodeeffect.needed_by_others(drain("uid-d1"), [busy])
+    assert not nodeeffect.needed_by_others(drain("uid-d1"), [elsewhere])
 
 
 def test_each_dpu_that_needs_a_drain_owns_it_beside_the_one_that_made_it() -> None:

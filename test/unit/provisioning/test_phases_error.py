@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dpf.provisioning.dpu import jointoken
 from dpf.provisioning.dpu.phases import (
     error,
 )
@@ -131,3 +132,28 @@ def test_an_error_ends_when_its_cause_is_gone() -> None:
     assert isinstance(errored(ConditionType.HOST_NETWORK_READY, hostnetwork_pod=bad), Hold)
     assert isinstance(errored(ConditionType.HOST_NETWORK_READY, hostnetwork_pod=good), Act)
     assert isinstance(errored(ConditionType.DMS_RUNNING, dms_pod=pod("d1-dms")), Act)
+
+
+@pytest.mark.parametrize(
+    "kind", [ConditionType.READY, ConditionType.HOST_NETWORK_READY, ConditionType.REBOOTED, ConditionType.DMS_RUNNING]
+)
+def test_a_card_whose_join_token_has_ended_is_flashed_anew_once_somebody_asks_whatever_else_is_amiss(
+    kind: ConditionType,
+) -> None:
+    """DMS did not run when the host was rebooted by hand, and may by now; the network pod does."""
+    ended = condition(kind, False) | {"reason": jointoken.EXPIRED}
+    others = (ConditionType.DMS_RUNNING, ConditionType.READY)
+    conditions = [ended, *(condition(other, False) for other in others if other is not kind)]
+    around = {"node": host("boot-2"), "dms_pod": pod("d1-dms"), "hostnetwork_pod": pod("d1-hostnetwork")}
+
+    def step(**status: Any) -> Step:
+        install = {"attempt": 1, "bootID": BOOT}
+        failed = assigned(status={"phase": "Error", "conditions": conditions, "install": install} | status)
+        return error.decide(see(failed, **around))
+
+    left_alone = step()
+    assert isinstance(left_alone, Hold)
+    assert (left_alone.condition.reason, left_alone.after) == (jointoken.EXPIRED, None)
+    again = step(retry={"count": 1, "pending": True})
+    assert isinstance(again, Advance)
+    assert (again.phase, again.changes["install"].attempt) == (Phase.INITIALIZING, 2)

@@ -26,6 +26,7 @@ from test.unit.provisioning.worlds import (
     assigned,
     condition,
     host,
+    pod,
     see,
 )
 
@@ -175,3 +176,14 @@ def test_a_warm_reset_for_another_card_does_not_count_for_this_one(method: str, 
     assert (step.phase is Phase.REBOOTING) == own_needed
     if own_needed:
         assert step.changes["install"].boot_id == "boot-2"
+
+
+@pytest.mark.parametrize(("ready", "said"), [(True, ["DMSRunning", "Rebooted"]), (False, ["Rebooted"])])
+def test_what_was_amiss_with_dms_is_not_said_of_one_that_runs_again(ready: bool, said: list[str]) -> None:
+    """It did not, the host was rebooted by hand, and no phase looks at it until the DPU is Ready."""
+    subject = rebooted()
+    stale = [Condition.model_validate(condition(ConditionType.DMS_RUNNING, False))]
+    subject = subject.model_copy(update={"status": subject.status.model_copy(update={"conditions": stale})})
+    step = rebooting.decide(see(subject, node=host("boot-2"), dms_pod=pod("d1-dms", ready=ready)))
+    assert isinstance(step, Advance)
+    assert [each.type for each in step.conditions if each.status == "True"] == said

@@ -50,8 +50,11 @@ def _asked(seen: Seen) -> bool:
 
 
 def _failed(seen: Seen) -> Condition | None:
-    """What failed: the step that was not done; only without one what is said of the DPU as a whole."""
+    """What failed: the step that was not done; only without one what is said of the DPU as a whole. But a card whose join token
+    has ended must be flashed anew, whatever else is amiss."""
     failed = [each for each in reversed(seen.dpu.status.conditions) if each.status == "False"]
+    if (expired := next((each for each in failed if each.reason == jointoken.EXPIRED), None)) is not None:
+        return expired
     return next((each for each in failed if each.type != READY.value), failed[0] if failed else None)
 
 
@@ -63,7 +66,7 @@ def _broken(seen: Seen) -> list[Pod]:
 
 def _left(seen: Seen, failed: Condition | None) -> float | None:
     """Seconds until it is tried again unasked; None if it is not."""
-    if failed is None:
+    if failed is None or failed.reason == jointoken.EXPIRED:
         return None
     if failed.type == ConditionType.REBOOTED.value:
         return 0.0 if _booted(seen) else None
@@ -103,7 +106,8 @@ def _again(seen: Seen, failed: Condition | None) -> Advance:
         return Advance(Phase.HOST_NETWORK_CONFIGURATION, changes=changes | {"conditions": done})
     if kind == ConditionType.REBOOTED.value:
         if _booted(seen):
-            return Advance(Phase.REBOOTING, changes=changes | {"conditions": done})
+            # By whomever: the request that failed was not it.
+            return Advance(Phase.REBOOTING, changes=changes | {"conditions": done, "reboot": None})
         # The same request, to be sent once more.
         changes["reboot"] = seen.reboot.model_copy(update={"issued_at": None})
     return Advance(Phase.INITIALIZING, changes=changes)

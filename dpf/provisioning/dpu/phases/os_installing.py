@@ -1,7 +1,8 @@
 """OS Installing: the card is flashed with the image and its configuration, by a job beside the workers.
 
 What is asked of the card (version, digest of the configuration, attempt) is in the status before the card is asked. A manager
-that takes over renders the same bytes again and asks again; DMS knows the pair and goes on or answers that it is done.
+that takes over renders the same bytes again and asks again; DMS knows the pair and goes on or answers that it is done. None
+begins on a host that is about to be reset for another of its cards: see ``turns``.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from dpf.provisioning.bfcfg.join import TokenExpired
-from dpf.provisioning.dpu import dmsserver, jointoken, needs, nodelabels, podhealth, rebootpolicy
+from dpf.provisioning.dpu import dmsserver, jointoken, needs, nodelabels, podhealth, rebootpolicy, turns
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
 from dpf.provisioning.dpu.observe import Seen
@@ -50,8 +51,10 @@ def decide(seen: Seen) -> Step:
         return needs.image(seen, INSTALLED)
     if (step := dmsserver.server(seen)) is not None:
         return step
+    if (other := turns.before_flash(seen)) is not None:
+        return turns.hold(seen, INSTALLED, other)
     # Said with what is put on record, so that it is one write.
-    return Act(begin, INSTALLED, "InstallationFailed", (_at_it(seen),))
+    return Act(begin, INSTALLED, "InstallationFailed", (_at_it(seen),), alone=True)
 
 
 def _at_it(seen: Seen) -> Condition:

@@ -72,11 +72,13 @@ def _mended(seen: Seen, state: Hold) -> Act | None:
     said = (*state.also, state.condition)
     if seen.node is None:
         return None
-    if seen.dms_pod is None:
-        return Act(dmsserver.create, DMS, "DMSPodMissing", said)
-    if seen.hostnetwork_pod is None:
-        return Act(host_network.create, READY, "HostNetworkPodMissing", said)
-    for pod, kind in ((seen.dms_pod, DMS), (seen.hostnetwork_pod, NETWORK)):
+    # One at a time; first the one that service hangs on, in case that the other can't be made.
+    for pod, missing, kind in (
+        (seen.hostnetwork_pod, Act(host_network.create, READY, "HostNetworkPodMissing", said), NETWORK),
+        (seen.dms_pod, Act(dmsserver.create, DMS, "DMSPodMissing", said), DMS),
+    ):
+        if pod is None:
+            return missing
         if podhealth.ended(pod) and not pod.deleting and isinstance(step := podhealth.anew(seen, pod, kind), Act):
             return replace(step, also=said)
     return None

@@ -2,7 +2,7 @@
 
 That the host was rebooted is seen by its boot id, compared with that of the moment when the system was installed. The request is
 written to the status before it is made and carries an id, so it is made once however often this is run. Of several cards of
-one host one goes after the other, and none pulls the host from under another's installation.
+one host one goes after the other, and none pulls the host from under another's installation: see ``turns``.
 
 A DMS that does not answer is asked again. One that refuses the request, or took it and says that it could not carry it out, has
 failed: the DPU goes to Error and waits for somebody to ask for another try, or to reboot the host by hand. Another try bears
@@ -11,31 +11,22 @@ the same id, so DMS does again what failed and nothing that did not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import replace
-from datetime import datetime
-
-from dpf.provisioning.dpu import dmsserver, needs, rebootpolicy
+from dpf.provisioning.dpu import dmsserver, needs, rebootpolicy, turns
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import BUDGET, NoRoom, RebootFailed, Refused, Unreachable
+from dpf.provisioning.dpu.install import NoRoom, RebootFailed, Refused, Unreachable
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
-from dpf.provisioning.dpu.story import ATTENTION
-from dpf.provisioning.dpu.waiting import HOST_BACK, wait
-from dpf.runtime.conditions import find
+from dpf.provisioning.dpu.waiting import HOST_BACK
 from dpf.runtime.errors import Terminal, Waiting
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import now
-from dpf_api.dpu import DPU, ConditionType, Phase, Reboot
+from dpf_api.dpu import ConditionType, Phase, Reboot
 
 log = get_logger(__name__)
 
-REBOOTED = ConditionType.REBOOTED
+REBOOTED, RUNNING = ConditionType.REBOOTED, ConditionType.DMS_RUNNING
 FAILED = "RebootFailed"
 MANUAL = "WaitingForManualPowerCycleOrReboot"
-OTHER_DONE = BUDGET + HOST_BACK
-"""Seconds after which the wait for another card of the host is called overdue: it may have been flashed in them, and the host
-have come back for it."""
 SEND_AGAIN = (1.0, 60.0)
 """Seconds until a DMS that did not answer is asked for the reboot again: at least and at most. In between the longer, the longer it
 has not."""
@@ -56,7 +47,7 @@ def decide(seen: Seen) -> Step:
     except ValueError as error:
         return Hold(waits(REBOOTED, "InvalidRebootCommand", str(error)))
     if policy.skip and seen.install.resets_itself is not False:
-        return _on("the reboot is skipped, as the node's annotation says")
+        return _on(seen, "the reboot is skipped, as the node's annotation says")
     if seen.boot_id != seen.install.boot_id:
         return _booted(seen)
     if policy.skip:
@@ -71,34 +62,40 @@ def decide(seen: Seen) -> Step:
     return _order(seen)
 
 
-def _on(message: str) -> Advance:
-    return Advance(Phase.HOST_NETWORK_CONFIGURATION, (done(REBOOTED, message),), {"required_reset": False})
+def _on(seen: Seen, message: str) -> Advance:
+    """On to the host's network. No phase looks at DMS until the DPU is Ready; so long it would be said what was amiss with it."""
+    pod = seen.dms_pod
+    answers = (done(RUNNING),) if pod is not None and pod.ready and not pod.deleting else ()
+    changes = {"required_reset": False}
+    return Advance(Phase.HOST_NETWORK_CONFIGURATION, (*answers, done(REBOOTED, message)), changes)
 
 
 def _booted(seen: Seen) -> Step:
     """The host has booted since; but a reset for another card has not reset this one."""
     before = seen.install.boot_id
-    ours = seen.reboot.id == rebootpolicy.request_id(seen.dpu)
+    # A request that failed, or was not made yet, has reset nothing.
+    ours = turns.announced(seen.dpu) and seen.reboot.issued_at is not None
     for_another = any(
         other.status.reboot is not None
+        and other.status.phase is not Phase.ERROR
         and other.status.reboot.method == rebootpolicy.WARM
         and other.status.reboot.id.endswith(f"/{before}")
         for other in seen.siblings
     )
     if ours or not for_another:
-        return _on("the host has booted since the system was installed")
+        return _on(seen, "the host has booted since the system was installed")
     return Advance(Phase.REBOOTING, changes={"install": seen.install.model_copy(update={"boot_id": seen.boot_id})})
 
 
 def _order(seen: Seen) -> Step:
-    announced = seen.reboot.id == rebootpolicy.request_id(seen.dpu)
+    announced = turns.announced(seen.dpu)
     if announced and seen.reboot.issued_at is not None:
         return _issued(seen, HOST_BACK - (seen.now - seen.reboot.issued_at).total_seconds())
-    if not announced and (other := in_the_way(seen.dpu, seen.siblings, seen.now)) is not None:
-        return _after(seen, other)
+    if (other := turns.before_reset(seen) if announced else turns.before_announcing(seen)) is not None:
+        return turns.hold(seen, REBOOTED, other)
     if (step := dmsserver.server(seen)) is not None:
         return step
-    return Act(send, REBOOTED, "DMSUnreachable") if announced else Act(announce, REBOOTED)
+    return Act(send, REBOOTED, "DMSUnreachable", alone=True) if announced else Act(announce, REBOOTED)
 
 
 def _issued(seen: Seen, left: float) -> Step:
@@ -118,59 +115,6 @@ def _issued(seen: Seen, left: float) -> Step:
 
 def _coming_back(seen: Seen) -> str:
     return f"waiting for node {seen.dpu.spec.node_name} to come back from its reboot"
-
-
-def _after(seen: Seen, other: DPU) -> Hold:
-    """The wait for another card of the host."""
-    hold = wait(
-        seen,
-        REBOOTED,
-        "WaitingForOtherDPU",
-        f"DPU {other.name} of the same host goes first",
-        limit=OTHER_DONE,
-        overdue="OtherDPUOverdue",
-        then=f"look at what DPU {other.name} waits for",
-    )
-    left = _flashing(other, seen.now)
-    return hold if left <= 0 else replace(hold, after=min(left, hold.after or left))
-
-
-def _flashing(dpu: DPU, at: datetime) -> float:
-    """Seconds for which the DPU's card may still be at an installation; 0 if it is at none.
-
-    A DPU that waits for a person, for its image or flavor is gone, had its card flashed by an earlier manager, if at all; and
-    no installation takes longer than its budget.
-    """
-    install = dpu.status.install
-    if dpu.status.phase is not Phase.OS_INSTALLING or install is None or install.started_at is None:
-        return 0.0
-    if not stuck(dpu):
-        return BUDGET
-    return max(0.0, BUDGET - (at - install.started_at).total_seconds())
-
-
-def stuck(dpu: DPU) -> bool:
-    """Whether the DPU's installation waits for a person."""
-    said = find(dpu.status.conditions, ConditionType.OS_INSTALLED.value)
-    return said is not None and said.status == "False" and said.reason in ATTENTION
-
-
-def in_the_way(dpu: DPU, siblings: Iterable[DPU], at: datetime) -> DPU | None:
-    """The DPU of the same host that must be done before the host is rebooted for this one: one that is being flashed, one
-    whose reboot is under way, or the first by name of those that wait like this one."""
-    for other in siblings:
-        if other.deleting or other.uid == dpu.uid:
-            continue
-        phase, reboot = other.status.phase, other.status.reboot
-        if _flashing(other, at) > 0:
-            return other
-        if phase is Phase.REBOOTING:
-            announced = reboot is not None and reboot.id == rebootpolicy.request_id(other)
-            if announced or (
-                rebootpolicy.authorised(other) and (other.namespace, other.name) < (dpu.namespace, dpu.name)
-            ):
-                return other
-    return None
 
 
 async def announce(hands: Hands, seen: Seen) -> Remember:
