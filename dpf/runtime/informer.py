@@ -149,7 +149,8 @@ class _IndexTable:
         self._values: dict[Key, tuple[str, ...]] = {}
 
     def put(self, key: Key, obj: Any) -> None:
-        values = tuple(self.index.of(obj)) if obj is not None else ()
+        # Once each, whatever the function gives.
+        values = tuple(dict.fromkeys(self.index.of(obj))) if obj is not None else ()
         old = self._values.get(key, ())
         if values == old:
             return

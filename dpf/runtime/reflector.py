@@ -13,7 +13,7 @@ What it guarantees:
 * A server that was restored from a backup has not reached the last version seen: it says so, or says nothing at all, not even
   a bookmark. The former starts again like a 410, as do two streams in a row that were opened and stayed silent.
 * A stream that ends within a second without an event counts as failed (a proxy that cuts it would else be asked in a loop).
-* What is not an object of the kind (a Status, a Table) is never stored.
+* What is not an object of the kind (a Status, a Table) is never stored, nor is one that is nested too deeply to be read.
 """
 
 from __future__ import annotations
@@ -250,6 +250,10 @@ class Reflector(Generic[T]):
         async for line in lines:
             try:
                 event = wire.watch_event(line)
+            except wire.TooDeep as error:
+                # Asked for again it would be no other.
+                self._drop(error)
+                continue
             except wire.DecodeError as error:
                 raise api_error(503, "NotAnEvent", f"the watch of {self._kind} sent what is no event") from error
             if event.type == "ERROR":

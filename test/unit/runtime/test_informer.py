@@ -234,6 +234,18 @@ async def test_an_index_function_that_raises_does_not_stop_the_stream() -> None:
     assert informer.keys_by(index, "x") == [], "what it was found by before says nothing of what it is now"
 
 
+async def test_an_index_function_that_gives_a_value_twice_gives_it_once() -> None:
+    informer = Informer(Widget)
+    index = Index[Widget]("twice", lambda obj: ["x", "x"] if obj.spec.size == 1 else [])
+    informer.add_index(index)
+    informer.apply("ADDED", raw("a", 1))
+    assert informer.keys_by(index, "x") == [A]
+    informer.apply("MODIFIED", raw("a", 2, size=2))
+    assert informer.keys_by(index, "x") == []
+    informer.apply("DELETED", raw("a", 3))
+    assert A not in informer
+
+
 async def test_store_and_indexes_have_changed_before_a_handler_is_told() -> None:
     informer = Informer(Widget)
     informer.add_index(SIZE)

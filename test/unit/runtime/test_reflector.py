@@ -29,7 +29,7 @@ from test.unit.runtime.scripted import (
     status,
     stream,
 )
-from test.unit.runtime.widgets import Widget, widget
+from test.unit.runtime.widgets import Widget, too_deep, widget
 
 FIRST = module.BACKOFF_FIRST
 
@@ -310,6 +310,14 @@ async def test_what_is_no_object_of_the_kind_is_dropped_from_the_first_list_too(
         await r.until(lambda: bool(r.sizes()))
         assert [str(key) for key in r.informer.keys()] == ["n/a"]  # noqa: SIM118  (an informer is no mapping)
         assert r.reflector.stats.dropped == (b"BOOKMARK" not in line)
+
+
+async def test_what_is_nested_too_deeply_is_dropped_and_the_stream_goes_on() -> None:
+    deep = b'{"type": "ADDED", "object": %b}\n' % too_deep("deep", 4)
+    lines = [deep, *listed("a", version=5), deep, event("MODIFIED", widget("a", 6, size=6))]
+    async with reflecting(stream(*lines)) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
+        assert (r.reflector.stats.dropped, r.reflector.stats.failures) == (2, 0)
 
 
 async def test_what_is_no_object_of_the_kind_is_dropped_from_a_page_too() -> None:
