@@ -111,6 +111,11 @@ class HttpConnections:
         finally:
             connection.abort()
 
+    def end_streams(self) -> None:
+        """Ends all streams, which fail with :class:`ConnectionLost`."""
+        for connection in [each for each in self._open if each.streamed]:
+            connection.abort()
+
     def close(self) -> None:
         """Ends all connections; requests and streams that use them fail with :class:`ConnectionLost`."""
         self._closed = True
@@ -167,7 +172,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._socket: asyncio.Transport | None = None
         self._lost: ConnectionLost | None = None
-        self._asked = self._streamed = self._headed = False
+        self._asked = self.streamed = self._headed = False
         self._answered: asyncio.Future[Response] = self._loop.create_future()
         self._headers: dict[str, str] = {}
         self._body: deque[bytes] = deque()
@@ -194,7 +199,7 @@ class _Connection(asyncio.Protocol):
 
         :param silence: seconds without a byte after which this, and then :meth:`pieces`, raises :class:`TimeoutError`.
         """
-        self._streamed, self._silence = True, silence
+        self.streamed, self._silence = True, silence
         async with asyncio.timeout(silence):
             return await self.exchange(request)
 
@@ -266,12 +271,12 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._headed = True
-        if self._streamed:
+        if self.streamed:
             self._answer(b"")
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
-        if self._streamed:
+        if self.streamed:
             self._buffered += len(body)
             if self._buffered > BUFFERED and self._socket is not None:
                 self._socket.pause_reading()
@@ -282,8 +287,8 @@ class _Connection(asyncio.Protocol):
             return
         self._asked = False
         self.used_at = monotonic()
-        self.reusable = self.reusable and not self._streamed and bool(self._parser.should_keep_alive())
-        if self._streamed:
+        self.reusable = self.reusable and not self.streamed and bool(self._parser.should_keep_alive())
+        if self.streamed:
             self._wake()
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)

@@ -171,6 +171,11 @@ class Transport:
                 self.observer("WATCH", 0, perf_counter() - started)
             raise _no_answer(self.host, error) from error
 
+    def end_streams(self) -> None:
+        """Ends all watches, as if they had been cut."""
+        if self._connections is not None:
+            self._connections.end_streams()
+
     @property
     def _open(self) -> HttpConnections:
         if self._closed:

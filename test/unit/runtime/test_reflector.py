@@ -243,6 +243,37 @@ def test_no_server_sends_a_watch_away_for_longer_than_five_minutes() -> None:
     run_virtual(body)
 
 
+def test_a_back_off_ends_when_the_server_is_known_to_answer_unless_it_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST", 3600.0)
+    monkeypatch.setattr(module, "BACKOFF_MAX", 3600.0)
+
+    async def body() -> None:
+        client = Failing()
+        reflector = Reflector(cast("Client", client), Informer(Widget), Scope())
+        task = asyncio.create_task(reflector.run())
+        await asyncio.sleep(1)
+        reflector.resume()
+        await asyncio.sleep(1)
+        assert client.tries == [0.0, 1.0]
+
+        client.error = TooManyRequests(429, "TooManyRequests", "come back later")
+        client.error.retry_after = 100.0
+        reflector.resume()
+        await asyncio.sleep(1)
+        reflector.resume()
+        await asyncio.sleep(1)
+        assert client.tries == [0.0, 1.0, 2.0]
+        reflector.relist()
+        await asyncio.sleep(1)
+        assert client.tries == [0.0, 1.0, 2.0, 4.0], "another server has not asked for it"
+        task.cancel()
+        await asyncio.wait([task])
+
+    run_virtual(body)
+
+
 async def test_a_server_that_has_nothing_to_say_twice_is_listed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was restored from a backup says nothing, not even a bookmark, to who asks for a version it has not reached."""
     monkeypatch.setattr(module, "SILENCE", 0.05)
