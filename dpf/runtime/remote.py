@@ -114,7 +114,7 @@ class _Member:
     def observe(self, method: str, status: int, seconds: float) -> None:
         if self.task is not None and self.task.done():
             return  # Whoever still holds the client of a cluster that was disconnected.
-        self.metrics.count_request(self.client.transport.host, method, status, seconds)
+        self.metrics.count_request(self.client.transport.address, method, status, seconds)
         if status == 0 or (method == "WATCH" and status == 403):
             self.suspect.set()
 
@@ -207,13 +207,13 @@ class RemoteClusters:
         member = self._members.get(key)
         if member is not None and member.uid == uid:
             if member.kubeconfig != kubeconfig:
-                host = member.client.transport.host
+                address = member.client.transport.address
                 fresh = await member.opened(kubeconfig)
                 if member.is_another(kubeconfig):
                     # What is cached is of the cluster before: nobody may find it beside the client of the new one.
                     self._set(member, Health(ok=False, message="no answer yet"))
                 await member.use(kubeconfig, fresh)
-                self._forget_host(host)
+                self._forget_host(address)
                 log.info("cluster_credentials_changed", cluster=str(key))
             return
         group = self._holder.group
@@ -240,12 +240,12 @@ class RemoteClusters:
         if member.health.ok:
             self._tell(key, ok=False)
         await asyncio.wait([member.task])
-        self._forget_host(member.client.transport.host)
+        self._forget_host(member.client.transport.address)
         log.info("cluster_disconnected", cluster=str(key))
 
-    def _forget_host(self, host: str) -> None:
-        if all(member.client.transport.host != host for member in self._members.values()):
-            self._metrics.forget_host(host)
+    def _forget_host(self, address: str) -> None:
+        if all(member.client.transport.address != address for member in self._members.values()):
+            self._metrics.forget_host(address)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._members

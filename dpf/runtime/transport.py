@@ -61,6 +61,8 @@ class Transport:
         self._closed = False
         url = urlsplit(kubeconfig.server)
         self._base = url.path.rstrip("/")
+        self.address = kubeconfig.server.split("://", 1)[-1]
+        """The server's URL without its scheme, as errors and metrics name it: host, port, and a path if it has one."""
         # Compression would cost both sides more than it saves beside the server, where managers run.
         self._fixed = f"Host: {url.netloc}\r\nUser-Agent: {user_agent}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
 
@@ -79,11 +81,6 @@ class Transport:
         connections, self._connections, self._closed = self._connections, None, True
         if connections is not None:
             connections.close()
-
-    @property
-    def host(self) -> str:
-        """Host and port of the server, as metrics name it."""
-        return self.kubeconfig.server.split("://", 1)[-1]
 
     async def request(
         self,
@@ -125,12 +122,12 @@ class Transport:
             head = self._head(method, path, params, await self._tokens.token(fresh=fresh), body, content_type)
             connections = self._open
             started, status = perf_counter(), 0
-            span = tracing.tracer.request(method, self.host, path) if tracing.tracer is not None else None
+            span = tracing.tracer.request(method, self.address, path) if tracing.tracer is not None else None
             try:
                 response = await connections.request(head, body or b"", timeout)
                 status = response.status
             except (OSError, TimeoutError) as error:
-                raise _no_answer(self.host, error) from error
+                raise _no_answer(self.address, error) from error
             finally:
                 if self.observer is not None and not self._closed:
                     self.observer(method, status, perf_counter() - started)
@@ -169,7 +166,7 @@ class Transport:
         except (OSError, TimeoutError) as error:
             if status == 0 and self.observer is not None and not self._closed:
                 self.observer("WATCH", 0, perf_counter() - started)
-            raise _no_answer(self.host, error) from error
+            raise _no_answer(self.address, error) from error
 
     def end_streams(self) -> None:
         """Ends all watches, as if they had been cut."""
@@ -180,7 +177,7 @@ class Transport:
     def _open(self) -> HttpConnections:
         if self._closed:
             # Whoever was between two tries when the credentials were replaced.
-            raise Unavailable(0, "Closed", f"API server {self.host}: this connection was given up")
+            raise Unavailable(0, "Closed", f"API server {self.address}: this connection was given up")
         if self._connections is None:
             raise RuntimeError("the transport is not open; use it inside `async with`")
         return self._connections

@@ -403,8 +403,8 @@ async def test_disconnecting_stops_its_watches_and_forgets_it() -> None:
         assert b"n/one" not in metrics.render()
         with pytest.raises(Unavailable):
             await held.client.get(Widget, "a", "n")
-        assert f'host="{held.client.transport.host}"'.encode() not in metrics.render()
-        assert f'host="{client.transport.host}"'.encode() in metrics.render()
+        assert f'host="{held.client.transport.address}"'.encode() not in metrics.render()
+        assert f'host="{client.transport.address}"'.encode() in metrics.render()
         assert ONE not in w.remotes
         assert other.watching == 1, "nobody else is disturbed"
         await w.remotes.disconnect(ONE)
