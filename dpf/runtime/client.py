@@ -54,12 +54,10 @@ class Client:
         kubeconfig: Kubeconfig,
         *,
         field_owner: str,
-        user_agent: str = "",
         observer: RequestObserver | None = None,
         transport: Transport | None = None,
     ) -> None:
-        user_agent = user_agent or f"dpf/{field_owner}"
-        self.transport = transport or Transport(kubeconfig, user_agent=user_agent, observer=observer)
+        self.transport = transport or Transport(kubeconfig, user_agent=f"dpf/{field_owner}", observer=observer)
         self.field_owner = field_owner
         self.written: _List[Callable[[type[Object], bytes, Object, str], None]] = []
         """Called with kind, bytes and model of each object that a write of this client returned, and the resourceVersion that
@@ -105,7 +103,7 @@ class Client:
             params["continue"] = more
 
     async def watch(
-        self, kind: type[T], namespace: str = "", *, name: str = "", labels: str = "", resource_version: str = ""
+        self, kind: type[T], namespace: str = "", *, name: str = "", resource_version: str = ""
     ) -> AsyncGenerator[tuple[str, T], None]:
         """Events of one stream, starting with an ``ADDED`` for each object there is if no version is given.
 
@@ -116,7 +114,7 @@ class Client:
         """
         # Bookmarks come every minute or so: without them a watch of objects that do not change would look silent.
         params = {"watch": "true", "allowWatchBookmarks": "true"}
-        params |= _selectors(labels, f"metadata.name={name}" if name else "")
+        params |= _selectors("", f"metadata.name={name}" if name else "")
         if resource_version:
             params["resourceVersion"] = resource_version
         async with self.transport.stream(kind.RESOURCE.path(namespace), params, silence=SILENCE) as lines:
@@ -141,7 +139,7 @@ class Client:
             version: dict[str, str] = _version.validate_json(answer)
         except ValidationError:
             raise Unavailable(
-                200, "NotKubernetes", f"{self.transport.host} answers, but not as an API server"
+                200, "NotKubernetes", f"{self.transport.address} answers, but not as an API server"
             ) from None
         return version
 
@@ -178,19 +176,18 @@ class Client:
         answer = await self._write("PATCH", path, body, MERGE_PATCH)
         return self._stored(type(obj), answer, based_on=resource_version)
 
-    async def json_patch(self, obj: T, operations: Sequence[Mapping[str, Any]], *, subresource: str = "") -> T:
+    async def json_patch(self, obj: T, operations: Sequence[Mapping[str, Any]]) -> T:
         """Sends a JSON patch (RFC 6902); its ``test`` operations are preconditions.
 
         :raises Invalid: if a ``test`` does not hold; without ``details``, which it has if a rule is broken.
         """
-        path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
+        path = obj.RESOURCE.path(obj.namespace, obj.name)
         return self._stored(type(obj), await self._write("PATCH", path, list(operations), JSON_PATCH))
 
-    async def apply(self, obj: T, *, subresource: str = "", force: bool = True) -> T:
-        """Server-side apply of what is set on the model, under this client's field owner."""
-        path = obj.RESOURCE.path(obj.namespace, obj.name, subresource)
-        params = {"force": "true"} if force else {}
-        return self._stored(type(obj), await self._write("PATCH", path, to_wire(obj), APPLY_PATCH, params))
+    async def apply(self, obj: T) -> T:
+        """Server-side apply of what is set on the model, under this client's field owner, which takes fields from others."""
+        path = obj.RESOURCE.path(obj.namespace, obj.name)
+        return self._stored(type(obj), await self._write("PATCH", path, to_wire(obj), APPLY_PATCH, {"force": "true"}))
 
     def status(self, obj: T) -> StatusWriter[T]:
         """The status of an object, to be set: ``await client.status(obj).set(status)``."""

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from dpf.runtime.client import Client, UnreadableObject
+from dpf.runtime.errors import Forbidden
 from dpf.runtime.informer import Informer
 from dpf.runtime.meta import Key, Object, T
 from dpf.runtime.reflector import Reflector, Scope
@@ -96,9 +97,33 @@ class Cache:
         for reflector in self.reflectors.values():
             reflector.relist()
 
-    def refused(self) -> str:
-        """Why the server does not let a kind be listed or watched any more; empty if all are."""
-        return next((reflector.refused for reflector in self.reflectors.values() if reflector.refused), "")
+    def resume(self) -> bool:
+        """Has whoever waits out a back-off try again now, see :meth:`Reflector.resume`; whether any kind lags behind."""
+        lagging = self._lagging()
+        for reflector in lagging:
+            reflector.resume()
+        return bool(lagging)
+
+    async def current(self, *, timeout: float) -> None:
+        """Waits until all registered kinds are listed and watched.
+
+        :raises Forbidden: if the server does not let one be, after ``timeout`` seconds.
+        :raises TimeoutError: if one is not for another reason, which it tells.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while lagging := self._lagging():
+                    await lagging[0].current.wait()
+        except TimeoutError:
+            lagging = self._lagging()
+            if refused := next((each.refused for each in lagging if each.refused), ""):
+                raise Forbidden(403, "Forbidden", f"may this account list and watch? {refused}") from None
+            kinds = ", ".join(str(kind.RESOURCE) for kind, each in self.reflectors.items() if each in lagging)
+            why = next((f": {each.failure}" for each in lagging if each.failure), "")
+            raise TimeoutError(f"no whole list and watch of {kinds} within {timeout:g} s{why}") from None
+
+    def _lagging(self) -> list[Reflector[Any]]:
+        return [reflector for reflector in self.reflectors.values() if not reflector.current.is_set()]
 
     def _unreadable(self, kind: type[Object], key: Key, uid: str, error: UnreadableObject) -> None:
         if self.on_unreadable is not None:

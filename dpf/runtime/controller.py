@@ -171,11 +171,10 @@ class Controller(Generic[O]):
 
     # Being woken
 
-    def enqueue(self, key: Key, *, priority: int = 0, after: float = 0.0) -> None:
-        """The object needs a look, now or after so many seconds. Before the controller runs this does nothing: the first
-        list wakes everything anyway."""
+    def enqueue(self, key: Key, *, priority: int = 0) -> None:
+        """The object needs a look. Before the controller runs this does nothing: the first list wakes everything anyway."""
         if self._queue is not None:
-            self._queue.add_after(key, after, priority)
+            self._queue.add(key, priority)
 
     def register(self, cluster: Cluster, metrics: Metrics) -> None:
         """Names the kinds it watches to the cache, so that their lists begin; called before the caches are waited for."""

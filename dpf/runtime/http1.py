@@ -5,6 +5,7 @@ more than a whole reconcile does besides; this one spends about 50, and `httptoo
 
 * A connection serves one request at a time; done with it goes back to the pool, newest first out.
 * A request that is cancelled or overtaken by its deadline takes its connection with it: the answer may still come.
+* A server of several addresses is reached by the first that answers; one that is away costs a quarter of a second.
 * A stream has a connection of its own, which does not count to the limit; a slow reader makes the server wait, not us grow.
 * Nothing is sent again here. Who knows whether a request may be repeated is :mod:`dpf.runtime.transport`.
 
@@ -21,17 +22,24 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
+import aiohappyeyeballs
 import httptools
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for a connection and its TLS handshake."""
+NEXT_ADDRESS = 0.25
+"""Seconds after which the next address of a server is tried beside those that have not answered (RFC 8305)."""
 IDLE = 75.0
 """Seconds after which a kept connection is not used again; a Go server closes it after 90 (apiserver) or more."""
 BUFFERED = 1 << 20
 """Bytes that a stream holds for its reader before the server is made to wait."""
+
+
+_FRAMING = frozenset({"content-length", "transfer-encoding"})
+"""Headers that tell where a body ends."""
 
 
 class ConnectionLost(ConnectionError):
@@ -103,6 +111,11 @@ class HttpConnections:
         finally:
             connection.abort()
 
+    def end_streams(self) -> None:
+        """Ends all streams, which fail with :class:`ConnectionLost`."""
+        for connection in [each for each in self._open if each.streamed]:
+            connection.abort()
+
     def close(self) -> None:
         """Ends all connections; requests and streams that use them fail with :class:`ConnectionLost`."""
         self._closed = True
@@ -126,10 +139,9 @@ class HttpConnections:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             _, connection = await loop.create_connection(
                 lambda: _Connection(self._open.discard),
-                self._host,
-                self._port,
                 ssl=self._tls,
                 server_hostname=self._server_hostname,
+                **await self._reached(),
             )
         if self._closed or not connection.reusable:
             # Given up, or lost, while the handshake ran; what is lost already would never be taken out of the set again.
@@ -137,6 +149,16 @@ class HttpConnections:
             raise ConnectionLost("the connection was lost as soon as it was made")
         self._open.add(connection)
         return connection
+
+    async def _reached(self) -> dict[str, Any]:
+        """What is to be connected to: the server's one address, or a socket that is connected to one of several."""
+        addresses = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        if len(addresses) == 1:
+            return {"host": addresses[0][4][0], "port": self._port}
+        try:
+            return {"sock": await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)}
+        except RuntimeError as error:  # what uvloop has for some errors of sockets
+            raise ConnectionLost(str(error)) from error
 
 
 class _Connection(asyncio.Protocol):
@@ -150,7 +172,7 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._socket: asyncio.Transport | None = None
         self._lost: ConnectionLost | None = None
-        self._asked = self._streamed = False
+        self._asked = self.streamed = self._headed = False
         self._answered: asyncio.Future[Response] = self._loop.create_future()
         self._headers: dict[str, str] = {}
         self._body: deque[bytes] = deque()
@@ -177,7 +199,7 @@ class _Connection(asyncio.Protocol):
 
         :param silence: seconds without a byte after which this, and then :meth:`pieces`, raises :class:`TimeoutError`.
         """
-        self._streamed, self._silence = True, silence
+        self.streamed, self._silence = True, silence
         async with asyncio.timeout(silence):
             return await self.exchange(request)
 
@@ -231,12 +253,15 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._on_lost(self)
+        if error is None and self._lost is None and self._headed and self._headers.keys().isdisjoint(_FRAMING):
+            # A body of no stated length is whole when the connection ends (RFC 9112, 6.3): proxies' errors come so.
+            self.on_message_complete()
         self._lose(ConnectionLost(str(error) if error else "the server closed the connection"))
 
     # What the parser tells
 
     def on_message_begin(self) -> None:
-        self._headers = {}
+        self._headers, self._headed = {}, False
         if not self._asked:
             # An answer that nobody asked for, perhaps its first half only: its end would be taken for another's answer.
             self.abort("the server answered what was not asked")
@@ -245,12 +270,13 @@ class _Connection(asyncio.Protocol):
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
-        if self._streamed:
+        self._headed = True
+        if self.streamed:
             self._answer(b"")
 
     def on_body(self, body: bytes) -> None:
         self._body.append(body)
-        if self._streamed:
+        if self.streamed:
             self._buffered += len(body)
             if self._buffered > BUFFERED and self._socket is not None:
                 self._socket.pause_reading()
@@ -261,8 +287,8 @@ class _Connection(asyncio.Protocol):
             return
         self._asked = False
         self.used_at = monotonic()
-        self.reusable = self.reusable and not self._streamed and bool(self._parser.should_keep_alive())
-        if self._streamed:
+        self.reusable = self.reusable and not self.streamed and bool(self._parser.should_keep_alive())
+        if self.streamed:
             self._wake()
             return
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)

@@ -7,7 +7,7 @@ What it guarantees:
 * Store and indexes change before handlers are called; for one object handlers see versions in order, never an older one
   after a newer one. Between objects there is no order.
 * A relist swaps the whole store in one step and then tells of adds, changes and deletions; what vanished unseen is told as
-  ``DELETED`` with the last known object and :attr:`Change.final_state_unknown` set.
+  ``DELETED`` with the last known object.
 * Read your own writes: what a write through the cluster's client returned is in the cache when the write returns. The echo
   that the watch brings later is recognised by its version and told to nobody. A write that the watch has overtaken
   is dropped, so a deleted object does not come back; nor does one that was deleted here by a list that still has it.
@@ -74,7 +74,6 @@ class Change(Generic[T]):
         "_new_view",
         "_old",
         "_old_view",
-        "final_state_unknown",
         "initial",
         "key",
         "origin",
@@ -89,7 +88,6 @@ class Change(Generic[T]):
         new: Record | None,
         *,
         initial: bool = False,
-        final_state_unknown: bool = False,
         origin: object | None = None,
     ) -> None:
         self._informer = informer
@@ -102,7 +100,6 @@ class Change(Generic[T]):
         self.key: Key = (new or old).key  # type: ignore[union-attr]
         self.initial = initial
         """Part of the first list, or of a replay: nobody need hurry."""
-        self.final_state_unknown = final_state_unknown
         self.origin = origin
         """What :data:`ORIGIN` was, if this is nothing but the effect of a locked write made there."""
 
@@ -149,7 +146,8 @@ class _IndexTable:
         self._values: dict[Key, tuple[str, ...]] = {}
 
     def put(self, key: Key, obj: Any) -> None:
-        values = tuple(self.index.of(obj)) if obj is not None else ()
+        # Once each, whatever the function gives.
+        values = tuple(dict.fromkeys(self.index.of(obj))) if obj is not None else ()
         old = self._values.get(key, ())
         if values == old:
             return
@@ -310,7 +308,7 @@ class Informer(Generic[T]):
         initial = not self.synced.is_set()
         for key, known in old.items():
             if key not in fresh:
-                self._tell(Change(self, "DELETED", known, None, final_state_unknown=True))
+                self._tell(Change(self, "DELETED", known, None))
         for key, record in fresh.items():
             before = old.get(key)
             remade = before is not None and before is not record and before.uid != record.uid
@@ -396,7 +394,7 @@ class Informer(Generic[T]):
         if known is record:
             return
         if known is not None and remade:
-            self._tell(Change(self, "DELETED", known, None, final_state_unknown=True))
+            self._tell(Change(self, "DELETED", known, None))
             known = None
         kind = "ADDED" if known is None else "MODIFIED"
         self._tell(Change(self, kind, known, record, initial=initial, origin=origin))

@@ -218,7 +218,7 @@ async def _main(name: str, options: ManagerOptions, setup: Callable[[Manager], A
     metrics = Metrics()
     kubeconfig = Kubeconfig.load(options.kubeconfig)
     client = Client(kubeconfig, field_owner=name)
-    client.transport.observer = partial(metrics.count_request, client.transport.host)
+    client.transport.observer = partial(metrics.count_request, client.transport.address)
     async with client:
         manager = Manager(name, Cluster("host", client, namespace=options.namespace), options, metrics)
         loop = asyncio.get_running_loop()

@@ -289,7 +289,7 @@ class Metrics:
     def _of_clients(self) -> Iterator[Metric]:
         yield counter(
             "rest_client_requests",
-            "Requests to API servers; code 0 means no answer.",
+            "Requests to API servers, by address (a path included); code 0 means no answer.",
             {
                 (str(code), method, host): n
                 for host, rest in self._rest.items()

@@ -9,11 +9,11 @@ What it guarantees:
 * Every event and every bookmark moves the version forward.
 * A refused, cut or silent stream is resumed from the last version after a back-off: 0.8 s doubling to 30 s, with as much
   again at random, forgotten after two minutes of peace. 429 is waited out as the server asks, for five minutes at most. No
-  relist for any of these.
+  relist for any of these. Whoever finds the server there again ends a back-off (:meth:`Reflector.resume`), not a 429.
 * A server that was restored from a backup has not reached the last version seen: it says so, or says nothing at all, not even
   a bookmark. The former starts again like a 410, as do two streams in a row that were opened and stayed silent.
 * A stream that ends within a second without an event counts as failed (a proxy that cuts it would else be asked in a loop).
-* What is not an object of the kind (a Status, a Table) is never stored.
+* What is not an object of the kind (a Status, a Table) is never stored, nor is one that is nested too deeply to be read.
 """
 
 from __future__ import annotations
@@ -84,8 +84,10 @@ class Reflector(Generic[T]):
 
     def __init__(self, client: Client, informer: Informer[T], scope: Scope) -> None:
         self.stats = ReflectorStats()
-        self.failing_since: float | None = None
-        """``time.monotonic`` of the first of the present failures in a row, or None."""
+        self.current = asyncio.Event()
+        """Set while the cache follows the server: it has been listed, and the stream that goes on from there is open."""
+        self.failure = ""
+        """Why the last list or watch failed; empty once another has been opened."""
         self.refused = ""
         """Why the server does not let us list or watch, for as long as it does not; else empty."""
         self._client = client
@@ -99,6 +101,10 @@ class Reflector(Generic[T]):
         """Which one the running list is of."""
         self._streams_lists = True
         self._delay = BACKOFF_FIRST
+        self._go_on = asyncio.Event()
+        """The back-off, or the next one if there is none yet, is to end."""
+        self._sent_away = False
+        """The server has asked for the time that is being waited."""
         self._resumed_at = 0.0
         """When the back-off of the last failure ended."""
         self._mute = 0
@@ -108,11 +114,7 @@ class Reflector(Generic[T]):
         """Lists and watches for ever."""
         while True:
             try:
-                if self._version:
-                    await self._watch()
-                else:
-                    await self._list()
-                self._succeeded()
+                await self._follow()
             except Gone as error:
                 # From the newest state now; a second 410 in a row means trouble and is waited for.
                 self.stats.expired += 1
@@ -130,6 +132,26 @@ class Reflector(Generic[T]):
         self._server += 1
         self._version = ""
         self._streams_lists = True
+        self.current.clear()
+        self._go_on.set()
+
+    def resume(self) -> None:
+        """Ends a back-off, since the server answers again; one that it asked for itself is kept."""
+        if not self.current.is_set() and not self._sent_away:
+            self._go_on.set()
+
+    async def _follow(self) -> None:
+        try:
+            await (self._watch() if self._version else self._list())
+        finally:
+            self.current.clear()
+
+    def _opened(self) -> None:
+        self.failure = self.refused = ""
+
+    def _caught_up(self) -> None:
+        self.current.set()
+        self._go_on.clear()
 
     @property
     def _kind(self) -> str:
@@ -165,7 +187,7 @@ class Reflector(Generic[T]):
         params = self._watch_params(sendInitialEvents="true", resourceVersionMatch="NotOlderThan")
         collected: dict[tuple[str, str], bytes] | None = {}
         async with self._client.transport.stream(self._path, params, silence=SILENCE) as lines:
-            self.refused = ""
+            self._opened()
             async for event in self._events(lines):
                 if collected is None:
                     self._take(event)
@@ -224,7 +246,7 @@ class Reflector(Generic[T]):
             raise api_error(503, "OtherServer", f"the list of {self._kind} is of another server")
         self._informer.replace(raws, number)
         self._version = version
-        self._succeeded()
+        self._caught_up()
         log.debug("cache_filled", kind=self._kind, objects=len(raws))
 
     async def _watch(self) -> None:
@@ -232,7 +254,9 @@ class Reflector(Generic[T]):
         params = self._watch_params(resourceVersion=self._version)
         started, seen = monotonic(), False
         async with self._client.transport.stream(self._path, params, silence=SILENCE) as lines:
-            self.refused = ""
+            self._opened()
+            if self._version:  # else it is of a server that is asked no more
+                self._caught_up()
             try:
                 async for event in self._events(lines):
                     seen, self._mute = True, 0
@@ -250,6 +274,10 @@ class Reflector(Generic[T]):
         async for line in lines:
             try:
                 event = wire.watch_event(line)
+            except wire.TooDeep as error:
+                # Asked for again it would be no other.
+                self._drop(error)
+                continue
             except wire.DecodeError as error:
                 raise api_error(503, "NotAnEvent", f"the watch of {self._kind} sent what is no event") from error
             if event.type == "ERROR":
@@ -275,14 +303,10 @@ class Reflector(Generic[T]):
         self.stats.dropped += 1
         log.warning("event_dropped", kind=self._kind, error=str(error))
 
-    def _succeeded(self) -> None:
-        self.failing_since = None
-
     async def _back_off(self, error: ApiError | ConfigError) -> None:
         self.stats.failures += 1
-        now = monotonic()
-        self.failing_since = self.failing_since or now
-        if now - self._resumed_at > PEACE:
+        self.failure = str(error)
+        if monotonic() - self._resumed_at > PEACE:
             self._delay = BACKOFF_FIRST
         if isinstance(error, ApiError) and error.status == 0 and isinstance(error.__cause__, TimeoutError):
             self.stats.silent += 1
@@ -298,5 +322,19 @@ class Reflector(Generic[T]):
             log.warning("kind_forbidden", error=str(error), hint="let this account list and watch it")
         else:
             log.info("watch_failed", kind=self._kind, error=str(error), retry_in=round(pause, 1))
-        self._resumed_at = now + pause
-        await asyncio.sleep(pause)
+        self._sent_away = isinstance(error, TooManyRequests) and self._listed == self._server
+        if self._sent_away:
+            self._go_on.clear()
+        await until(self._go_on, pause)
+        self._go_on.clear()
+        self._sent_away = False
+        self._resumed_at = monotonic()
+
+
+async def until(event: asyncio.Event, seconds: float) -> None:
+    """Waits for the event, for so many seconds at most."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -4,10 +4,12 @@ What it guarantees:
 
 * A cluster is connected by key, uid and kubeconfig. The same again changes nothing; another kubeconfig changes the credentials
   under the running caches, which resume where they were. If it names another server or authority, that may be another cluster
-  with its own objects: everything is listed anew, and the differences are told. Another uid is another cluster.
+  with its own objects: the circuit opens until everything is listed anew, and the differences are told. Another uid is another
+  cluster.
 * Every cluster has a circuit. It opens when a probe gets no answer; the probe runs once a minute, and at once when a request
   got none or a watch was refused. While it is open :meth:`RemoteClusters.get` refuses, so that no worker waits for a time-out;
-  probing goes on with a back-off of 1 to 30 seconds, and when the cluster answers again the watches have resumed by themselves.
+  probing goes on with a back-off of 1 to 30 seconds. A probe that is answered has the watches resume at once, and it succeeds
+  when all have: a circuit that is closed never shows what was before the outage. A watch that fails for long opens it too.
 * A reconcile that waits for a cluster's answer takes no worker from others (:mod:`dpf.runtime.places`); waits it for longer than
   :data:`SILENCE`, the probe runs at once too.
 * Whatever goes wrong with one cluster, and be it what nobody expected, is logged, shown as its health and tried again after a
@@ -29,7 +31,7 @@ from typing import Any
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.complaints import complaint
-from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError, Forbidden
+from dpf.runtime.errors import ApiError, ClusterUnavailable, ConfigError
 from dpf.runtime.holder import TaskHolder
 from dpf.runtime.informer import Handler
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -37,6 +39,7 @@ from dpf.runtime.log import get_logger, hidden
 from dpf.runtime.meta import Key, Object, now
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.places import PLACES, elsewhere
+from dpf.runtime.reflector import until
 from dpf.runtime.transport import RequestObserver, Transport
 
 log = get_logger(__name__)
@@ -111,19 +114,27 @@ class _Member:
     def observe(self, method: str, status: int, seconds: float) -> None:
         if self.task is not None and self.task.done():
             return  # Whoever still holds the client of a cluster that was disconnected.
-        self.metrics.count_request(self.client.transport.host, method, status, seconds)
+        self.metrics.count_request(self.client.transport.address, method, status, seconds)
         if status == 0 or (method == "WATCH" and status == 403):
             self.suspect.set()
 
-    async def use(self, kubeconfig: Kubeconfig) -> None:
-        """Changes the credentials; the running watches end and resume with the new ones, on another server from a list."""
-        before = self.kubeconfig
-        fresh = self.transport(kubeconfig, self.client.field_owner)
-        await fresh.__aenter__()
+    def is_another(self, kubeconfig: Kubeconfig) -> bool:
+        """Whether it names another server, or another authority for it: that may be another cluster."""
+        return (self.kubeconfig.server, self.kubeconfig.ca) != (kubeconfig.server, kubeconfig.ca)
+
+    async def opened(self, kubeconfig: Kubeconfig) -> Transport:
+        """A transport with other credentials, to be used.
+
+        :raises ConfigError: if they cannot be.
+        """
+        return await self.transport(kubeconfig, self.client.field_owner).__aenter__()
+
+    async def use(self, kubeconfig: Kubeconfig, fresh: Transport) -> None:
+        """Changes the credentials; the running watches end and resume with the new ones, elsewhere from a list."""
+        if self.is_another(kubeconfig):
+            self.cluster.cache.relist()
         stale, self.client.transport = self.client.transport, fresh
         self.kubeconfig = kubeconfig
-        if (before.server, before.ca) != (kubeconfig.server, kubeconfig.ca):
-            self.cluster.cache.relist()
         self.suspect.set()
         self.renewed.set()
         await stale.__aexit__(None, None, None)
@@ -132,12 +143,16 @@ class _Member:
         """The server's version.
 
         :raises ApiError: if it does not answer, or does not let us in.
-        :raises TimeoutError: if the caches don't fill.
+        :raises TimeoutError: if the caches do not follow it.
         """
         version = await self.client.server_version(timeout=PROBE_TIMEOUT)
-        await self.cluster.cache.synced(timeout=PROBE_TIMEOUT)
-        if refused := self.cluster.cache.refused():
-            raise Forbidden(403, "Forbidden", f"may this account list and watch? {refused}")
+        cache = self.cluster.cache
+        if cache.resume():
+            await cache.current(timeout=PROBE_TIMEOUT)
+            # What a watch begins with that has just been opened is here by the time of another answer: what was missed, or
+            # a 410, which has everything listed.
+            version = await self.client.server_version(timeout=PROBE_TIMEOUT)
+            await cache.current(timeout=PROBE_TIMEOUT)
         return version.get("gitVersion", "")
 
 
@@ -192,9 +207,13 @@ class RemoteClusters:
         member = self._members.get(key)
         if member is not None and member.uid == uid:
             if member.kubeconfig != kubeconfig:
-                host = member.client.transport.host
-                await member.use(kubeconfig)
-                self._forget_host(host)
+                address = member.client.transport.address
+                fresh = await member.opened(kubeconfig)
+                if member.is_another(kubeconfig):
+                    # What is cached is of the cluster before: nobody may find it beside the client of the new one.
+                    self._set(member, Health(ok=False, message="no answer yet"))
+                await member.use(kubeconfig, fresh)
+                self._forget_host(address)
                 log.info("cluster_credentials_changed", cluster=str(key))
             return
         group = self._holder.group
@@ -221,12 +240,12 @@ class RemoteClusters:
         if member.health.ok:
             self._tell(key, ok=False)
         await asyncio.wait([member.task])
-        self._forget_host(member.client.transport.host)
+        self._forget_host(member.client.transport.address)
         log.info("cluster_disconnected", cluster=str(key))
 
-    def _forget_host(self, host: str) -> None:
-        if all(member.client.transport.host != host for member in self._members.values()):
-            self._metrics.forget_host(host)
+    def _forget_host(self, address: str) -> None:
+        if all(member.client.transport.address != address for member in self._members.values()):
+            self._metrics.forget_host(address)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._members
@@ -271,27 +290,37 @@ class RemoteClusters:
                 if _time() - started > PROBE_INTERVAL:
                     wait = PROBE_RETRY[0]
                 pause, wait = wait, min(2 * wait, PROBE_RETRY[1])
-                await _until(member.renewed, pause)
+                await until(member.renewed, pause)
 
     async def _watch_health(self, member: _Member) -> None:
         wait = PROBE_RETRY[0]
         while True:
             member.suspect.clear()
             member.renewed.clear()
+            lost = False
             try:
                 version = await member.probe()
             except (ApiError, ConfigError, TimeoutError) as error:
                 why = complaint(error, member.kubeconfig)
-                self._set(member, Health(ok=False, message=why, version=member.health.version))
-                pause, wait = wait, min(2 * wait, PROBE_RETRY[1])
+                health = Health(ok=False, message=why, version=member.health.version)
+                lost = isinstance(error, ApiError) and error.status == 0
             else:
-                self._set(member, Health(ok=True, message="", version=version))
+                health = Health(ok=True, message="", version=version)
+            if member.renewed.is_set():
+                continue  # Asked with credentials that are used no more.
+            if lost and member.health.ok:
+                # Its watches may be as dead; they would notice late, or be late with what they missed when it is back.
+                member.client.transport.end_streams()
+            self._set(member, health)
+            if health.ok:
                 pause, wait = PROBE_INTERVAL, PROBE_RETRY[0]
+            else:
+                pause, wait = wait, min(2 * wait, PROBE_RETRY[1])
             if member.health.ok:
-                await _until(member.suspect, pause)
+                await until(member.suspect, pause)
             else:
                 # Requests that fail meanwhile are no news.
-                await _until(member.renewed, pause)
+                await until(member.renewed, pause)
 
     def _set(self, member: _Member, health: Health) -> None:
         before = member.health
@@ -320,11 +349,3 @@ def _named(error: BaseException) -> str:
 
 def _time() -> float:
     return asyncio.get_running_loop().time()
-
-
-async def _until(event: asyncio.Event, seconds: float) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return

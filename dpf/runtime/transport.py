@@ -44,7 +44,8 @@ _TARGET = re.compile("[!-~]+")
 _SECONDS = re.compile("[0-9]{1,6}")
 
 RequestObserver = Callable[[str, int, float], None]
-"""Called after each request with method, status (0: no answer) and seconds."""
+"""Called after each request with method, status (0: no answer) and seconds. Of one that the transport's own end cut short
+nothing is told: the server is not to blame."""
 
 
 class Transport:
@@ -60,6 +61,8 @@ class Transport:
         self._closed = False
         url = urlsplit(kubeconfig.server)
         self._base = url.path.rstrip("/")
+        self.address = kubeconfig.server.split("://", 1)[-1]
+        """The server's URL without its scheme, as errors and metrics name it: host, port, and a path if it has one."""
         # Compression would cost both sides more than it saves beside the server, where managers run.
         self._fixed = f"Host: {url.netloc}\r\nUser-Agent: {user_agent}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
 
@@ -78,11 +81,6 @@ class Transport:
         connections, self._connections, self._closed = self._connections, None, True
         if connections is not None:
             connections.close()
-
-    @property
-    def host(self) -> str:
-        """Host and port of the server, as metrics name it."""
-        return self.kubeconfig.server.split("://", 1)[-1]
 
     async def request(
         self,
@@ -104,7 +102,8 @@ class Transport:
                 return await self._send(method, path, params, body, content_type, timeout)
             except ApiError as error:
                 pause = _pause(error, method, tries)
-                if pause is None:
+                if pause is None or self._closed:
+                    # Whoever gave it up has another; what is sent here is answered no more.
                     raise
                 log.debug("request_retried", method=method, path=path, status=error.status, seconds=round(pause, 3))
             await asyncio.sleep(pause)
@@ -121,15 +120,16 @@ class Transport:
     ) -> bytes:
         for fresh in (False, True):
             head = self._head(method, path, params, await self._tokens.token(fresh=fresh), body, content_type)
+            connections = self._open
             started, status = perf_counter(), 0
-            span = tracing.tracer.request(method, self.host, path) if tracing.tracer is not None else None
+            span = tracing.tracer.request(method, self.address, path) if tracing.tracer is not None else None
             try:
-                response = await self._open.request(head, body or b"", timeout)
+                response = await connections.request(head, body or b"", timeout)
                 status = response.status
             except (OSError, TimeoutError) as error:
-                raise _no_answer(self.host, error) from error
+                raise _no_answer(self.address, error) from error
             finally:
-                if self.observer is not None:
+                if self.observer is not None and not self._closed:
                     self.observer(method, status, perf_counter() - started)
                 if span is not None:
                     span.end({"http.response.status_code": status}, "" if 0 < status < 400 else f"HTTP {status}")
@@ -158,21 +158,26 @@ class Transport:
                 status = response.status
                 if self.observer is not None:
                     self.observer("WATCH", status, perf_counter() - started)
-                if status >= 400:
+                if status >= 300:
                     if status == 401:
                         await self._tokens.token(fresh=True)
                     raise _error("GET", path, replace(response, body=b"".join([piece async for piece in pieces])))
                 yield _lines(pieces)
         except (OSError, TimeoutError) as error:
-            if status == 0 and self.observer is not None:
+            if status == 0 and self.observer is not None and not self._closed:
                 self.observer("WATCH", 0, perf_counter() - started)
-            raise _no_answer(self.host, error) from error
+            raise _no_answer(self.address, error) from error
+
+    def end_streams(self) -> None:
+        """Ends all watches, as if they had been cut."""
+        if self._connections is not None:
+            self._connections.end_streams()
 
     @property
     def _open(self) -> HttpConnections:
         if self._closed:
             # Whoever was between two tries when the credentials were replaced.
-            raise Unavailable(0, "Closed", f"API server {self.host}: this connection was given up")
+            raise Unavailable(0, "Closed", f"API server {self.address}: this connection was given up")
         if self._connections is None:
             raise RuntimeError("the transport is not open; use it inside `async with`")
         return self._connections

@@ -102,6 +102,13 @@ _encode = msgspec.json.Encoder().encode
 DecodeError = msgspec.DecodeError
 
 
+class TooDeep(DecodeError):
+    """Lists and objects within each other, a thousand or so, which API servers store and no reader here follows."""
+
+    def __init__(self) -> None:
+        super().__init__("nested too deeply to be read")
+
+
 def version_of(resource_version: str) -> int:
     """A resourceVersion as a number: comparable within a resource type (KEP-5504); an empty one is 0.
 
@@ -118,12 +125,21 @@ def header(raw: bytes) -> Header:
 
     :raises DecodeError: if the bytes are not a Kubernetes object.
     """
-    return _header.decode(raw).metadata
+    try:
+        return _header.decode(raw).metadata
+    except RecursionError:
+        raise TooDeep from None
 
 
 def identity(raw: bytes | msgspec.Raw) -> Identity:
-    """Name, namespace, uid and version of an object."""
-    return _identity.decode(raw).metadata
+    """Name, namespace, uid and version of an object.
+
+    :raises DecodeError: if it is no object.
+    """
+    try:
+        return _identity.decode(raw).metadata
+    except RecursionError:
+        raise TooDeep from None
 
 
 def place(raw: bytes | msgspec.Raw, kind: str) -> Identity:
@@ -131,7 +147,10 @@ def place(raw: bytes | msgspec.Raw, kind: str) -> Identity:
 
     :raises DecodeError: if it is none: a Status, a Table, an object of another kind or without a name or version.
     """
-    found = _identity.decode(raw)
+    try:
+        found = _identity.decode(raw)
+    except RecursionError:
+        raise TooDeep from None
     if found.kind not in {"", kind}:
         raise DecodeError(f"a {found.kind} instead of a {kind}")
     if not found.metadata.name or not version_of(found.metadata.resource_version):
@@ -144,8 +163,11 @@ def slim(raw: bytes | msgspec.Raw) -> bytes:
 
     :raises DecodeError: if it is no object.
     """
-    fields = _fields.decode(raw)
-    metadata = _fields.decode(fields.get("metadata", b""))
+    try:
+        fields = _fields.decode(raw)
+        metadata = _fields.decode(fields.get("metadata", b""))
+    except RecursionError:
+        raise TooDeep from None
     if metadata.pop("managedFields", None) is None:
         return bytes(raw)
     fields["metadata"] = msgspec.Raw(_encode(metadata))
@@ -153,15 +175,22 @@ def slim(raw: bytes | msgspec.Raw) -> bytes:
 
 
 def watch_event(line: bytes) -> WatchEvent:
-    """A line of a watch stream."""
-    return _event.decode(line)
+    """A line of a watch stream.
+
+    :raises TooDeep: if its object is; the stream is one all the same.
+    :raises DecodeError: if it is no event.
+    """
+    try:
+        return _event.decode(line)
+    except RecursionError:
+        raise TooDeep from None
 
 
 def status(raw: bytes | msgspec.Raw) -> Status:
     """A Status object; an empty one if the bytes are something else (a proxy's HTML page)."""
     try:
         return _status.decode(raw)
-    except DecodeError:
+    except (DecodeError, RecursionError):
         return Status(message=bytes(raw)[:300].decode(errors="replace"))
 
 
@@ -170,7 +199,10 @@ def split_list(body: bytes) -> tuple[list[msgspec.Raw], str, str]:
 
     :raises DecodeError: if it is no list.
     """
-    page = _list.decode(body)
+    try:
+        page = _list.decode(body)
+    except RecursionError:
+        raise TooDeep from None
     if page.kind == "Status":
         raise DecodeError("a Status instead of a list")
     return page.items, page.metadata.resource_version, page.metadata.more

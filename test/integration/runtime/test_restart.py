@@ -26,6 +26,7 @@ from dpf.runtime.metrics import Metrics
 from dpf.runtime.options import ManagerOptions, Seconds
 from dpf.runtime.remote import RemoteClusters
 from dpf.runtime.testing import RETRY
+from dpf.sandbox import processes
 from dpf.sandbox.controlplane import binaries
 from dpf.sandbox.controlplane.plane import ClusterPlane
 from dpf.sandbox.controlplane.planes import ControlPlanes
@@ -33,6 +34,8 @@ from dpf.sandbox.controlplane.running import START_TIMEOUT, supervised
 from dpf.sandbox.processes import Supervised
 
 NAMESPACE = "default"
+AWAY = remote.PROBE_TIMEOUT + 1.0
+"""Seconds in which a probe fails, however slow the network is."""
 
 
 class Server:
@@ -42,14 +45,19 @@ class Server:
         self.plane, self.client = plane, client
         self._process = process
 
-    async def restart(self) -> None:
-        """Kills it as a power cut would, and returns when it serves again."""
+    async def restart(self, away: float = processes.FIRST_BACKOFF) -> None:
+        """Kills it as a power cut would, and returns when it serves again.
+
+        :param away: seconds after which it is started again at the earliest.
+        """
         self._process.restarts = 0
         pid = self._process.pid
-        assert self._process.kill()
-        async with asyncio.timeout(START_TIMEOUT):
-            while self._process.pid in {pid, None}:
-                await asyncio.sleep(RETRY)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(processes, "FIRST_BACKOFF", away)
+            assert self._process.kill()
+            async with asyncio.timeout(START_TIMEOUT):
+                while self._process.pid in {pid, None}:
+                    await asyncio.sleep(RETRY)
         await self._process.wait_ready(START_TIMEOUT)
 
     async def token(self, account: str) -> str:
@@ -290,7 +298,7 @@ async def test_a_remote_cluster_that_restarts_opens_and_closes_its_circuit_and_i
         await remotes.connect(key, "uid", server.client.transport.kubeconfig)
         assert await asyncio.wait_for(states.get(), 30)
         told = Told(remotes.get(key))
-        await server.restart()
+        await server.restart(away=AWAY)
         assert not await asyncio.wait_for(states.get(), 30)
         while not await asyncio.wait_for(states.get(), 60):
             """Refusals of a server that starts have other words: those are told too."""

@@ -19,6 +19,7 @@ from dpf.runtime import finalizers
 from dpf.runtime.client import Client, UnreadableObject, merge_diff
 from dpf.runtime.errors import (
     AlreadyExists,
+    ApiError,
     BadRequest,
     Conflict,
     Forbidden,
@@ -187,6 +188,32 @@ async def test_a_read_is_sent_again_after_a_lost_connection_but_not_after_a_time
         with pytest.raises(Unavailable, match="no answer in time"):
             await client.server_version(timeout=0.1)
     assert len(server.seen) == 2
+
+
+async def test_a_read_that_is_cut_by_the_end_of_its_client_fails_at_once_and_is_nobodys_fault() -> None:
+    told: list[int] = []
+    server = ScriptedServer(stream())
+    async with serving(server) as client:
+        client.transport.observer = lambda method, code, seconds: told.append(code)
+        reading = asyncio.create_task(client.get(Widget, "a", "n"))
+        await server.requests(1)
+        await client.transport.__aexit__(None, None, None)
+        with pytest.raises(Unavailable, match="given up") as caught:
+            await reading
+        assert caught.value.reason == "NoAnswer", "not what a second try is told"
+        with pytest.raises(Unavailable, match="given up"):
+            await client.get(Widget, "a", "n")
+    assert told == []
+
+
+@pytest.mark.parametrize("code", [302, 307])
+async def test_a_watch_that_is_sent_elsewhere_is_refused_like_any_request(code: int) -> None:
+    elsewhere = answer(lambda: web.Response(status=code, headers={"Location": "https://login.example"}))
+    async with serving(ScriptedServer(elsewhere)) as client:
+        for ask in (client.get(Widget, "a", "n"), anext(client.watch(Widget, "n"))):
+            with pytest.raises(ApiError) as caught:
+                await ask
+            assert caught.value.status == code
 
 
 async def test_nobody_listening_is_unavailable() -> None:

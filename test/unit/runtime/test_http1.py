@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -206,6 +208,54 @@ async def test_a_connection_that_is_lost_as_soon_as_it_is_made_leaves_nothing_be
             with pytest.raises(ConnectionLost, match="as soon as it was made"):
                 await connections.request(HEAD, b"", 5)
         assert not connections._open
+
+
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 502 Bad Gateway\r\nConnection: close\r\n\r\n", b"HTTP/1.0 502 Bad\r\n\r\n"]
+)
+async def test_an_answer_without_a_length_ends_with_its_connection(head: bytes) -> None:
+    says = Says(head + b"the server is away", close=True)
+    async with server(says) as connections:
+        for _ in range(2):
+            response = await connections.request(HEAD, b"", 5)
+            assert (response.status, response.body) == (502, b"the server is away")
+        async with connections.stream(HEAD, silence=5) as (begun, pieces):
+            assert (begun.status, b"".join([piece async for piece in pieces])) == (502, b"the server is away")
+    assert says.connections == 3
+
+
+async def test_one_whose_head_is_cut_or_that_is_given_up_does_not() -> None:
+    async with server(Says(b"HTTP/1.1 502 Bad Gateway\r\nConnection: cl", close=True)) as connections:
+        with pytest.raises(ConnectionLost):
+            await connections.request(HEAD, b"", 5)
+    async with (
+        server(Says(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok")) as connections,
+        connections.stream(HEAD, silence=5) as (_, pieces),
+    ):
+        assert await anext(pieces) == b"ok"
+        reading = asyncio.ensure_future(anext(pieces))
+        await asyncio.sleep(0)
+        connections.close()
+        with pytest.raises(ConnectionLost):
+            await reading
+
+
+async def test_an_address_that_is_silent_does_not_keep_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        # Its queue is full: what comes further is dropped, as by a host that is away.
+        stack.enter_context(socket.create_connection(silent.getsockname()))
+        loop = asyncio.get_running_loop()
+        resolve = loop.getaddrinfo
+
+        async def both(_: str, port: int, **more: Any) -> Any:
+            return [*await resolve(*silent.getsockname(), **more), *await resolve("127.0.0.1", port, **more)]
+
+        monkeypatch.setattr(loop, "getaddrinfo", both)
+        async with server(Says(OK)) as one:
+            connections = HttpConnections(f"http://server.test:{one._port}", tls=None, limit=1)
+            assert (await connections.request(HEAD, b"", 5)).body == b"ok"
+            connections.close()
 
 
 async def test_nobody_listening_is_an_os_error() -> None:

@@ -34,11 +34,11 @@ def told(informer: Informer[Widget]) -> list[tuple[str, str]]:
 async def test_a_relist_swaps_the_store_then_tells_adds_changes_and_what_vanished() -> None:
     informer = Informer(Widget)
     informer.replace([raw("a", 1), raw("b", 2)], 2)
-    seen: list[tuple[str, str, int, bool]] = []
+    seen: list[tuple[str, str, int]] = []
     last: list[int] = []
 
     def handler(change: Change[Widget]) -> None:
-        seen.append((change.type, change.key.name, len(informer), change.final_state_unknown))
+        seen.append((change.type, change.key.name, len(informer)))
         if change.type == "DELETED" and change.old is not None:
             last.append(change.old.spec.size)
 
@@ -47,10 +47,10 @@ async def test_a_relist_swaps_the_store_then_tells_adds_changes_and_what_vanishe
     seen.clear()
     informer.replace([raw("b", 5), raw("c", 6), raw("d", 3)], 6)
     assert sorted(seen) == [
-        ("ADDED", "c", 3, False),
-        ("ADDED", "d", 3, False),
-        ("DELETED", "a", 3, True),
-        ("MODIFIED", "b", 3, False),
+        ("ADDED", "c", 3),
+        ("ADDED", "d", 3),
+        ("DELETED", "a", 3),
+        ("MODIFIED", "b", 3),
     ]
     assert last == [7], "as it was last known"
 
@@ -232,6 +232,18 @@ async def test_an_index_function_that_raises_does_not_stop_the_stream() -> None:
     informer.apply("MODIFIED", raw("a", 2, size=2))
     assert A in informer
     assert informer.keys_by(index, "x") == [], "what it was found by before says nothing of what it is now"
+
+
+async def test_an_index_function_that_gives_a_value_twice_gives_it_once() -> None:
+    informer = Informer(Widget)
+    index = Index[Widget]("twice", lambda obj: ["x", "x"] if obj.spec.size == 1 else [])
+    informer.add_index(index)
+    informer.apply("ADDED", raw("a", 1))
+    assert informer.keys_by(index, "x") == [A]
+    informer.apply("MODIFIED", raw("a", 2, size=2))
+    assert informer.keys_by(index, "x") == []
+    informer.apply("DELETED", raw("a", 3))
+    assert A not in informer
 
 
 async def test_store_and_indexes_have_changed_before_a_handler_is_told() -> None:

@@ -29,7 +29,7 @@ from test.unit.runtime.scripted import (
     status,
     stream,
 )
-from test.unit.runtime.widgets import Widget, widget
+from test.unit.runtime.widgets import Widget, too_deep, widget
 
 FIRST = module.BACKOFF_FIRST
 
@@ -243,6 +243,37 @@ def test_no_server_sends_a_watch_away_for_longer_than_five_minutes() -> None:
     run_virtual(body)
 
 
+def test_a_back_off_ends_when_the_server_is_known_to_answer_unless_it_asked_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_FIRST", 3600.0)
+    monkeypatch.setattr(module, "BACKOFF_MAX", 3600.0)
+
+    async def body() -> None:
+        client = Failing()
+        reflector = Reflector(cast("Client", client), Informer(Widget), Scope())
+        task = asyncio.create_task(reflector.run())
+        await asyncio.sleep(1)
+        reflector.resume()
+        await asyncio.sleep(1)
+        assert client.tries == [0.0, 1.0]
+
+        client.error = TooManyRequests(429, "TooManyRequests", "come back later")
+        client.error.retry_after = 100.0
+        reflector.resume()
+        await asyncio.sleep(1)
+        reflector.resume()
+        await asyncio.sleep(1)
+        assert client.tries == [0.0, 1.0, 2.0]
+        reflector.relist()
+        await asyncio.sleep(1)
+        assert client.tries == [0.0, 1.0, 2.0, 4.0], "another server has not asked for it"
+        task.cancel()
+        await asyncio.wait([task])
+
+    run_virtual(body)
+
+
 async def test_a_server_that_has_nothing_to_say_twice_is_listed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was restored from a backup says nothing, not even a bookmark, to who asks for a version it has not reached."""
     monkeypatch.setattr(module, "SILENCE", 0.05)
@@ -310,6 +341,14 @@ async def test_what_is_no_object_of_the_kind_is_dropped_from_the_first_list_too(
         await r.until(lambda: bool(r.sizes()))
         assert [str(key) for key in r.informer.keys()] == ["n/a"]  # noqa: SIM118  (an informer is no mapping)
         assert r.reflector.stats.dropped == (b"BOOKMARK" not in line)
+
+
+async def test_what_is_nested_too_deeply_is_dropped_and_the_stream_goes_on() -> None:
+    deep = b'{"type": "ADDED", "object": %b}\n' % too_deep("deep", 4)
+    lines = [deep, *listed("a", version=5), deep, event("MODIFIED", widget("a", 6, size=6))]
+    async with reflecting(stream(*lines)) as r:
+        await r.until(lambda: r.sizes() == {"a": 6})
+        assert (r.reflector.stats.dropped, r.reflector.stats.failures) == (2, 0)
 
 
 async def test_what_is_no_object_of_the_kind_is_dropped_from_a_page_too() -> None:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpf.runtime import wire
+from test.unit.runtime.widgets import too_deep
 
 OBJECT = {
     "apiVersion": "v1",
@@ -61,3 +62,20 @@ def test_a_list_is_split_without_reading_its_items() -> None:
 @pytest.mark.parametrize("body", [b"<html>bad gateway</html>", b"", b"[1]"])
 def test_an_answer_that_is_no_status_becomes_a_message(body: bytes) -> None:
     assert wire.status(body).code == 0
+
+
+def test_what_is_nested_too_deeply_is_like_anything_else_that_cannot_be_read() -> None:
+    deep = too_deep("a", 5)
+    with pytest.raises(wire.DecodeError):
+        wire.header(deep)
+    with pytest.raises(wire.DecodeError):
+        wire.identity(deep)
+    with pytest.raises(wire.DecodeError):
+        wire.place(deep, "Widget")
+    with pytest.raises(wire.DecodeError):
+        wire.slim(deep)
+    with pytest.raises(wire.DecodeError):
+        wire.watch_event(b'{"type": "ADDED", "object": %b}' % deep)
+    with pytest.raises(wire.DecodeError):
+        wire.split_list(b'{"metadata": {"resourceVersion": "7"}, "items": [%b]}' % deep)
+    assert wire.status(deep).kind == ""

@@ -55,3 +55,9 @@ def widget(
 def raw(name: str, version: int, **more: Any) -> bytes:
     """The same in bytes."""
     return orjson.dumps(widget(name, version, **more))
+
+
+def too_deep(name: str, version: int) -> bytes:
+    """One that is nested more deeply than anybody here reads; API servers take ten thousand levels."""
+    levels = 3000
+    return raw(name, version, size="deep").replace(b'"deep"', b'{"a":' * levels + b"1" + b"}" * levels)
