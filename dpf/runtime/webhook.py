@@ -31,7 +31,7 @@ from aiohttp import web
 from dpf.runtime.certs import KeyPair, SmallCA, load, renew_at, shared_ca
 from dpf.runtime.client import Client, UnreadableObject, decode
 from dpf.runtime.errors import ApiError, ConfigError, DpfError
-from dpf.runtime.http import split_address
+from dpf.runtime.http import spelt, split_address
 from dpf.runtime.k8s import MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookConfiguration
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Object, ObjectMeta, T, now, to_wire
@@ -188,8 +188,8 @@ class WebhookServer:
             try:
                 await web.TCPSite(runner, host, port, ssl_context=self._tls).start()
             except OSError as error:
-                raise ConfigError(f"cannot listen on {host}:{port} for webhooks: {error.strerror}") from error
-            log.info("listening", server="webhooks", address=f"{host}:{port}")
+                raise ConfigError(f"cannot listen on {spelt(host, port)} for webhooks: {error.strerror}") from error
+            log.info("listening", server="webhooks", address=spelt(host, port))
             await self._keep()
         finally:
             self.started = False
