@@ -28,13 +28,13 @@ from typing import Any, Generic, Literal
 import orjson
 from aiohttp import web
 
-from dpf.runtime.certs import KeyPair, SmallCA, load, renew_at, shared_ca
+from dpf.runtime.certs import KeyPair, SmallCA, due, load, shared_ca
 from dpf.runtime.client import Client, UnreadableObject, decode
 from dpf.runtime.errors import ApiError, ConfigError, DpfError
 from dpf.runtime.http import spelt, split_address
 from dpf.runtime.k8s import MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookConfiguration
 from dpf.runtime.log import get_logger
-from dpf.runtime.meta import Object, ObjectMeta, T, now, to_wire
+from dpf.runtime.meta import Object, ObjectMeta, T, to_wire
 from dpf.runtime.metrics import REQUEST_BUCKETS, Histogram, Metrics
 
 log = get_logger(__name__)
@@ -210,7 +210,7 @@ class WebhookServer:
                 log.info("webhook_certificate_changed")
 
     async def _new_pair(self) -> KeyPair | None:
-        """A serving certificate, if there is none, it is old, or the authority has changed."""
+        """A serving certificate, if there is none, it is old or does not hold yet, or the authority has changed."""
         while True:
             try:
                 authority = await shared_ca(self._client, self._registration.ca_secret, self._registration.namespace)
@@ -218,7 +218,7 @@ class WebhookServer:
             except (ApiError, ConfigError) as error:
                 log.warning("webhook_authority_unavailable", error=str(error))
                 await asyncio.sleep(RETRY)
-        if self._pair is not None and authority == self._authority and now() < renew_at(self._pair.cert):
+        if self._pair is not None and authority == self._authority and not due(self._pair.cert):
             return None
         self._authority = authority
         return authority.issue("webhook", purposes=["server"], names=self._endpoint.names())

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, ClassVar, cast
 
 import orjson
 import pytest
 from pydantic import Field
 
-from dpf.runtime.certs import KeyPair
+from dpf.runtime import certs, webhook
+from dpf.runtime.certs import KeyPair, SmallCA
 from dpf.runtime.client import Client
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.k8s import WebhookConfiguration
-from dpf.runtime.meta import Model, Object, Resource
+from dpf.runtime.meta import Model, Object, Resource, now
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.testing import run_virtual
 from dpf.runtime.webhook import (
@@ -201,6 +203,27 @@ def test_a_new_certificate_is_shown_when_every_api_server_has_heard_of_its_autho
         await asyncio.wait([task])
 
     run_virtual(body)
+
+
+async def test_a_certificate_that_a_clock_ahead_made_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = SmallCA.make("ca")
+
+    async def shared(*_: object) -> SmallCA:
+        return authority
+
+    monkeypatch.setattr(webhook, "shared_ca", shared)
+    registration = Registration("ca", "n", "m", "v")
+    client = cast("Client", None)
+    server = WebhookServer(client, "127.0.0.1:9443", Endpoint(service="s", namespace="n"), registration, Metrics())
+    with monkeypatch.context() as ahead:
+        ahead.setattr(certs, "now", lambda: now() + timedelta(hours=2))
+        early = server._pair = await server._new_pair()
+        assert await server._new_pair() is None, "by its own clock it is young"
+    fresh = server._pair = await server._new_pair()
+    assert fresh is not None
+    assert early is not None
+    assert fresh.cert != early.cert
+    assert await server._new_pair() is None
 
 
 def test_a_server_without_an_address_is_a_mistake() -> None:
