@@ -62,6 +62,7 @@ class Transport:
         self._base = url.path.rstrip("/")
         # Compression would cost both sides more than it saves beside the server, where managers run.
         self._fixed = f"Host: {url.netloc}\r\nUser-Agent: {user_agent}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
+        self._fixed += "".join(f"{name}: {value}\r\n" for name, value in kubeconfig.impersonation)
 
     async def __aenter__(self) -> Transport:
         self._connections = HttpConnections(
