@@ -6,6 +6,7 @@ What it guarantees:
 * The authority is followed by another before it ends, in two steps. First the successor stands in the bundle and signs nothing;
   two months later, when whoever is given new certificates has that bundle, it takes over, and the old one stays in the bundle until
   the next time. So nobody who trusts a bundle, old or new, is cut off.
+* What was made while a clock was ahead, and does not hold yet, is made anew: nobody waits for the real time to catch up.
 * Keys live in Secrets and in this process, never in a log; PEM texts are bytes so that they don't end in a format string.
 
 ``cryptography`` is imported when something is signed: it costs memory that an idle process need not have.
@@ -82,6 +83,11 @@ def renew_at(pem: bytes) -> datetime:
     certificate = x509.load_pem_x509_certificate(pem)
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return start + (end - start) * RENEW_AT
+
+
+def due(pem: bytes) -> bool:
+    """Whether the first certificate of a PEM text is to be made anew: it is old, or does not hold yet."""
+    return not 0 <= _spent(pem) < RENEW_AT
 
 
 def load(context: ssl.SSLContext, pair: KeyPair) -> None:
@@ -161,16 +167,17 @@ class SmallCA:
 
     @property
     def due(self) -> bool:
-        """Whether it is time to announce a successor, or for that one to take over."""
+        """Whether it is time to announce a successor, or for one to take over, as for an authority that does not hold yet."""
         spent = _spent(self.bundle)
-        return spent >= RENEW_AT or (spent >= ANNOUNCE_AT and self.successor is None)
+        return not 0 <= spent < RENEW_AT or (spent >= ANNOUNCE_AT and self.successor is None)
 
     def followed(self, name: str) -> SmallCA:
         """What this authority, which is due, becomes: itself with a successor announced, or the successor."""
-        if _spent(self.bundle) < RENEW_AT:
+        if not due(self.bundle):
             heir = SmallCA.make(name)
             return SmallCA(self.key, self.bundle + heir.bundle, heir)
-        heir = self.successor or SmallCA.make(name)
+        announced = self.successor
+        heir = announced if announced is not None and _spent(announced.bundle) >= 0 else SmallCA.make(name)
         return SmallCA(heir.key, _first_pem(heir.bundle) + _first_pem(self.bundle))
 
 
@@ -234,7 +241,7 @@ def _usable(cert: bytes | None, key: bytes | None) -> bool:
 
 
 def _spent(pem: bytes) -> float:
-    """The share of its life that the first certificate of a PEM text is through, 0 to 1 and beyond."""
+    """The share of its life that the first certificate of a PEM text is through, 0 to 1 and beyond; below 0 before it begins."""
     from cryptography import x509
 
     certificate = x509.load_pem_x509_certificate(pem)

@@ -24,8 +24,8 @@ from dpf.runtime.log import get_logger
 log = get_logger(__name__)
 
 
-def split_address(address: str) -> tuple[str, int] | None:
-    """Host and port of ``HOST:PORT``; ``:PORT`` means all addresses, ``0`` or nothing means none.
+def split_address(address: str) -> tuple[str | None, int] | None:
+    """Host and port of ``HOST:PORT``; ``:PORT``, all addresses of IPv4 and IPv6, has no host; ``0`` or nothing means none.
 
     :raises ConfigError: if it is not an address.
     """
@@ -34,7 +34,12 @@ def split_address(address: str) -> tuple[str, int] | None:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"{address!r} is no address to listen on; write HOST:PORT, :PORT, or 0 for none")
-    return host.strip("[]") or "0.0.0.0", int(port)
+    return host.strip("[]") or None, int(port)
+
+
+def spelt(host: str | None, port: int) -> str:
+    """An address as people write it: ``HOST:PORT``, ``[HOST]:PORT`` for IPv6, ``:PORT`` for all addresses."""
+    return f"[{host}]:{port}" if host and ":" in host else f"{host or ''}:{port}"
 
 
 class Source(Protocol):
@@ -65,7 +70,7 @@ class Servers:
         self._checks: dict[str, Callable[[], bool]] = {}
         self._stack = AsyncExitStack()
         self.bound: dict[str, tuple[str, int]] = {}
-        """Host and port of ``health`` and ``metrics`` while they are served: tells which port 0 became."""
+        """Host and port of ``health`` and ``metrics`` while they are served: tells which port 0 became. Of all addresses, one."""
 
     def add_readiness(self, name: str, check: Callable[[], bool]) -> None:
         """``/readyz`` needs this check too."""
@@ -86,7 +91,7 @@ class Servers:
     async def _serve(
         self,
         name: str,
-        address: tuple[str, int] | None,
+        address: tuple[str | None, int] | None,
         routes: list[web.RouteDef],
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -102,9 +107,11 @@ class Servers:
             await web.TCPSite(runner, host, port, ssl_context=tls).start()
         except OSError as error:
             flag = "--health-probe-bind-address" if name == "health" else "--metrics-bind-address"
-            raise ConfigError(f"cannot listen on {host}:{port} for {name}: {error.strerror}; give {flag}") from error
+            raise ConfigError(
+                f"cannot listen on {spelt(host, port)} for {name}: {error.strerror}; give {flag}"
+            ) from error
         bound = self.bound[name] = runner.addresses[0][:2]
-        log.info("listening", server=name, address="{}:{}".format(*bound))
+        log.info("listening", server=name, address=spelt(host and bound[0], bound[1]))
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")

@@ -1,7 +1,6 @@
 """Where a cluster is and how to authenticate: kubeconfig files and the credentials a pod is given.
 
-The common cases (CA, client certificate, token, token file) are read here. A kubeconfig that names an ``exec`` plugin or an
-``auth-provider`` is handed to kubernetes-asyncio, which is imported only then: it costs more memory than a whole manager.
+All of it that counts is used, or refused: a request must not go out as somebody else, or another way, than kubectl's would.
 """
 
 from __future__ import annotations
@@ -14,17 +13,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, TypeGuard
-from urllib.parse import urlsplit
+from typing import Any, TypeGuard, TypeVar
+from urllib.parse import quote, urlsplit
 
 import yaml
 
 from dpf.runtime.errors import ConfigError
+from dpf.runtime.execplugin import ExecPlugin
+
+T = TypeVar("T")
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _ELSEWHERE = ("certificate-authority", "client-certificate", "client-key", "tokenFile", "exec", "auth-provider")
 """What a kubeconfig may leave to files and commands."""
+_IN_HEADER_NAMES = "!#$&'*+-.^_`|~"
+"""Beside letters and digits; client-go escapes the rest."""
 _HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
@@ -42,9 +46,13 @@ class Kubeconfig:
     """Read again as it rotates."""
     namespace: str = "default"
     tls_server_name: str = ""
+    """Name that the server's certificate is to have, if that is not the host of ``server``."""
     insecure: bool = False
-    plugin: Mapping[str, Any] | None = field(default=None, repr=False)
-    """The whole kubeconfig, where its user is an exec plugin or an auth provider."""
+    exec: ExecPlugin | None = None
+    auth_provider: Mapping[str, Any] | None = field(default=None, repr=False)
+    """A kubeconfig of no more than the user, where that is an auth provider: kubernetes-asyncio reads it."""
+    impersonation: tuple[tuple[str, str], ...] = ()
+    """Headers that ask to act as somebody else."""
 
     @classmethod
     def load(cls, path: Path | str | None = None) -> Kubeconfig:
@@ -84,21 +92,25 @@ class Kubeconfig:
         user = _named(config, "users", "user", context.get("user"), source)
         if base is None and (named := [name for name in _ELSEWHERE if cluster.get(name) or user.get(name)]):
             raise ConfigError(f"{source}: {', '.join(named)} would be of this machine; embed what is needed")
-        plugins = [name for name in ("exec", "auth-provider") if user.get(name)]
-        if any(not isinstance(user[name], dict) for name in plugins):
-            raise ConfigError(f"{source}: {' and '.join(plugins)} must be a mapping")
+        if cluster.get("proxy-url"):
+            raise ConfigError(f"{source}: proxy-url is not supported: API servers are reached directly; take it out")
+        if user.get("exec") and user.get("auth-provider"):
+            raise ConfigError(f"{source}: a user has either exec or auth-provider")
         token_file = _text(user, "tokenFile", source)
+        server = _server(cluster, context.get("cluster"), source)
         return cls(
-            server=_server(cluster, context.get("cluster"), source),
+            server=server,
             ca=_data(cluster, "certificate-authority", base, source),
             cert=_data(user, "client-certificate", base, source),
             key=_data(user, "client-key", base, source),
             token=_token(user, source),
             token_file=_resolve(token_file, base) if token_file else None,
             namespace=_text(context, "namespace", source) or "default",
-            tls_server_name=_server_name(cluster, source),
+            tls_server_name=_server_name(server, cluster, source),
             insecure=_flag(cluster, "insecure-skip-tls-verify", source),
-            plugin=config if plugins else None,
+            exec=_exec(user, base, source),
+            auth_provider=_auth_provider(user, source),
+            impersonation=_impersonation(user, source),
         )
 
     @classmethod
@@ -114,7 +126,13 @@ class Kubeconfig:
         except OSError as error:
             raise ConfigError(f"this pod has no ServiceAccount token mounted: {error}") from error
         address = f"[{host}]" if ":" in host else host
-        return cls(server=f"https://{address}:{port}", ca=ca, token_file=SERVICE_ACCOUNT / "token", namespace=namespace)
+        return cls(
+            server=f"https://{address}:{port}",
+            ca=ca,
+            token_file=SERVICE_ACCOUNT / "token",
+            namespace=namespace,
+            tls_server_name=_undotted(host),
+        )
 
 
 # Whoever wrote it may have written anything: whatever is used is looked at here, so that nothing fails on it later.
@@ -177,6 +195,20 @@ def _text(entry: dict[str, Any], name: str, source: str) -> str:
     return value
 
 
+def _mapping(entry: dict[str, Any], name: str, source: str) -> dict[str, Any]:
+    value = entry.get(name) or {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{source}: {name} must be a mapping")
+    return value
+
+
+def _list(entry: dict[str, Any], name: str, kind: type[T], source: str) -> list[T]:
+    value = entry.get(name) or []
+    if not isinstance(value, list) or not all(isinstance(each, kind) for each in value):
+        raise ConfigError(f"{source}: {name} must be a list of {'mappings' if kind is dict else 'texts'}")
+    return value
+
+
 def _flag(entry: dict[str, Any], name: str, source: str) -> bool:
     value = entry.get(name)
     if value is None or isinstance(value, bool):
@@ -210,11 +242,64 @@ def _is_url(server: object) -> TypeGuard[str]:
         return False
 
 
-def _server_name(cluster: dict[str, Any], source: str) -> str:
+def _server_name(server: str, cluster: dict[str, Any], source: str) -> str:
     name = _text(cluster, "tls-server-name", source)
     if name and not _is_host(name):
         raise ConfigError(f"{source}: tls-server-name must be a host name or IP address, such as kubernetes.default")
-    return name
+    return name.rstrip(".") or _undotted(urlsplit(server).hostname or "")
+
+
+def _undotted(host: str) -> str:
+    """What to verify for a host whose name ends with a dot, as no certificate has it; empty for another one."""
+    return host.rstrip(".") if host.endswith(".") else ""
+
+
+def _exec(user: dict[str, Any], base: Path | None, source: str) -> ExecPlugin | None:
+    given = _mapping(user, "exec", source)
+    if not given:
+        return None
+    command, version = _text(given, "command", source), _text(given, "apiVersion", source)
+    if not command or not version:
+        raise ConfigError(f"{source}: exec must have a command and an apiVersion")
+    env = _list(given, "env", dict, source)
+    return ExecPlugin(
+        command=str(_resolve(command, base).absolute()) if "/" in command else command,
+        api_version=version,
+        args=tuple(_list(given, "args", str, source)),
+        env={_text(each, "name", source): _text(each, "value", source) for each in env},
+        may_ask=_text(given, "interactiveMode", source) != "Never",
+    )
+
+
+def _auth_provider(user: dict[str, Any], source: str) -> dict[str, Any] | None:
+    if not _mapping(user, "auth-provider", source):
+        return None
+    return {
+        "current-context": "it",
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        "clusters": [{"name": "it", "cluster": {"server": ""}}],
+        "users": [{"name": "it", "user": {"auth-provider": user["auth-provider"]}}],
+    }
+
+
+def _impersonation(user: dict[str, Any], source: str) -> tuple[tuple[str, str], ...]:
+    """The headers that client-go sends for ``as`` and what belongs to it."""
+    name, uid, extra = _text(user, "as", source), _text(user, "as-uid", source), _mapping(user, "as-user-extra", source)
+    if not all(isinstance(key, str) and key.isprintable() and key for key in extra):
+        raise ConfigError(f"{source}: as-user-extra must have names that are text")
+    found = [("Impersonate-Uid", uid)] if uid else []
+    found += [("Impersonate-Group", group) for group in _list(user, "as-groups", str, source)]
+    for key in extra:
+        header = f"Impersonate-Extra-{quote(key, safe=_IN_HEADER_NAMES)}"
+        found += [(header, value) for value in _list(extra, key, str, source)]
+    if not name and found:
+        raise ConfigError(f"{source}: as-uid, as-groups and as-user-extra need as, the name of a user")
+    found = [("Impersonate-User", name), *found] if name else []
+    for header, value in found:
+        # Blanks at the ends are lost on the way, and would make it somebody else.
+        if not value or value != value.strip() or not (value.isascii() and value.isprintable()):
+            raise ConfigError(f"{source}: the value for {header} is empty, or has characters that a header cannot have")
+    return tuple(found)
 
 
 def _is_host(name: str) -> bool:

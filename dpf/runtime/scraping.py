@@ -40,7 +40,8 @@ class ScrapeGuard:
         :param authorization: value of the header of that name.
         """
         scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        # What has other characters is no token; the header may hold any bytes.
+        if scheme.lower() != "bearer" or not token or not token.isascii():
             return 401
         key = hashlib.sha256(token.encode()).digest(), path
         now = asyncio.get_running_loop().time()

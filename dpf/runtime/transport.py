@@ -65,6 +65,7 @@ class Transport:
         """The server's URL without its scheme, as errors and metrics name it: host, port, and a path if it has one."""
         # Compression would cost both sides more than it saves beside the server, where managers run.
         self._fixed = f"Host: {url.netloc}\r\nUser-Agent: {user_agent}\r\nAccept: application/json\r\nAccept-Encoding: identity\r\n"
+        self._fixed += "".join(f"{name}: {value}\r\n" for name, value in kubeconfig.impersonation)
 
     async def __aenter__(self) -> Transport:
         self._connections = HttpConnections(

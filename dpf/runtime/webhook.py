@@ -7,6 +7,7 @@ What it guarantees:
 * ``default`` gets the object and returns the one it should be; only what it changed is sent, as a JSON patch, so a field that
   the model does not know is never lost. ``validate`` gets the object before and after and raises :class:`Denied`.
 * A refusal names kind, field path and rule; it is what ``kubectl`` shows.
+* What the model cannot read is refused, but what is stored so can be mended and deleted.
 * An exception in a function is a 500 for that request and a log line, never the end of the process. A body that is no admission
   review is a 400; one over 7 MiB a 413 (the API server's own limit is 3 MiB).
 * The serving certificate is made anew well before it ends, and the authority before that, without a break: open connections
@@ -23,18 +24,18 @@ import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Generic, Literal
+from typing import Any, Generic, Literal, cast
 
 import orjson
 from aiohttp import web
 
-from dpf.runtime.certs import KeyPair, SmallCA, load, renew_at, shared_ca
+from dpf.runtime.certs import KeyPair, SmallCA, due, load, shared_ca
 from dpf.runtime.client import Client, UnreadableObject, decode
 from dpf.runtime.errors import ApiError, ConfigError, DpfError
-from dpf.runtime.http import split_address
+from dpf.runtime.http import spelt, split_address
 from dpf.runtime.k8s import MutatingWebhookConfiguration, ValidatingWebhookConfiguration, WebhookConfiguration
 from dpf.runtime.log import get_logger
-from dpf.runtime.meta import Object, ObjectMeta, T, now, to_wire
+from dpf.runtime.meta import Object, ObjectMeta, T, to_wire
 from dpf.runtime.metrics import REQUEST_BUCKETS, Histogram, Metrics
 
 log = get_logger(__name__)
@@ -83,8 +84,8 @@ class Webhook(Generic[T]):
     """One webhook: defaulting (``default``) or validating (``validate``), not both.
 
     :param name: as registered, for example ``vdpu.kb.io``.
-    :param validate: called with the object before (None on create) and after (None on delete); awaited if there is something to
-        await, as when it takes long.
+    :param validate: called with the object before (None on create, or if it cannot be read) and after (None on delete, and then
+        what cannot be read has its metadata alone before); awaited if there is something to await, as when it takes long.
     :param when: CEL expression over ``object`` and ``oldObject``; requests for which it is false are not sent here at all.
     :param required: whether a write is refused while no webhook answers. What only fills in what a reader would assume anyway,
         or is guarded by a finalizer too, need not be.
@@ -188,8 +189,8 @@ class WebhookServer:
             try:
                 await web.TCPSite(runner, host, port, ssl_context=self._tls).start()
             except OSError as error:
-                raise ConfigError(f"cannot listen on {host}:{port} for webhooks: {error.strerror}") from error
-            log.info("listening", server="webhooks", address=f"{host}:{port}")
+                raise ConfigError(f"cannot listen on {spelt(host, port)} for webhooks: {error.strerror}") from error
+            log.info("listening", server="webhooks", address=spelt(host, port))
             await self._keep()
         finally:
             self.started = False
@@ -210,7 +211,7 @@ class WebhookServer:
                 log.info("webhook_certificate_changed")
 
     async def _new_pair(self) -> KeyPair | None:
-        """A serving certificate, if there is none, it is old, or the authority has changed."""
+        """A serving certificate, if there is none, it is old or does not hold yet, or the authority has changed."""
         while True:
             try:
                 authority = await shared_ca(self._client, self._registration.ca_secret, self._registration.namespace)
@@ -218,7 +219,7 @@ class WebhookServer:
             except (ApiError, ConfigError) as error:
                 log.warning("webhook_authority_unavailable", error=str(error))
                 await asyncio.sleep(RETRY)
-        if self._pair is not None and authority == self._authority and now() < renew_at(self._pair.cert):
+        if self._pair is not None and authority == self._authority and not due(self._pair.cert):
             return None
         self._authority = authority
         return authority.issue("webhook", purposes=["server"], names=self._endpoint.names())
@@ -315,7 +316,8 @@ class WebhookServer:
 async def respond(webhook: Webhook[T], old: dict[str, Any] | None, new: dict[str, Any] | None) -> dict[str, Any]:
     """The response part of a review, for the object before and after as the API server sent them."""
     try:
-        before, after = (decode(webhook.kind, orjson.dumps(each)) if each else None for each in (old, new))
+        after = decode(webhook.kind, orjson.dumps(new)) if new else None
+        before = _before(webhook.kind, old, after)
         if webhook.validate is not None and (validated := webhook.validate(before, after)) is not None:
             await validated
         if webhook.default is None or after is None or new is None:
@@ -333,6 +335,9 @@ async def respond(webhook: Webhook[T], old: dict[str, Any] | None, new: dict[str
             }
         return denial
     except UnreadableObject as error:
+        if new and (new.get("metadata") or {}).get("deletionTimestamp"):
+            # On its way out it is only let go; else nobody could take its finalizers off.
+            return {"allowed": True}
         return _denial(400, str(error), ())
     except Exception:
         log.exception("webhook_failed", webhook=webhook.name)
@@ -340,6 +345,20 @@ async def respond(webhook: Webhook[T], old: dict[str, Any] | None, new: dict[str
     if not patch:
         return {"allowed": True}
     return {"allowed": True, "patchType": "JSONPatch", "patch": _base64(orjson.dumps(patch))}
+
+
+def _before(kind: type[T], old: dict[str, Any] | None, after: T | None) -> T | None:
+    """The object as it is stored. One that cannot be read keeps nobody from mending or deleting it: what replaces it is looked at
+    as new, and of what is deleted there is the metadata alone, which an API server keeps in order.
+    """
+    if not old:
+        return None
+    try:
+        return decode(kind, orjson.dumps(old))
+    except UnreadableObject:
+        if after is not None:
+            return None
+        return cast("T", kind.model_construct(metadata=ObjectMeta.model_validate(old["metadata"])))
 
 
 def _denial(code: int, message: str, causes: Sequence[Cause]) -> dict[str, Any]:

@@ -18,11 +18,11 @@ from typing import Any
 
 from dpf.provisioning.dpu import podparts
 from dpf.provisioning.settings import CertificateSource
-from dpf.runtime.certs import KeyPair, SmallCA, expires, renew_at, shared_ca
+from dpf.runtime.certs import KeyPair, SmallCA, due, expires, renew_at, shared_ca
 from dpf.runtime.client import Client
 from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
 from dpf.runtime.k8s import Node, Secret
-from dpf.runtime.meta import ObjectMeta, now, owner_reference, to_wire
+from dpf.runtime.meta import ObjectMeta, owner_reference, to_wire
 from dpf_api import names
 from dpf_api.certificate import Certificate, CertificateSpec, IssuerReference
 from dpf_api.dpu import DPU, DMSCertificate
@@ -100,7 +100,7 @@ class Certificates:
     def _present(self, namespace: str) -> KeyPair | None:
         """The client's pair, if it is at hand and need not be made anew yet."""
         pair = self._clients.get(namespace)
-        return pair if pair is not None and now() < renew_at(pair.cert) else None
+        return pair if pair is not None and not due(pair.cert) else None
 
     async def _read_client(self, namespace: str) -> KeyPair:
         secret: Secret | None
@@ -115,7 +115,7 @@ class Certificates:
                 raise Waiting("ClientCertificateMissing", message, retry_after=5.0)
             return pair
         authority = await self._unlocked_authority(namespace)
-        if pair is not None and pair.ca == authority.bundle and now() < renew_at(pair.cert):
+        if pair is not None and pair.ca == authority.bundle and not due(pair.cert):
             return pair
         pair = authority.issue(CLIENT_NAME, purposes=["client"])
         await self._store_client(namespace, secret, pair)

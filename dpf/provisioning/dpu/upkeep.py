@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from dpf.provisioning.dpu import hostnetworkpod, podparts
+from dpf.provisioning.dpu.certificates import SERVER_LIFETIME
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Changes, Hold, Step
@@ -52,6 +53,8 @@ def renewal_in(seen: Seen) -> float | None:
         due = seen.now
     if due is None:
         return None
+    if certificate.expires_at is not None and certificate.expires_at - SERVER_LIFETIME > seen.now:
+        due = seen.now  # It was made while a clock was ahead, and does not hold yet.
     if certificate.retry_at is not None:
         due = max(due, certificate.retry_at)
     return (due - seen.now).total_seconds()

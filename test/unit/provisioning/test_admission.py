@@ -215,6 +215,18 @@ def test_what_is_used_in_its_namespace_is_not_deleted(
         assert f"{kind.RESOURCE.kind} ns/{name} is in use by {users} delete those first" in answer["status"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("hook", "kind", "name"), [("vbfb.kb.io", BFB, "image"), ("vdpuflavor.kb.io", DPUFlavor, "flavor")]
+)
+def test_what_cannot_be_read_is_deleted_if_nobody_uses_it(
+    admission: Admission, hook: str, kind: type[Object], name: str
+) -> None:
+    stored = body(kind, name, spec="lost")
+    assert admission.ask(hook, stored, None)["allowed"]
+    admission.fill(dpu(bfb="image", dpuFlavor="flavor"))
+    assert admission.ask(hook, stored, None)["status"]["code"] == 403
+
+
 def test_what_is_being_deleted_may_be_deleted_again(admission: Admission) -> None:
     admission.fill(dpu(bfb="image"))
     gone = {"deletionTimestamp": "2026-01-01T00:00:00Z"}

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from dpf.provisioning.dpu.certificates import SERVER_LIFETIME, SPREAD, Certificates
 from dpf.provisioning.settings import CertificateSource
+from dpf.runtime import certs
 from dpf.runtime.certs import RENEW_AT, SKEW
 from dpf.runtime.client import Client
 from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
@@ -134,6 +135,20 @@ async def test_a_namespace_that_waits_keeps_no_other_waiting() -> None:
         assert await certificates.client_pair("ns") is pair
         await certificates.ensure_server(dpu(), host())
     waiting.cancel()
+
+
+async def test_a_clients_pair_that_a_clock_ahead_made_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    certificates = issuing(store)
+    await certificates.ensure_server(dpu(), host())
+    with monkeypatch.context() as ahead:
+        ahead.setattr(certs, "now", lambda: now() + timedelta(hours=2))
+        early = await certificates.client_pair("ns")
+        assert await certificates.client_pair("ns") is early, "by its own clock it is young"
+    assert await issuing(store).client_pair("ns") != early, "after a restart"
+    fresh = await certificates.client_pair("ns")
+    assert fresh.cert != early.cert
+    assert await certificates.client_pair("ns") is fresh
 
 
 async def test_a_clients_pair_is_made_once_however_many_ask_for_it_at_once() -> None:

@@ -45,10 +45,13 @@ def ready(name: str = "d1", *, certificate: dict[str, Any] | None = None) -> DPU
     return assigned(name, status=status)
 
 
-def shown(*, days: float | None = 10, address: str = "10.0.0.1", retry: float | None = None) -> dict[str, Any]:
+def shown(
+    *, days: float | None = 10, ends: float | None = None, address: str = "10.0.0.1", retry: float | None = None
+) -> dict[str, Any]:
     """A certificate that is to be renewed in so many days."""
     found: dict[str, Any] = {"address": address}
     found |= {"renewAt": (NOW + timedelta(days=days)).isoformat()} if days is not None else {}
+    found |= {"expiresAt": (NOW + timedelta(days=ends)).isoformat()} if ends is not None else {}
     found |= {"retryAt": (NOW + timedelta(days=retry)).isoformat()} if retry is not None else {}
     return found
 
@@ -77,6 +80,9 @@ def moved(*addresses: str) -> Node:
         (shown(days=None), {}, 0.0),
         (shown(days=None), {"settings": BY_CERT_MANAGER, "node": moved("10.9.9.9")}, 0.0),
         (shown(days=5), {"settings": BY_CERT_MANAGER}, 5 * DAY),
+        (shown(days=20, ends=30), {}, 20 * DAY),
+        (shown(days=21, ends=31), {}, 0.0),
+        (shown(days=21, ends=31, retry=0.5), {}, DAY / 2),
     ],
     ids=[
         "in ten days",
@@ -92,6 +98,9 @@ def moved(*addresses: str) -> Node:
         "was cert-manager's",
         "cert-manager's for another address",
         "to be cert-manager's",
+        "made just now",
+        "made by a clock that was ahead",
+        "made by a clock that was ahead, and failed before",
     ],
 )
 def test_a_certificate_is_renewed_at_its_time_and_when_the_host_moves(

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from dpf.runtime import certs
-from dpf.runtime.certs import KeyPair, Purpose, SmallCA, expires, renew_at, shared_ca
+from dpf.runtime.certs import KeyPair, Purpose, SmallCA, due, expires, renew_at, shared_ca
 from dpf.runtime.client import Client
 from dpf.runtime.errors import AlreadyExists, Conflict, NotFound
 from dpf.runtime.k8s import Secret, encoded
@@ -254,6 +254,36 @@ async def test_a_secret_that_lost_its_key_is_filled_again(data: dict[str, str]) 
     assert secrets.secret is not None
     assert secrets.secret.value(certs.KEY) == authority.key
     assert authority.issue("somebody", purposes=["client"]).ca == authority.bundle
+
+
+async def test_an_authority_that_a_clock_ahead_made_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = Secrets()
+    client = cast("Client", secrets)
+    with monkeypatch.context() as ahead:
+        ahead.setattr(certs, "now", later_by(timedelta(days=40)))
+        early = await shared_ca(client, "ca", "n")
+        leaf = early.issue("somebody", purposes=["server"])
+        assert (early.due, due(leaf.cert)) == (False, False), "by its own clock"
+    assert (early.due, due(leaf.cert)) == (True, True)
+    fresh = await shared_ca(client, "ca", "n")
+    assert fresh.key != early.key
+    assert fresh.bundle.endswith(early.bundle), "what it has signed is believed when its time comes"
+    assert not fresh.due
+    assert not due(fresh.issue("somebody", purposes=["server"]).cert)
+    assert await shared_ca(client, "ca", "n") == fresh
+
+
+async def test_a_successor_that_does_not_hold_yet_does_not_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets, old = Secrets(), SmallCA.make("old")
+    with monkeypatch.context() as ahead:
+        ahead.setattr(certs, "now", later_by(timedelta(days=300)))
+        heir = SmallCA.make("heir")
+    next_one = encoded({certs.NEXT_CERT: heir.bundle, certs.NEXT_KEY: heir.key})
+    secrets.put(Secret(data=as_secret(SmallCA(old.key, old.bundle + heir.bundle)).data | next_one))
+    monkeypatch.setattr(certs, "now", later_by(timedelta(days=250)))
+    fresh = await shared_ca(cast("Client", secrets), "ca", "n")
+    assert fresh.key != heir.key
+    assert not fresh.due
 
 
 def later_by(time: timedelta) -> Callable[[], datetime]:

@@ -11,8 +11,9 @@ import aiohttp
 import pytest
 
 from dpf.runtime.errors import ConfigError
-from dpf.runtime.http import Servers, split_address
+from dpf.runtime.http import Servers, spelt, split_address
 from dpf.runtime.metrics import Metrics
+from dpf.sandbox.controlplane.planes import free_ports
 
 
 async def got(servers: Servers, path: str) -> tuple[int, str]:
@@ -25,7 +26,8 @@ async def got(servers: Servers, path: str) -> tuple[int, str]:
 @pytest.mark.parametrize(
     ("address", "bound"),
     [
-        (":8080", ("0.0.0.0", 8080)),
+        (":8080", (None, 8080)),
+        ("0.0.0.0:8080", ("0.0.0.0", 8080)),
         ("127.0.0.1:0", ("127.0.0.1", 0)),
         ("[::1]:443", ("::1", 443)),
         ("0", None),
@@ -55,6 +57,22 @@ async def test_a_process_is_ready_when_all_checks_hold_and_alive_before() -> Non
         holds["webhooks"] = True
         assert await got(servers, "/readyz") == (200, "ok")
         assert (await got(servers, "/metrics"))[0] == 404, "metrics have a server of their own"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+async def test_a_port_alone_is_reached_by_both_families_of_addresses(host: str) -> None:
+    async with Servers(health=f":{free_ports([0])[0]}", metrics="0", source=Metrics()) as servers:
+        [(_, port)] = servers.bound.values()
+        async with aiohttp.ClientSession() as http, http.get(f"http://{host}:{port}/healthz") as response:
+            assert await response.text() == "ok"
+
+
+@pytest.mark.parametrize(
+    ("host", "text"),
+    [(None, ":8080"), ("127.0.0.1", "127.0.0.1:8080"), ("::1", "[::1]:8080"), ("localhost", "localhost:8080")],
+)
+def test_an_address_is_told_as_it_is_given(host: str | None, text: str) -> None:
+    assert spelt(host, 8080) == text
 
 
 async def test_metrics_are_served_as_text() -> None:

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dpf.runtime import kubeconfig
 from dpf.runtime.certs import SmallCA
 from dpf.runtime.credentials import TokenSource
 from dpf.runtime.errors import ConfigError
@@ -31,6 +32,13 @@ GOOD = {
     ],
     "users": [{"name": "u", "user": {"token": "secret-token"}}],
 }
+
+
+def changed(where: str, name: str, value: object) -> str:
+    """The good kubeconfig with one value of its cluster, user or context replaced."""
+    config = yaml.safe_load(yaml.safe_dump(GOOD))
+    config[f"{where}s"][0][where][name] = value
+    return yaml.safe_dump(config, allow_unicode=True)
 
 
 def test_the_current_context_is_read_and_secrets_stay_out_of_its_repr() -> None:
@@ -58,9 +66,69 @@ def test_one_cluster_and_one_user_need_no_context() -> None:
     assert Kubeconfig.parse(yaml.safe_dump(config)).token == "secret-token"
 
 
-def test_an_exec_plugin_is_kept_for_the_adapter() -> None:
-    config = {**GOOD, "users": [{"name": "u", "user": {"exec": {"command": "get-token"}}}]}
-    assert Kubeconfig.parse(yaml.safe_dump(config), base=Path("/")).plugin is not None
+EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "get-token"}
+
+
+@pytest.mark.parametrize(
+    ("command", "found"), [("get-token", "get-token"), ("./get-token", "/conf/get-token"), ("/bin/get", "/bin/get")]
+)
+def test_an_exec_plugin_is_looked_for_beside_the_kubeconfig_or_in_the_path(command: str, found: str) -> None:
+    more = {"args": ["--password=sesame"], "env": [{"name": "A", "value": "sesame"}], "interactiveMode": "Never"}
+    config = Kubeconfig.parse(changed("user", "exec", EXEC | {"command": command} | more), base=Path("/conf"))
+    assert config.exec is not None
+    assert (config.exec.command, config.exec.args, dict(config.exec.env)) == (
+        found,
+        ("--password=sesame",),
+        {"A": "sesame"},
+    )
+    assert not config.exec.may_ask
+    assert "sesame" not in repr(config)
+
+
+def test_as_makes_requests_in_the_name_of_somebody_else() -> None:
+    whom = {
+        "as": "system:admin",
+        "as-uid": "7",
+        "as-groups": ["a", "b"],
+        "as-user-extra": {"scopes": ["x", "y"], "example.com/ä%": ["z"]},
+    }
+    text = yaml.safe_dump({**GOOD, "users": [{"name": "u", "user": {"token": "t"} | whom}]})
+    head = Transport(Kubeconfig.parse(text))._head("GET", "/version", None, "t", None, "").decode().split("\r\n")
+    assert [line for line in head if line.startswith("Impersonate")] == [
+        "Impersonate-User: system:admin",
+        "Impersonate-Uid: 7",
+        "Impersonate-Group: a",
+        "Impersonate-Group: b",
+        "Impersonate-Extra-example.com%2F%C3%A4%25: z",
+        "Impersonate-Extra-scopes: x",
+        "Impersonate-Extra-scopes: y",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("server", "name", "verified"),
+    [
+        ("https://api.example.", None, "api.example"),
+        ("https://api.example.:6443/path", None, "api.example"),
+        ("https://api.example", None, ""),
+        ("https://api.example.", "other.", "other"),
+        ("https://[::1]:6443", None, ""),
+    ],
+)
+def test_the_dot_at_the_end_of_a_host_is_not_looked_for_in_its_certificate(
+    server: str, name: str | None, verified: str
+) -> None:
+    config = {**GOOD, "clusters": [{"name": "k", "cluster": {"server": server, "tls-server-name": name}}]}
+    assert Kubeconfig.parse(yaml.safe_dump(config)).tls_server_name == verified
+
+
+def test_nor_is_it_of_the_host_that_a_pod_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ca.crt").write_text("CA")
+    (tmp_path / "namespace").write_text("n")
+    monkeypatch.setattr(kubeconfig, "SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "kubernetes.default.svc.")
+    config = Kubeconfig.in_cluster()
+    assert (config.server, config.tls_server_name) == ("https://kubernetes.default.svc.:443", "kubernetes.default.svc")
 
 
 @pytest.mark.parametrize(
@@ -107,13 +175,6 @@ def test_what_cannot_be_used_is_named(text: str, says: str) -> None:
         Kubeconfig.parse(text, base=Path("/"))
 
 
-def changed(where: str, name: str, value: object) -> str:
-    """The good kubeconfig with one value of its cluster, user or context replaced."""
-    config = yaml.safe_load(yaml.safe_dump(GOOD))
-    config[f"{where}s"][0][where][name] = value
-    return yaml.safe_dump(config, allow_unicode=True)
-
-
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -127,6 +188,34 @@ def changed(where: str, name: str, value: object) -> str:
         (changed("user", "tokenFile", 7), "tokenFile must be text"),
         (changed("user", "client-key", 7), "client-key must be text"),
         (changed("user", "exec", "get-token"), "exec must be a mapping"),
+        (changed("user", "exec", {"command": "get-token"}), "exec must have a command and an apiVersion"),
+        (changed("user", "exec", EXEC | {"args": "sesame"}), "args must be a list of texts"),
+        (changed("user", "exec", EXEC | {"env": ["sesame"]}), "env must be a list of mappings"),
+        (changed("user", "auth-provider", "oidc"), "auth-provider must be a mapping"),
+        (
+            yaml.safe_dump(
+                {**GOOD, "users": [{"name": "u", "user": {"exec": EXEC, "auth-provider": {"name": "oidc"}}}]}
+            ),
+            "either exec or auth-provider",
+        ),
+        (changed("cluster", "proxy-url", "http://me:sesame@proxy"), "API servers are reached directly"),
+        (changed("user", "as-groups", ["a"]), "need as, the name of a user"),
+        (changed("user", "as", ["a"]), "as must be text"),
+        (changed("user", "as", "sesame\r\nHost: other"), "as must be text of one line"),
+        (changed("user", "as", " sesame"), "the value for Impersonate-User is empty, or has characters"),
+        (changed("user", "as", "sésame"), "the value for Impersonate-User is empty, or has characters"),
+        (
+            yaml.safe_dump({**GOOD, "users": [{"name": "u", "user": {"as": "a", "as-groups": "b"}}]}),
+            "as-groups must be a list of texts",
+        ),
+        (
+            yaml.safe_dump({**GOOD, "users": [{"name": "u", "user": {"as": "a", "as-groups": [""]}}]}),
+            "Impersonate-Group is empty",
+        ),
+        (
+            yaml.safe_dump({**GOOD, "users": [{"name": "u", "user": {"as": "a", "as-user-extra": {5: ["b"]}}}]}),
+            "as-user-extra must have names",
+        ),
         (changed("cluster", "tls-server-name", 5), "tls-server-name must be text"),
         *(
             (changed("cluster", "tls-server-name", name), "tls-server-name must be a host name")
@@ -179,6 +268,10 @@ def test_what_is_of_another_type_or_form_is_refused_in_plain_words_without_secre
             "client-key-data",
             "token",
             "exec",
+            "as",
+            "as-groups",
+            "as-user-extra",
+            "proxy-url",
             "cluster",
             "user",
             "namespace",

@@ -29,6 +29,7 @@ def reviews(*, authenticated: bool = True, allowed: bool = True) -> list[Any]:
     [
         ("", {}, 401),
         ("Basic abc", {}, 401),
+        ("Bearer \udcff", {}, 401),
         ("Bearer t", {"authenticated": False}, 401),
         ("Bearer t", {"allowed": False}, 403),
         ("Bearer t", {}, 200),

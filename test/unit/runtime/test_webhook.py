@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import Any, ClassVar, cast
 
 import orjson
 import pytest
 from pydantic import Field
 
-from dpf.runtime.certs import KeyPair
+from dpf.runtime import certs
+from dpf.runtime import webhook as serving
+from dpf.runtime.certs import KeyPair, SmallCA
 from dpf.runtime.client import Client
 from dpf.runtime.errors import ConfigError
 from dpf.runtime.k8s import WebhookConfiguration
-from dpf.runtime.meta import Model, Object, Resource
+from dpf.runtime.meta import Model, Object, Resource, now
 from dpf.runtime.metrics import Metrics
 from dpf.runtime.testing import run_virtual
 from dpf.runtime.webhook import (
@@ -160,6 +163,41 @@ def test_a_deletion_is_validated_with_the_object_as_it_was() -> None:
     assert old.spec.size == 2
 
 
+def seen_by_a_validator(old: dict[str, Any], new: dict[str, Any] | None) -> tuple[Thing | None, Thing | None]:
+    seen: list[tuple[Thing | None, Thing | None]] = []
+    webhook = Webhook(
+        "v", Thing, "/v", ("UPDATE", "DELETE"), validate=lambda before, after: seen.append((before, after))
+    )
+    assert answered(webhook, old, new) == {"allowed": True}
+    [found] = seen
+    return found
+
+
+def test_what_is_stored_and_cannot_be_read_is_deleted_by_its_metadata() -> None:
+    old, new = seen_by_a_validator(thing(size="big"), None)
+    assert new is None
+    assert old is not None
+    assert (str(old.key), old.deleting) == ("n/a", False)
+
+
+def test_what_is_stored_and_cannot_be_read_is_mended_as_if_it_were_new() -> None:
+    old, new = seen_by_a_validator(thing(size="big"), thing(size=2))
+    assert old is None
+    assert new is not None
+    assert new.spec.size == 2
+
+
+def test_what_cannot_be_read_and_is_being_deleted_is_let_go() -> None:
+    going = thing(size="big")
+    going["metadata"] |= {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": []}
+    for webhook in (
+        Webhook("v", Thing, "/v", ("UPDATE",), validate=lambda _, __: None),
+        Webhook("m", Thing, "/m", ("UPDATE",), default=lambda obj: obj),
+    ):
+        assert answered(webhook, going, going) == {"allowed": True}
+        assert answered(webhook, thing(size="big"), thing(size="big"))["status"]["code"] == 400
+
+
 def test_an_endpoint_is_a_service_or_a_url() -> None:
     service = Endpoint(service="hooks", namespace="n")
     assert service.names() == ["hooks.n.svc", "hooks.n.svc.cluster.local"]
@@ -201,6 +239,27 @@ def test_a_new_certificate_is_shown_when_every_api_server_has_heard_of_its_autho
         await asyncio.wait([task])
 
     run_virtual(body)
+
+
+async def test_a_certificate_that_a_clock_ahead_made_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = SmallCA.make("ca")
+
+    async def shared(*_: object) -> SmallCA:
+        return authority
+
+    monkeypatch.setattr(serving, "shared_ca", shared)
+    registration = Registration("ca", "n", "m", "v")
+    client = cast("Client", None)
+    server = WebhookServer(client, "127.0.0.1:9443", Endpoint(service="s", namespace="n"), registration, Metrics())
+    with monkeypatch.context() as ahead:
+        ahead.setattr(certs, "now", lambda: now() + timedelta(hours=2))
+        early = server._pair = await server._new_pair()
+        assert await server._new_pair() is None, "by its own clock it is young"
+    fresh = server._pair = await server._new_pair()
+    assert fresh is not None
+    assert early is not None
+    assert fresh.cert != early.cert
+    assert await server._new_pair() is None
 
 
 def test_a_server_without_an_address_is_a_mistake() -> None:
