@@ -37,6 +37,7 @@ class Device:
         self.log: list[str] = []
         self.emptying = False
         self._stop = False
+        self._there = threading.Event()
         folder.mkdir(parents=True)
         os.mkfifo(folder / "misc")
         (folder / "boot").touch()
@@ -45,7 +46,11 @@ class Device:
 
     def _serve(self) -> None:
         while not self._stop:
-            told = dict(line.split() for line in (self.folder / "misc").read_text().splitlines())
+            try:
+                told = dict(line.split() for line in (self.folder / "misc").read_text().splitlines())
+            except FileNotFoundError:
+                self._there.wait()
+                continue
             if "DISPLAY_LEVEL" not in told:
                 continue  # opened and left, as close() does it
             level, self.emptying = int(told["DISPLAY_LEVEL"]), told.get("CLEAR_ON_READ") == "1"
@@ -55,6 +60,19 @@ class Device:
                 self.log = self.log[len(shown) :]
             with suppress(BrokenPipeError):
                 (self.folder / "misc").write_text("\n".join([*text, *shown]) + "\n")
+
+    def hide(self) -> None:
+        """Takes ``misc`` away, as while the card resets."""
+        self._there.clear()
+        (self.folder / "misc").rename(self.folder / "misc.gone")
+
+    @property
+    def hidden(self) -> bool:
+        return (self.folder / "misc.gone").exists()
+
+    def show(self) -> None:
+        (self.folder / "misc.gone").rename(self.folder / "misc")
+        self._there.set()
 
     def close(self) -> None:
         self._stop = True
@@ -232,15 +250,14 @@ async def test_a_device_that_is_gone_while_the_card_resets_is_waited_for(
 ) -> None:
     monkeypatch.setattr(rshim, "POLL", 0.001)
     device.log = [*INSTALLED]
-    gone = device.folder / "misc.gone"
     messages = []
     async for status in card.follow():
         messages.append(status.message)
         if len(messages) == 1:
-            (device.folder / "misc").rename(gone)
-        elif gone.exists():
-            gone.rename(device.folder / "misc")
+            device.hide()
+        elif device.hidden:
             device.log = [*UP]
+            device.show()
     assert "No such file" in messages[1]
     assert status.state is State.UP
 
