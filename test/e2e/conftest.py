@@ -190,6 +190,13 @@ def _lines_of(log: Path, word: str) -> list[str]:
     return [line for line in log.read_text().splitlines() if word in line]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a worker waits for its sandbox too, and whoever is killed takes its time to come back."""
+    for item in items:
+        if item.path.parent == Path(__file__).parent and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(400))
+
+
 @pytest.fixture(scope="session")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
     # A unix socket's path must be short.

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from dpf.runtime.client import Client
-from dpf.runtime.errors import AlreadyExists
+from dpf.runtime.errors import AlreadyExists, Forbidden
 from dpf.runtime.k8s import Namespace
 from dpf.runtime.kubeconfig import Kubeconfig
-from dpf.runtime.meta import ObjectMeta
+from dpf.runtime.meta import Object, ObjectMeta
+from dpf.runtime.testing import RETRY
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api, Json
 from dpf.sandbox.controlplane.planes import ControlPlanes
@@ -79,6 +80,9 @@ def _start(folder: Path, owner: int) -> None:
         str(folder),
         "--until-pid",
         str(owner),
+        # Tests play kubelets that renew no lease.
+        "--node-grace",
+        "3600",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stdout is not None
@@ -87,6 +91,21 @@ def _start(folder: Path, owner: int) -> None:
     process.stdout.close()
     # It outlives this worker and ends with the whole run; nobody waits for it.
     process.returncode = 0
+
+
+async def may_list(account: Path, *kinds: type[Object], namespace: str) -> None:
+    """Returns once an account's rights count; the API server hears of a binding some moments after it was made.
+
+    :raises TimeoutError: after half a minute.
+    """
+    async with Client(Kubeconfig.load(account), field_owner="test") as client, asyncio.timeout(30):
+        for kind in kinds:
+            while True:
+                try:
+                    await client.list(kind, namespace if kind.RESOURCE.namespaced else "")
+                    break
+                except Forbidden:
+                    await asyncio.sleep(RETRY)
 
 
 async def _install_crds(kubeconfig: Path) -> None:

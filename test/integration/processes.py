@@ -16,11 +16,11 @@ from dpf.sandbox.processes import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 30.0
-LEASE = 3.0
+LEASE = 8.0
 """Seconds that a lease of :data:`QUICK` holds."""
 QUICK = (
     f"--leader-elect-lease-duration={LEASE:g}s",
-    "--leader-elect-renew-deadline=2s",
+    "--leader-elect-renew-deadline=6s",
     "--leader-elect-retry-period=500ms",
 )
 

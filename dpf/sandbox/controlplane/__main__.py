@@ -52,6 +52,9 @@ def main() -> int:
     run_parser = commands.add_parser("run", help="run both clusters until SIGTERM")
     run_parser.add_argument("--data-dir", type=Path, required=True, help="folder that keeps the clusters")
     run_parser.add_argument("--audit", action="store_true", help="log the requests of ServiceAccounts")
+    run_parser.add_argument(
+        "--node-grace", type=int, default=50, help="seconds without a lease after which a node is not ready"
+    )
     run_parser.add_argument("--until-pid", type=int, help="end when this process is gone")
     options = parser.parse_args()
     log.configure("warning", "console")
@@ -60,7 +63,9 @@ def main() -> int:
         if options.command == "build":
             sys.stdout.write(f"{programs}\n")
         else:
-            planes = ControlPlanes(options.data_dir.absolute(), programs, audit=options.audit)
+            planes = ControlPlanes(
+                options.data_dir.absolute(), programs, audit=options.audit, node_grace=options.node_grace
+            )
             signals.run(run(planes, until=options.until_pid))
     except (ConfigError, NotReady) as error:
         sys.stderr.write(f"{error}\n")

@@ -19,7 +19,7 @@ from dpf.sandbox.api import Api, Json
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.kamaji import TenantControlPlane
 from test.integration.clustermanager.conftest import World
-from test.integration.conftest import Planes, crds
+from test.integration.conftest import Planes, crds, may_list
 
 NAMESPACE = "dpf-operator-system"
 
@@ -59,6 +59,7 @@ async def test_a_manager_waits_for_kamaji_to_be_installed_and_goes_on_when_it_is
         assert (await bare.says("Created", "KamajiNotInstalled")).status == "False"
 
 
+@pytest.mark.xdist_group("operator-namespace")  # managers of all rights there see each other's objects
 async def test_its_rights_are_enough(control_planes: Planes, host_client: Client, data_store: None) -> None:
     with suppress(AlreadyExists):
         await host_client.create(Namespace(metadata=ObjectMeta(name=NAMESPACE)))
@@ -66,6 +67,7 @@ async def test_its_rights_are_enough(control_planes: Planes, host_client: Client
         await manifests.Applier(api).apply(manifests.documents(manifests.CONFIG / "rbac"))
     account = control_planes.account("kamaji-cluster-manager", NAMESPACE)
     world = World(host_client, account, NAMESPACE)
+    await may_list(account, DPUCluster, namespace=NAMESPACE)
     keepalived = {"vip": "192.0.2.11", "virtualRouterID": 8, "interface": "eth0", "nodeSelector": {"test": "rights"}}
     async with world.manager():
         cluster = await world.create("rights", clusterEndpoint={"keepalived": keepalived})

@@ -265,6 +265,7 @@ async def events_until(world: World, reason: str) -> AsyncIterator[Event]:
                 return
 
 
+@pytest.mark.timeout(400)
 async def test_deletion_leaves_nothing(world: World) -> None:
     async with world.manager():
         cluster = await world.create(clusterEndpoint=endpoint(world.namespace))
@@ -370,6 +371,7 @@ async def test_somebody_elses_object_survives_a_virtual_ip_that_is_not_asked_for
         assert (await world.host.get(ConfigMap, meta.name, world.namespace)).uid == theirs.uid
 
 
+@pytest.mark.timeout(400)
 async def test_a_cluster_made_anew_waits_for_what_is_left_of_the_one_before(world: World) -> None:
     async with world.manager():
         cluster = await world.create()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from dataclasses import replace
 
 import aiohttp
 
 from dpf.host.network import BRIDGE
+from dpf.sandbox.controlplane.planes import free_ports
 from test.integration.host.conftest import HostNamespace, until
 
 CONFIGURED = "dpu-oob-bridge-configured="
@@ -92,9 +92,7 @@ async def test_once_prints_what_it_wrote(host: HostNamespace) -> None:
 
 
 async def test_it_is_ready_when_the_file_is_true(host: HostNamespace) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports([0])
     reachable = replace(host, name="")
     await reachable.detector(f"--health-probe-bind-address=127.0.0.1:{port}")
     async with aiohttp.ClientSession() as http, asyncio.timeout(30):

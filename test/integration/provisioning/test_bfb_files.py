@@ -116,8 +116,9 @@ async def test_a_file_that_changes_and_keeps_its_size_is_downloaded_again(bfbs: 
     file.write_bytes(BODY[::-1])
     bfb = await bfbs.went(ready, Phase.DOWNLOADING, Phase.READY)
     assert file.read_bytes() == BODY
-    told = await bfbs.events(bfb, 5)
-    assert told.count("ImageChanged") == 1
+    # What is told again of the same thing is one Event.
+    told = await bfbs.events(bfb, 3)
+    assert sorted(told) == ["ImageChanged", "StartedDownload", "SuccessfulDownload"]
     assert len(server.asked) == 2
 
 
@@ -254,8 +255,11 @@ async def test_deleting_while_the_volume_is_silent_waits_and_says_so(
         with monkeypatch.context() as patch:
             patch.setattr(download_module, "open_part", lambda part, *, resume: awake.wait() and part.open("wb"))
             created = await bfbs.create("image", server.url)
-            stuck = await bfbs.eventually("image", lambda bfb: bfb.status.reason == "VolumeSilent")
-            assert stuck.status.phase is Phase.DOWNLOADING
+            # In a slow moment a look at the volume may be called silent too; that is phase Error, and tried again.
+            await bfbs.eventually(
+                "image",
+                lambda bfb: (bfb.status.phase, bfb.status.reason) == (Phase.DOWNLOADING, "VolumeSilent"),
+            )
             await bfbs.client.delete(created)
             gone = await bfbs.eventually("image", lambda bfb: bfb.status.reason == "DownloadEnding")
             assert gone.status.phase is Phase.DELETING

@@ -107,18 +107,19 @@ async def _called(client: Client, namespace: str) -> None:
         for number in count():
             # Each of its own name: the one before may still be going.
             meta = {"name": f"probe-{number}", "namespace": namespace}
-            bfb = await client.create(
-                BFB.model_validate({"metadata": meta, "spec": {"url": "http://127.0.0.1:1/x.bfb"}})
-            )
-            await client.delete(bfb)
+            image = {"metadata": meta, "spec": {"url": "http://127.0.0.1:1/x.bfb"}}
+            # One that has just started refuses until it knows all objects.
+            bfb = None
             try:
+                bfb = await client.create(BFB.model_validate(image))
+                await client.delete(bfb)
                 wrong = {ANNOTATION_HOST_POWER_CYCLE_REQUIRED: "perhaps"}
                 dpu = DPU.model_validate(
                     {"metadata": {**meta, "annotations": wrong}, "spec": {"nodeName": "none", "bfb": "image"}}
                 )
                 await client.delete(await client.create(dpu))
             except ApiError as error:
-                if error.status == 422 and bfb.spec.file_name:
+                if error.status == 422 and bfb is not None and bfb.spec.file_name:
                     return
             await asyncio.sleep(RETRY)
 

@@ -104,6 +104,7 @@ async def test_without_the_flag_clusters_of_other_namespaces_are_left_alone(worl
     assert FINALIZER_DPUCLUSTER not in (await world.host.get(DPUCluster, theirs.name, tenant)).metadata.finalizers
 
 
+@pytest.mark.xdist_group("operator-namespace")  # managers of all rights there see each other's objects
 async def test_a_secret_that_may_not_be_read_is_named_and_read_once_it_may(
     control_planes: Planes, host_client: Client, dpu_client: Client, namespace: str, tenant: str
 ) -> None:

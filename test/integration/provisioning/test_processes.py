@@ -17,7 +17,7 @@ from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually
 from dpf_api.bfb import BFB, BFBSpec, Phase
 from test.integration.conftest import Planes
-from test.integration.processes import LEASE, QUICK, Process, managers
+from test.integration.processes import LEASE, QUICK, TIMEOUT, Process, managers
 from test.unit.provisioning.imageserver import ImageServer
 
 NAME = "provisioning-manager"
@@ -76,7 +76,7 @@ async def test_of_two_managers_one_acts_and_when_it_is_killed_the_other_goes_on_
         first.send(signal.SIGKILL)
         killed = asyncio.get_running_loop().time()
         assert (await second.says("leading"))["identity"] != leader
-        assert asyncio.get_running_loop().time() - killed < LEASE + 1.5
+        assert asyncio.get_running_loop().time() - killed < LEASE + TIMEOUT / 3
         hangs.silent_after = None
         await bfb("two", quick.url)
         await until("two", Phase.READY)

@@ -16,7 +16,7 @@ from dpf.sandbox import manifests
 from dpf.sandbox.api import Api
 from dpf_api.dpu import DPU
 from dpf_api.dpuset import DPUSet
-from test.integration.conftest import Planes
+from test.integration.conftest import Planes, may_list
 from test.integration.provisioning.conftest import PCI, FakeDms, World
 
 NAMESPACE = "dpf-operator-system"
@@ -31,11 +31,13 @@ async def accounts(control_planes: Planes, host_client: Client) -> None:
         await manifests.Applier(api).apply(manifests.documents(manifests.CONFIG / "rbac"))
 
 
+@pytest.mark.xdist_group("operator-namespace")  # managers of all rights there see each other's objects
 async def test_the_rights_of_the_provisioning_manager_are_enough(
     accounts: None, control_planes: Planes, host_client: Client, dpu_client: Client
 ) -> None:
     account = control_planes.account("provisioning-manager", NAMESPACE)
     world = World(host_client, dpu_client, control_planes, NAMESPACE, FakeDms(), account=account)
+    await may_list(account, DPU, Node, namespace=NAMESPACE)
     async with world.manager():
         await world.bfb()
         await world.cluster()

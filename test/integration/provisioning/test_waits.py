@@ -156,7 +156,7 @@ async def test_a_host_that_is_rebooted_by_hand_after_all_takes_its_dpu_out_of_er
 async def test_a_pod_that_a_shutdown_of_the_host_has_ended_comes_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(podhealth, "PAUSE", 2.0)
+    monkeypatch.setattr(podhealth, "PAUSE", 3600.0)
     node = await world.node()
     await world.bfb()
     await world.cluster()
@@ -169,6 +169,8 @@ async def test_a_pod_that_a_shutdown_of_the_host_has_ended_comes_back(
     await world.host.merge_patch(pod, {"status": aged}, subresource="status")
     dpu = await world.eventually(DPU, name, until=lambda d: d.status.reason == "PodEnded")
     assert "the node was shut down" in dpu.status.message
+    monkeypatch.setattr(podhealth, "PAUSE", 0.0)
+    await world.host.merge_patch(dpu, {"metadata": {"labels": {"woken": "now"}}})
     found = await eventually(world.host, Pod, pod.name, world.namespace, until=lambda each: each.uid != pod.uid)
     assert found.status.phase == "Pending"
 

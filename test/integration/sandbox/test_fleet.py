@@ -140,7 +140,7 @@ async def test_card_does_not_join_without_the_host_network(fleet: Fleet) -> None
     await fleet.flash(card)
     await fleet.reboot(card)
     await fleet.node(fleet.host, card.host, is_ready)
-    state = await fleet.ask("GET", f"/cards/{card.dpu}?wait=5&not=booting")
+    state = await fleet.settled(card)
     assert (state["state"], (await fleet.summary(card))["joins"]) == ("up", 0)
     await fleet.run_pod(card, "hostnetwork")
     await fleet.node(fleet.dpu, card.dpu, is_ready)

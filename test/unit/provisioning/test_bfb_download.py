@@ -181,6 +181,7 @@ async def test_a_silent_server_is_given_up(get: Download, server: ImageServer, m
     monkeypatch.setattr(web, "SILENCE", 0.2)
     server.silent_after = module.PIECE
     await get.fails("ServerSilent", server.url)
+    monkeypatch.setattr(web, "SILENCE", 20.0)
     server.silent_after = None
     await get(server.url, SHA)
     assert server.ranges()[1].startswith("bytes=")

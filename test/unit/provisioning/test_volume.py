@@ -72,6 +72,7 @@ async def test_a_silent_volume_holds_nobody_and_one_thread(
     (call,) = volume._held
     held.leave.set()
     await asyncio.wrap_future(call)
+    monkeypatch.setattr(module, "SILENT", 20.0)
     await volume.ask(asked.append, 2)
     assert asked == [2]
 
@@ -98,6 +99,7 @@ async def test_a_volume_that_keeps_a_thread_for_ever_is_asked_again(
     monkeypatch.setattr(module, "PROBE", 0.0)
     with pytest.raises(VolumeSilent):
         await volume.ask(held)
+    monkeypatch.setattr(module, "SILENT", 20.0)
     assert await volume.ask(int, "7") == 7
 
 

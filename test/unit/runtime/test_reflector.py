@@ -276,7 +276,7 @@ def test_a_back_off_ends_when_the_server_is_known_to_answer_unless_it_asked_for_
 
 async def test_a_server_that_has_nothing_to_say_twice_is_listed_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that was restored from a backup says nothing, not even a bookmark, to who asks for a version it has not reached."""
-    monkeypatch.setattr(module, "SILENCE", 0.05)
+    monkeypatch.setattr(module, "SILENCE", 0.5)
     restored = stream(*listed("b", version=3), hold=False)
     async with reflecting(stream(*listed("a", version=500), hold=False), stream(), stream(), restored) as r:
         await r.until(lambda: r.sizes() == {"b": 1})
@@ -286,7 +286,7 @@ async def test_a_server_that_has_nothing_to_say_twice_is_listed_again(monkeypatc
 
 
 async def test_a_server_that_cannot_be_reached_is_not_listed_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENCE", 0.05)
+    monkeypatch.setattr(module, "SILENCE", 0.5)
 
     async def no_answer(_: web.Request) -> web.StreamResponse:
         await asyncio.Event().wait()
@@ -300,7 +300,7 @@ async def test_a_server_that_cannot_be_reached_is_not_listed_again(monkeypatch: 
 
 
 async def test_a_silent_stream_is_cut_and_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENCE", 0.05)
+    monkeypatch.setattr(module, "SILENCE", 0.5)
     later = stream(event("MODIFIED", widget("a", 6, size=6)))
     async with reflecting(stream(*listed("a", version=5)), stream(), later) as r:
         await r.until(lambda: r.sizes() == {"a": 6})
