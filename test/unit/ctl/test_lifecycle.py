@@ -208,7 +208,7 @@ def test_a_supervisor_has_the_folder_until_it_ends_however_it_ends(
 
     def sleeper(_: list[str], **how: Any) -> subprocess.Popen[bytes]:
         started.append(popen(["sleep", "3600"], **how))
-        return started[0]
+        return started[-1]
 
     async def ready(*_: object) -> str:
         return ""
@@ -225,8 +225,10 @@ def test_a_supervisor_has_the_folder_until_it_ends_however_it_ends(
             assert f"kill process {supervisor.pid}\n" in capsys.readouterr().err
         assert names_in(tmp_path) == {layout.marker.name, "logs", "logs/supervisor.log"}
     finally:
-        supervisor.kill()
-        supervisor.wait()
+        for each in started:
+            each.returncode = None
+            each.kill()
+            each.wait()
     assert run("down", tmp_path) == 0
     assert names_in(tmp_path) == set()
 
