@@ -33,6 +33,7 @@ from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.sandbox import control
 from dpf.sandbox.api import Api, Json
 from dpf.sandbox.layout import Layout
+from dpf.sandbox.lock import Taken
 from dpf.sandbox.manifests import Applier
 from dpf.sandbox.settings import Settings
 from dpf_api.dpu import Phase
@@ -53,10 +54,10 @@ class DemoFailed(Exception):
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    """Runs the demo; 0 if everything was as it should be. Everything is taken down in any case."""
+    """Runs the demo; 0 if everything was as it should be. Everything is taken down in any case, but for what another runs there."""
     folder = arguments.data_dir or Path(tempfile.mkdtemp(prefix="dpf-demo-"))
     layout = Layout(folder.expanduser().resolve())
-    clock, failed = Clock(), True
+    clock, failed, ours = Clock(), True, True
     if why := refusal(layout):
         complain(f"error: {why}")
         return 1
@@ -65,10 +66,13 @@ def run_demo(arguments: argparse.Namespace) -> int:
         if bring_up(layout, arguments, clock.tell) == 0:
             asyncio.run(_provision(layout, arguments.dpus, clock))
             failed = False
+    except Taken as error:
+        complain(f"error: {error}")
+        ours = False
     except (DemoFailed, DpfError, control.ControlError) as error:
         complain(f"error: {error}\nThe logs are in {layout.logs}")
     finally:
-        failed |= not _taken_down(layout, clock, keep_logs=failed)
+        failed |= ours and not _taken_down(layout, clock, keep_logs=failed)
     return int(failed)
 
 

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from dpf.ctl.output import complain
-from dpf.sandbox import control
-from dpf.sandbox.control import ControlError
+from dpf.sandbox import control, lock
+from dpf.sandbox.control import ControlError, NotRunning
 from dpf.sandbox.controlplane import binaries
 from dpf.sandbox.layout import Layout, default_data_dir
 from dpf.sandbox.processes import tail
@@ -25,12 +25,27 @@ GONE_WITHIN = 60.0
 
 
 def runs(layout: Layout) -> bool:
-    """Whether a sandbox answers there."""
-    return asyncio.run(control.answers(lambda: control.ask(layout.control_socket, "GET", "/processes")))
+    """Whether a sandbox runs there.
+
+    :raises ControlError: if one does that does not answer.
+    """
+    try:
+        asyncio.run(control.ask(layout.control_socket, "GET", "/pid"))
+    except NotRunning:
+        return False
+    except ControlError as error:
+        raise ControlError(
+            f"a sandbox runs in {layout.data_dir} and does not answer as it should ({error}): see {layout.logs}; "
+            f"to give it up, kill {lock.holder(layout)}"
+        ) from error
+    return True
 
 
 def refusal(layout: Layout) -> str:
-    """Why no sandbox can be brought up there; empty if one can."""
+    """Why no sandbox can be brought up there; empty if one can.
+
+    :raises ControlError: see :func:`runs`.
+    """
     if runs(layout):
         return f"a sandbox runs already in {layout.data_dir}; `dpfctl sandbox down` ends it"
     try:
@@ -49,27 +64,15 @@ def bring_up(layout: Layout, arguments: argparse.Namespace, tell: Callable[[str]
 
     What an earlier sandbox left in the folder is removed: the caller has asked :func:`refusal` whether there is anything else.
 
+    :raises Taken: if somebody else has the folder.
     :raises ControlError: if the folder can't be written to.
     """
-    try:
-        layout.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        layout.marker.touch(mode=0o600)
-    except OSError as error:
-        raise ControlError(f"cannot use {layout.data_dir}: {error.strerror}") from None
-    # Here and not in the supervisor, because the first time it builds for minutes and tells of it.
-    binaries.ensure()
-    _clear(layout)
-    layout.logs.mkdir(parents=True, mode=0o700)
-    log_file = layout.logs / "supervisor.log"
-    command = [sys.executable, "-m", "dpf.sandbox.supervisor", "--data-dir", str(layout.data_dir)]
-    command += ["--dpus", str(arguments.dpus), "--dpus-per-host", str(arguments.dpus_per_host)]
-    command += ["--no-delays"] if arguments.no_delays else []
-    command += ["--log-level", arguments.log_level]
-    command += [word for manager in arguments.without for word in ("--without", manager)]
-    with log_file.open("ab") as log:
-        supervisor = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
-        )
+    with lock.held(layout) as folder:
+        # Here and not in the supervisor, because the first time it builds for minutes and tells of it.
+        binaries.ensure()
+        _clear(layout)
+        supervisor = _start(layout, arguments, folder)
+        lock.name(folder, supervisor.pid)
     failure = asyncio.run(_await_ready(layout, supervisor, tell))
     if failure:
         complain(f"error: {failure}")
@@ -81,6 +84,31 @@ def bring_up(layout: Layout, arguments: argparse.Namespace, tell: Callable[[str]
     # It is left running, and is nobody's child any more when this command ends.
     supervisor.returncode = 0
     return 0
+
+
+def _start(layout: Layout, arguments: argparse.Namespace, folder: int) -> subprocess.Popen[bytes]:
+    """Starts a supervisor.
+
+    :param folder: the lock, which it inherits: so nobody gets it in between, and it is free when the supervisor has ended.
+    """
+    layout.logs.mkdir(parents=True, mode=0o700)
+    log_file = layout.logs / "supervisor.log"
+    command = [sys.executable, "-m", "dpf.sandbox.supervisor", "--data-dir", str(layout.data_dir)]
+    command += ["--lock", str(folder)]
+    command += ["--dpus", str(arguments.dpus), "--dpus-per-host", str(arguments.dpus_per_host)]
+    command += ["--no-delays"] if arguments.no_delays else []
+    command += ["--log-level", arguments.log_level]
+    command += [word for manager in arguments.without for word in ("--without", manager)]
+    with log_file.open("ab") as log:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[folder],
+            start_new_session=True,
+            cwd="/",
+        )
 
 
 async def _await_ready(layout: Layout, supervisor: subprocess.Popen[bytes], tell: Callable[[str], None]) -> str:
@@ -104,19 +132,21 @@ async def _await_ready(layout: Layout, supervisor: subprocess.Popen[bytes], tell
 def take_down(layout: Layout, *, keep_logs: bool = False) -> None:
     """Ends the sandbox, if one runs, and removes its data. A folder that is no sandbox's is left as it is.
 
-    :raises ControlError: if it does not end; its data stays.
+    :raises Taken: if somebody else has the folder, for example an ``up`` that has not started its supervisor yet.
+    :raises ControlError: if it does not answer or does not end; its data stays.
     """
     ran = runs(layout)
     if ran:
         asyncio.run(_end(layout))
-    if not ran and not _is_a_sandboxs(layout):
+    elif not layout.data_dir.exists() or not _is_a_sandboxs(layout):
         return
-    _clear(layout, keep_logs=keep_logs)
-    if not keep_logs:
-        # Last, so that the rest is still known for a sandbox's if this is cut short.
-        layout.marker.unlink(missing_ok=True)
-        with suppress(OSError):
-            layout.data_dir.rmdir()
+    with lock.held(layout):
+        _clear(layout, keep_logs=keep_logs)
+        if not keep_logs:
+            # Last, so that the rest is still known for a sandbox's if this is cut short.
+            layout.marker.unlink(missing_ok=True)
+            with suppress(OSError):
+                layout.data_dir.rmdir()
 
 
 async def _end(layout: Layout) -> None:

@@ -54,21 +54,24 @@ class Detector:
         """
         found = await self.scanner.scan()
         problems = dict(found.problems)
-        configured = await self._bridge(problems)
-        self._findings.tell(problems)
         before = self._read()
-        wanted = features(found.cards, read(before), bridge=configured)
+        known = read(before)
+        configured = await self._bridge(problems, before=BRIDGE_CONFIGURED in known)
+        self._findings.tell(problems)
+        wanted = features(found.cards, known, bridge=configured)
         changed = self._write(before, render(wanted))
         if changed:
             log.info("features_changed", features=wanted)
         self.looked = True
         return changed
 
-    async def _bridge(self, problems: Problems) -> bool:
+    async def _bridge(self, problems: Problems, *, before: bool) -> bool:
+        """Whether the bridge is as it should be; as before if the kernel does not tell, which says nothing about the bridge."""
         try:
             problem = await bridge.problem(self.network, self.bridge)
         except NetworkError as error:
-            problem = str(error)
+            problems[self.bridge, BRIDGE_CONFIGURED] = str(error)
+            return before
         if problem:
             problems[self.bridge, BRIDGE_CONFIGURED] = problem
         return not problem

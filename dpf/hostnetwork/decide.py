@@ -136,7 +136,7 @@ def _functions(wanted: Wanted, physical: Physical) -> Action | Problem | None:
     if physical.in_use:
         message = (
             f"{address} has {have} virtual functions, {number} are wanted, and making them takes away those that there are: "
-            f"{physical.in_use}; drain the host, or write 0 to its sriov_numvfs"
+            f"{physical.in_use}; drain the host and take their devices down, or write 0 to its sriov_numvfs"
         )
         return Problem("FunctionsInUse", message)
     return MakeFunctions(address, number, anew=True)

@@ -7,7 +7,8 @@ from dpf.host.pci import Sysfs
 from dpf.hostnetwork.decide import Physical, Problem, Seen, Wanted
 
 DRIVER = "mlx5_core"
-"""The host's network driver of a card's functions. Under any other, a function serves a virtual machine or a user-space program."""
+"""The host's network driver of a card's functions. Under any other, a function serves a virtual machine or a user-space program;
+under this one it may do so too, as DPDK leaves the function to it, but its network device is up then."""
 
 
 async def observe(wanted: Wanted, sysfs: Sysfs, network: Network) -> Seen:
@@ -48,7 +49,10 @@ async def _physical(wanted: Wanted, sysfs: Sysfs, network: Network, address: str
 
 
 async def _in_use(sysfs: Sysfs, network: Network, address: str, bridge: Link | None) -> str:
-    """Which virtual function somebody uses, and how that is known; empty if nobody uses any. Ours in the bridge does not count."""
+    """Which virtual function somebody uses, and how that is known; empty if nobody uses any. Ours in the bridge does not count.
+
+    Who uses a device that the host has can't be told in full (IPv6, VLANs, DPDK), but nobody uses one that is down.
+    """
     for function in sysfs.virtual(address):
         driver = sysfs.driver(function)
         if not driver:
@@ -59,8 +63,11 @@ async def _in_use(sysfs: Sysfs, network: Network, address: str, bridge: Link | N
         link = await network.link(netdev) if netdev else None
         if link is None:
             return f"{function} has its network device in another network namespace, as a pod's has"
-        if link.master and (bridge is None or link.master != bridge.index):
+        ours = bridge is not None and link.master == bridge.index
+        if link.master and not ours:
             return f"{netdev} ({function}) belongs to device {link.master}"
         if await network.has_ipv4(link.index):
             return f"{netdev} ({function}) has an IPv4 address"
+        if link.up and not ours:
+            return f"{netdev} ({function}) is up, as it is while somebody uses it"
     return ""

@@ -95,12 +95,15 @@ async def ask(socket: Path, method: str, path: str, body: Any = None, *, timeout
             aiohttp.ClientSession(connector=connector, timeout=limit) as http,
             http.request(method, f"http://sandbox{path}", data=data) as response,
         ):
-            answer = orjson.loads(await response.read())
+            try:
+                answer = orjson.loads(await response.read())
+            except orjson.JSONDecodeError:
+                raise ControlError(f"no sandbox answers on {socket}: HTTP {response.status}") from None
             if response.status >= 400:
                 raise ControlError(answer.get("error") or f"HTTP {response.status}")
             return answer
     except aiohttp.ClientConnectorError as error:
-        if not isinstance(error.os_error, FileNotFoundError | ConnectionRefusedError):
+        if not isinstance(error.os_error, FileNotFoundError | NotADirectoryError | ConnectionRefusedError):
             raise ControlError(f"no sandbox answers on {socket}: {error}") from error
         raise NotRunning(f"nobody listens on {socket}") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:

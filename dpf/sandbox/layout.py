@@ -59,7 +59,8 @@ class Layout:
 
     @property
     def marker(self) -> Path:
-        """Says that the folder is a sandbox's: there before anything else of it, and after all else is gone."""
+        """Says that the folder is a sandbox's: there before anything else of it, and after all else is gone. Whoever has the folder
+        has locked it; see :mod:`dpf.sandbox.lock`."""
         return self.data_dir / ".dpf-sandbox"
 
     @property

@@ -2,6 +2,7 @@
 
 It brings everything up in order (control planes, objects, managers, fleet), restarts what dies, and takes everything down in
 the opposite order. Its children are killed by the kernel should it be killed itself, so nothing of a sandbox outlives it.
+From ``dpfctl`` it inherits the lock of its folder (:mod:`dpf.sandbox.lock`), which so is held as long as it lives.
 ``dpfctl sandbox`` speaks to it over a unix socket.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import resource
 import sys
 from collections.abc import AsyncIterator
@@ -269,7 +271,11 @@ def main() -> None:
     parser.add_argument("--no-delays", action="store_true", help="cards and hosts do everything at once")
     parser.add_argument("--without", action="append", default=[], choices=MANAGERS, help="a manager to leave out")
     parser.add_argument("--log-level", default="info", choices=get_args(Level), help="what the managers log at least")
+    parser.add_argument("--lock", type=int, help="descriptor of the folder's lock, which it inherits")
     arguments = parser.parse_args()
+    if arguments.lock is not None:
+        # A child that outlives it by a moment shall not keep the folder from the next sandbox.
+        os.set_inheritable(arguments.lock, False)
     logging.configure("info", "json")
     # Inherited by all: a thousand cards are thousands of sockets.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -10,6 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from dpf.sandbox.controlplane import pki
+from dpf.sandbox.fleet.disk import write_private
 
 LOOPBACK = "127.0.0.1"
 
@@ -111,7 +112,7 @@ class ClusterPlane:
         file = file or "user-" + quote(name, safe="")
         path = self._folder / f"{file}.conf"
         cert, key = self.pki.user(file, name, groups)
-        pki.write_private(path, pki.kubeconfig(self.url, self.ca, cert=cert, key=key, namespace=namespace).encode())
+        write_private(path, pki.kubeconfig(self.url, self.ca, cert=cert, key=key, namespace=namespace).encode())
         return path
 
     def prepare(self) -> None:

@@ -68,13 +68,6 @@ def signed(text: str, jws: str, join: JoinCommand) -> bool:
     return hmac.compare_digest(hmac.digest(join.token_secret.encode(), message, hashlib.sha256), signature)
 
 
-def sign(text: str, join: JoinCommand) -> str:
-    """A detached HS256 signature, as the controller-manager's bootstrap signer makes it; tests need it."""
-    header = _encode(json.dumps({"alg": "HS256", "kid": join.token_id}, separators=(",", ":")).encode())
-    message = f"{header}.{_encode(text.encode())}".encode()
-    return f"{header}..{_encode(hmac.digest(join.token_secret.encode(), message, hashlib.sha256))}"
-
-
 def _read(text: str) -> tuple[str, bytes]:
     """Server and CA of a kubeconfig that has one cluster and, as it is public, no user."""
     try:

@@ -4,6 +4,7 @@ and a stand-in for node feature discovery makes labels of that file and of the N
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from functools import cache
 from random import random
 from typing import Any
@@ -70,8 +71,10 @@ class Discovery:
         functions = []
         for _, address in self._machine.sysfs.functions():
             folder = self._machine.sysfs.devices / address
-            ids = {name: (folder / name).read_text().strip().removeprefix("0x") for name in ("vendor", "device")}
-            functions.append(ids)
+            # A folder that is just being removed, file by file, is a function no more.
+            with suppress(OSError, ValueError):
+                ids = {name: (folder / name).read_text().strip().removeprefix("0x") for name in ("vendor", "device")}
+                functions.append(ids)
         labels: dict[str, str] = {}
         for rule in _rules():
             if all(_matches(feature, functions) for feature in rule["matchFeatures"]):

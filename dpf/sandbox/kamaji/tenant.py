@@ -173,6 +173,9 @@ class Tenant:
         await self._end()
         await self._around.etcd.delete(self._prefix)
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._gone:
+            # By force; what has that name now, if anything, is another.
+            return
         meta = self._latest["metadata"]
         left = [each for each in meta.get("finalizers") or [] if each != objects.FINALIZER]
         patch = {"metadata": {"finalizers": left, "resourceVersion": meta["resourceVersion"]}}

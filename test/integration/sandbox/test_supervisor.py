@@ -125,6 +125,39 @@ def test_nothing_is_left_when_the_supervisor_is_killed(sandbox: Layout, capsys: 
     supervisor = asyncio.run(control.ask(sandbox.control_socket, "GET", "/pid"))["pid"]
     os.kill(supervisor, signal.SIGKILL)
     wait_gone([supervisor, *pids])
+    assert run("down", "--data-dir", str(sandbox.data_dir)) == 0, "its lock is gone with it"
+    assert not sandbox.data_dir.exists()
+
+
+def test_a_sandbox_whose_socket_is_hidden_is_neither_replaced_nor_removed(
+    shared: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supervisor = asyncio.run(control.ask(shared.control_socket, "GET", "/pid"))["pid"]
+    hidden = shared.control_socket.rename(shared.control_socket.with_suffix(".hidden"))
+    try:
+        for command in ("up", "down"):
+            assert run(command, "--data-dir", str(shared.data_dir)) == 1
+            assert f"kill process {supervisor}\n" in capsys.readouterr().err
+    finally:
+        hidden.rename(shared.control_socket)
+    assert all(process["ready"] for process in processes(shared, capsys).values())
+
+
+def test_only_the_supervisor_has_the_lock_and_no_child_keeps_it_longer(
+    shared: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supervisor = asyncio.run(control.ask(shared.control_socket, "GET", "/pid"))["pid"]
+    pids = [supervisor, *(process["pid"] for process in processes(shared, capsys).values() if process["pid"])]
+    holders = [pid for pid in pids if str(shared.marker) in map(_target, Path(f"/proc/{pid}/fd").iterdir())]
+    assert holders == [supervisor]
+
+
+def _target(descriptor: Path) -> str:
+    """What an open file of a process is; empty if it is closed by now."""
+    try:
+        return str(descriptor.readlink())
+    except FileNotFoundError:
+        return ""
 
 
 def test_start_that_fails_says_why_and_leaves_nothing_running(

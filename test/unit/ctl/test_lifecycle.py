@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
+import socketserver
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dpf.ctl import lifecycle
 from dpf.runtime.errors import ConfigError
+from dpf.sandbox import lock
 from dpf.sandbox.control import ControlError
 from dpf.sandbox.controlplane import binaries
 from dpf.sandbox.fleet.cardstate import Durations
@@ -158,6 +166,136 @@ def test_down_leaves_what_somebody_else_put_into_a_sandboxs_folder(tmp_path: Pat
     (tmp_path / "notes.txt").touch()
     assert run("down", tmp_path) == 0
     assert [each.name for each in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def names_in(folder: Path) -> set[str]:
+    return {str(each.relative_to(folder)) for each in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("command", ["up", "demo", "down"])
+def test_while_an_up_builds_the_folder_is_nobody_elses(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    layout = remains_in(tmp_path)
+    SETTINGS.write(layout)
+    layout.marker.touch()
+    before = names_in(tmp_path)
+
+    def ensure() -> None:
+        monkeypatch.setattr(binaries, "ensure", lambda: pytest.fail("another got as far as to build"))
+        assert run(command, tmp_path) == 1
+        assert names_in(tmp_path) == before
+        told = capsys.readouterr().err
+        assert told.startswith(
+            f"error: {tmp_path} is in use, by another `dpfctl sandbox` or by a sandbox that does not"
+        )
+        assert told.endswith(f"kill process {os.getpid()}\n")
+        raise ConfigError("no compiler")
+
+    monkeypatch.setattr(binaries, "ensure", ensure)
+    assert run("up", tmp_path) == 1
+    assert names_in(tmp_path) == before
+    assert run("down", tmp_path) == 0
+    assert names_in(tmp_path) == set()
+
+
+def test_a_supervisor_has_the_folder_until_it_ends_however_it_ends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a program here that never listens on a socket, as one whose socket was unlinked."""
+    layout, started = Layout(tmp_path), list[subprocess.Popen[bytes]]()
+    popen = subprocess.Popen
+
+    def sleeper(_: list[str], **how: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(["sleep", "3600"], **how))
+        return started[-1]
+
+    async def ready(*_: object) -> str:
+        return ""
+
+    monkeypatch.setattr(binaries, "ensure", lambda: None)
+    monkeypatch.setattr(subprocess, "Popen", sleeper)
+    monkeypatch.setattr(lifecycle, "_await_ready", ready)
+    assert run("up", tmp_path) == 0
+    supervisor = started[0]
+    supervisor.returncode = None
+    try:
+        for command in ("up", "down", "demo"):
+            assert run(command, tmp_path) == 1
+            assert f"kill process {supervisor.pid}\n" in capsys.readouterr().err
+        assert names_in(tmp_path) == {layout.marker.name, "logs", "logs/supervisor.log"}
+    finally:
+        for each in started:
+            each.returncode = None
+            each.kill()
+            each.wait()
+    assert run("down", tmp_path) == 0
+    assert names_in(tmp_path) == set()
+
+
+@contextmanager
+def answering(layout: Layout, answer: bytes) -> Iterator[None]:
+    """What listens on the control socket and answers everything with that."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(answer)
+
+    with socketserver.ThreadingUnixStreamServer(str(layout.control_socket), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("unbuildable")
+@pytest.mark.parametrize("command", ["up", "demo", "down"])
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 9\r\n\r\n500 Error", "HTTP 500"),
+        (b'HTTP/1.1 500 Error\r\nContent-Length: 16\r\n\r\n{"error":"full"}', "full"),
+        (b"", "Server disconnected"),
+    ],
+)
+def test_a_sandbox_that_does_not_answer_as_it_should_keeps_its_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, answer: bytes, said: str
+) -> None:
+    layout = remains_in(tmp_path)
+    layout.marker.touch()
+    with answering(layout, answer):
+        before = names_in(tmp_path)
+        assert run(command, tmp_path) == 1
+        assert names_in(tmp_path) == before
+    told = capsys.readouterr().err
+    assert f"a sandbox runs in {tmp_path} and does not answer as it should" in told
+    assert said in told
+    assert told.endswith("kill its supervisor\n"), "that is all that is known of a sandbox of before"
+
+
+def test_a_lock_on_a_folder_that_was_taken_down_meanwhile_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who opened the marker before it was removed, and locked it after, makes a new one."""
+    layout = Layout(tmp_path / "sandbox")
+    flock, opened = fcntl.flock, list[int]()
+
+    def late(descriptor: int, how: int) -> None:
+        if not opened:
+            layout.marker.unlink()
+            layout.data_dir.rmdir()
+        opened.append(descriptor)
+        flock(descriptor, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        with lock.held(layout):
+            assert len(opened) == 2
+            with pytest.raises(lock.Taken), lock.held(layout):
+                pass
 
 
 def test_a_folder_that_cannot_be_written_to_is_an_error_and_no_traceback(

@@ -15,7 +15,7 @@ from dpf.detector import bridge
 from dpf.detector.cards import AGAIN, Scanner
 from dpf.detector.detector import Detector
 from dpf.detector.features import read
-from dpf.host.network import BRIDGE
+from dpf.host.network import BRIDGE, NetworkError
 from dpf.runtime.testing import run_virtual
 from dpf.sandbox.fleet.machine import Hardware, Machine, View
 
@@ -302,6 +302,29 @@ async def _until(condition: object) -> None:
     async with asyncio.timeout(600):
         while not condition():
             await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("method", ["link", "default_metrics"])
+async def test_a_kernel_that_does_not_tell_of_the_bridge_changes_nothing_that_was_said_of_it(
+    host: Host, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    async def refuse(_: object) -> None:
+        raise NetworkError("no buffer space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.network, method, refuse)
+        await host.detector.look()
+        assert host.features == without("dpu-oob-bridge-configured"), "what was never seen is not claimed"
+    await host.detector.look()
+    shutil.rmtree(host.function(FIVE) / "net")
+    with monkeypatch.context() as patch, capture_logs() as logs:
+        patch.setattr(host.network, method, refuse)
+        await host.detector.look()
+        assert host.features == without("dpu-1-pf0-name"), "the rest is looked at all the same"
+    assert "no buffer space" in [line["message"] for line in logs if line["event"] == "finding"]
+    host.machine.network.remove(BRIDGE)
+    await host.detector.look()
+    assert host.features == without("dpu-1-pf0-name", "dpu-oob-bridge-configured")
 
 
 async def test_the_bridge_must_be_there_and_leave_the_default_route_alone(host: Host) -> None:

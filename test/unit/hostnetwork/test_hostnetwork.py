@@ -179,6 +179,7 @@ def test_a_smaller_number_of_functions_is_made_anew_while_nobody_uses_them(world
     [
         ("bridge", "ens1f0v1 (0000:90:01.1) belongs to device 99"),
         ("address", "ens1f0v1 (0000:90:01.1) has an IPv4 address"),
+        ("up", "ens1f0v1 (0000:90:01.1) is up, as it is while somebody uses it"),
         ("namespace", "0000:90:01.1 has its network device in another network namespace"),
         ("vfio", "0000:90:01.1 is held by driver vfio-pci"),
     ],
@@ -192,6 +193,8 @@ def test_functions_that_somebody_uses_are_not_taken_away(world: World, use: str,
                 network.change("ens1f0v1", master=99)
             case "address":
                 network.addresses.add(network.links["ens1f0v1"].index)
+            case "up":  # All that is seen of an IPv6 address, a VLAN or a DPDK program.
+                network.change("ens1f0v1", up=True)
             case "namespace":
                 shutil.rmtree(function / "net" / "ens1f0v1")
             case "vfio":
@@ -203,6 +206,28 @@ def test_functions_that_somebody_uses_are_not_taken_away(world: World, use: str,
         assert said in problem.message
         assert world.machine.sysfs.count(PF0) == 2
         assert world.attached, "the card's way to the bridge is there all the same"
+
+    running(world, story)
+
+
+def test_functions_are_made_anew_once_what_was_up_is_taken_down(world: World) -> None:
+    async def story() -> None:
+        await world.machine.sysfs.set_count(PF0, 2)
+        world.machine.network.change("ens1f0v1", up=True)
+        await world.until("FunctionsInUse")
+        world.machine.network.change("ens1f0v1", up=False)
+        await world.until("ready")
+        assert world.machine.sysfs.count(PF0) == 4
+
+    running(world, story)
+
+
+def test_our_own_function_is_not_in_the_way_though_it_was_up_before_it_was_in_the_bridge(world: World) -> None:
+    async def story() -> None:
+        await world.machine.sysfs.set_count(PF0, 2)
+        world.machine.network.change(VF0, up=True)
+        await world.until("ready")
+        assert world.machine.sysfs.count(PF0) == 4
 
     running(world, story)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -34,7 +37,18 @@ JOIN = JoinCommand("127.0.0.1:6443", "abcdef.0123456789abcdef", (ca_pin(CA),))
 def published(ca: bytes, join: JoinCommand) -> dict[str, str]:
     cluster = {"server": "https://127.0.0.1:6443", "certificate-authority-data": base64.b64encode(ca).decode()}
     text = yaml.safe_dump({"clusters": [{"name": "", "cluster": cluster}]})
-    return {"kubeconfig": text, f"jws-kubeconfig-{join.token_id}": clusterinfo.sign(text, join)}
+    return {"kubeconfig": text, f"jws-kubeconfig-{join.token_id}": sign(text, join)}
+
+
+def sign(text: str, join: JoinCommand) -> str:
+    """A detached HS256 signature, as the controller-manager's bootstrap signer makes it."""
+    header = encode(json.dumps({"alg": "HS256", "kid": join.token_id}, separators=(",", ":")).encode())
+    message = f"{header}.{encode(text.encode())}".encode()
+    return f"{header}..{encode(hmac.digest(join.token_secret.encode(), message, hashlib.sha256))}"
+
+
+def encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
 
 def test_signed_info_with_the_pinned_ca_is_trusted() -> None:

@@ -6,6 +6,8 @@ import shutil
 from contextlib import aclosing
 from pathlib import Path
 
+import pytest
+
 from dpf.host.network import BRIDGE
 from dpf.runtime.testing import run_virtual
 from dpf.sandbox.fleet.discovery import Changes, Discovery
@@ -53,6 +55,16 @@ async def test_a_fleet_that_starts_again_changes_nothing_that_is_true(tmp_path: 
     assert discovery.labels == LABELS
     machine.network.remove(BRIDGE)
     assert await first(Discovery(machine)) == {f"{FEATURE_PREFIX}dpu-oob-bridge-configured": None}
+
+
+@pytest.mark.parametrize("gone", ["vendor", "device"])
+async def test_a_look_while_a_card_is_removed_file_by_file_finds_the_others(tmp_path: Path, gone: str) -> None:
+    machine, discovery = started(tmp_path)
+    for function in machine.sysfs.devices.glob("0000:04:00.*"):
+        (function / gone).unlink()
+    await first(discovery)
+    assert discovery.labels[f"{FEATURE_PREFIX}dpu-enabled"] == "true"
+    assert [value for name, value in discovery.labels.items() if name.endswith("pci-address")] == ["0000-05-00"]
 
 
 def test_what_is_pulled_out_by_hand_loses_its_labels(tmp_path: Path) -> None:
