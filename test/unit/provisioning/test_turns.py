@@ -160,6 +160,8 @@ class Host:
         self.did: list[str] = []
         self.error: Exception | None = None
         self.preparing, self.prepare_on, self.on_record = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.writing, self.write_on, self.writes = asyncio.Event(), asyncio.Event(), 0
+        self.write_on.set()
 
     def current(self, key: Key) -> DPU:
         return self.dpus[key]
@@ -167,16 +169,23 @@ class Host:
     def look(self, dpu: DPU) -> Seen:
         siblings = tuple(each for each in self.dpus.values() if each.uid != dpu.uid)
         job = Outcome() if dpu.status.install is not None and dpu.status.install.config_sha256 else None
-        return see(dpu, dms_pod=DMS, siblings=siblings, job=job)
+        eye = Outcome() if "eye" in self.did else None
+        return see(dpu, dms_pod=DMS, siblings=siblings, job=job, reboot_job=eye)
 
     def status(self, dpu: DPU) -> Any:
         async def write(status: DPUStatus) -> DPU:
+            self.writes += status != dpu.status
+            self.writing.set()
+            await self.write_on.wait()
             self.dpus[dpu.key] = dpu.model_copy(update={"status": status})
             if status.reboot is not None:
                 self.on_record.set()
             return self.dpus[dpu.key]
 
         return SimpleNamespace(set=write)
+
+    def follow_reboot(self, *_: Any) -> None:
+        self.did.append("eye")
 
     async def merge_patch(self, *_: Any) -> None:
         """Labels of the card's Node."""
@@ -218,6 +227,27 @@ async def test_nothing_comes_between_the_look_at_the_others_and_the_flash() -> N
         world.prepare_on.set()
     assert world.did == ["flash"]
     assert (world.reason("d1"), world.reason("d2")) == (GOES_FIRST, "Installing")
+
+
+async def test_nothing_comes_between_the_request_to_reset_and_its_record() -> None:
+    """A flash that was begun by an earlier manager, and may take no longer, has its turn while the request is written."""
+    stale = flashed("d2", begun=True)
+    said = waits(ConditionType.OS_INSTALLED, "DPUClusterClientGetError", "cluster ns/c can't be reached")
+    began = Install(started_at=NOW - timedelta(seconds=1801))
+    world = Host(reset("d1"), changed(stale, {"install": began, "conditions": [*stale.status.conditions, said]}))
+    world.prepare_on.set()
+    world.write_on.clear()
+    hands = hands_of(world)
+    resets, flash = (Pass(dpu, cast("Any", world), hands).run(PHASES.__getitem__) for dpu in world.dpus.values())
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(resets)
+        await world.writing.wait()
+        written = world.writes
+        tasks.create_task(flash)
+        world.write_on.set()
+    assert world.did == ["reset", "eye"]
+    assert (world.reason("d1"), world.reason("d2")) == ("Rebooting", GOES_FIRST)
+    assert (written, world.writes) == (1, 2), "the request is one write, and the other's wait another"
 
 
 @pytest.mark.parametrize("ago", [600, 1801])

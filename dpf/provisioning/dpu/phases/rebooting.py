@@ -19,7 +19,7 @@ from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, St
 from dpf.provisioning.dpu.waiting import HOST_BACK
 from dpf.runtime.errors import Terminal, Waiting
 from dpf.runtime.log import get_logger
-from dpf.runtime.meta import now
+from dpf.runtime.meta import Condition, now
 from dpf_api.dpu import ConditionType, Phase, Reboot
 
 log = get_logger(__name__)
@@ -105,12 +105,15 @@ def _issued(seen: Seen, left: float) -> Step:
         return fail(REBOOTED, FAILED, f"node {node} could not be rebooted: {job.error}")
     if job is None and left > 0:
         return Act(keep_an_eye, REBOOTED)
-    message = _coming_back(seen)
     if left > 0:
         if job is not None and job.error is not None:
             return Act(look_away, REBOOTED)
-        return Hold(waits(REBOOTED, "Rebooting", message), after=left)
-    return Hold(waits(REBOOTED, "HostDoesNotComeBack", f"{message}; look at its console"))
+        return Hold(_rebooting(seen), after=left)
+    return Hold(waits(REBOOTED, "HostDoesNotComeBack", f"{_coming_back(seen)}; look at its console"))
+
+
+def _rebooting(seen: Seen) -> Condition:
+    return waits(REBOOTED, "Rebooting", _coming_back(seen))
 
 
 def _coming_back(seen: Seen) -> str:
@@ -125,8 +128,9 @@ async def announce(hands: Hands, seen: Seen) -> Remember:
     return Remember({"reboot": Reboot(id=rebootpolicy.request_id(seen.dpu), method=method), "required_reset": True})
 
 
-async def send(hands: Hands, seen: Seen) -> Changes | None:
-    """Asks DMS for the reboot on record. Asked again with the same id, it does nothing.
+async def send(hands: Hands, seen: Seen) -> Remember:
+    """Asks DMS for the reboot on record. Asked again with the same id, it does nothing. That it was asked is written before
+    another card of the host has its turn, or a flash would be gone on with while the host goes down.
 
     :raises Terminal: if DMS refuses it.
     :raises Waiting: if it does not answer: another card may have had the host rebooted, and DMS with it.
@@ -145,7 +149,8 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
         note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
         hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node, weight="milestone")
         hands.counts.reboots[policy.method] += 1
-    return {"reboot": seen.reboot.model_copy(update={"issued_at": now().replace(microsecond=0)})}
+    issued = seen.reboot.model_copy(update={"issued_at": now().replace(microsecond=0)})
+    return Remember({"reboot": issued}, conditions=(_rebooting(seen),))
 
 
 async def keep_an_eye(hands: Hands, seen: Seen) -> Changes | None:
