@@ -135,6 +135,21 @@ def test_a_hosts_reset_that_was_not_asked_for_is_not_taken_for_another_cards() -
     assert asked.phase is Phase.HOST_NETWORK_CONFIGURATION
 
 
+@pytest.mark.parametrize("first", ["d1", "d2"], ids=["the one on record looks first", "the other looks first"])
+@pytest.mark.parametrize("tried", [False, True], ids=["never asked", "asked without an answer"])
+def test_a_reboot_by_hand_counts_for_every_card_unless_a_reset_may_have_been_asked_for(first: str, tried: bool) -> None:
+    said = [waits(ConditionType.REBOOTED, "DMSUnreachable" if tried else GOES_FIRST, "it is tried again")]
+    dpus = {"d1": changed(reset("d1"), {"conditions": said}), "d2": rebooted("d2")}
+    for mine in (first, {"d1": "d2", "d2": "d1"}[first]):
+        others = [each for each in dpus.values() if each.name != mine]
+        step = decided(dpus[mine], *others, node=host("boot-2"))
+        assert isinstance(step, Advance)
+        conditions = list(step.conditions) or dpus[mine].status.conditions
+        dpus[mine] = changed(dpus[mine], {**step.changes, "phase": step.phase, "conditions": conditions})
+    assert dpus["d1"].status.phase is Phase.HOST_NETWORK_CONFIGURATION
+    assert dpus["d2"].status.phase is (Phase.REBOOTING if tried else Phase.HOST_NETWORK_CONFIGURATION)
+
+
 def test_a_reboot_by_hand_counts_for_every_card_whose_reset_has_failed() -> None:
     said = waits(ConditionType.REBOOTED, "RebootFailed", "mlxfwreset: no such device")
     update = {"phase": Phase.ERROR, "conditions": [said], "retry": Retry(pending=True)}
