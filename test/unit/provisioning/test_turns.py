@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from dpf.provisioning.dpu import deleting
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import Order
 from dpf.provisioning.dpu.machine import Pass
@@ -26,6 +27,7 @@ from test.unit.provisioning.decided import DMS, held, rebooted
 from test.unit.provisioning.worlds import BOOT, IMAGE, NOW, assigned, condition, host, see
 
 GOES_FIRST = "WaitingForOtherDPU"
+STAMPED = {"deletion_timestamp": NOW}
 
 
 def flashed(name: str = "d2", *, begun: bool) -> DPU:
@@ -80,12 +82,43 @@ def test_a_flash_is_begun_once_the_host_is_back_or_its_reset_has_failed() -> Non
 
 def test_a_host_goes_down_though_the_dpu_that_had_it_reset_is_deleted() -> None:
     leaving = reset(ago=60)
-    meta = leaving.metadata.model_copy(update={"deletion_timestamp": NOW})
+    meta = leaving.metadata.model_copy(update=STAMPED)
     for phase in (Phase.REBOOTING, Phase.DELETING):
         gone = leaving.model_copy(
             update={"metadata": meta, "status": leaving.status.model_copy(update={"phase": phase})}
         )
         assert held(decided(flashed(begun=False), gone)) == ("OSInstalled", GOES_FIRST)
+
+
+def test_a_dpu_that_is_deleted_stays_until_its_host_is_back_from_its_reset_if_that_has_others() -> None:
+    asked = reset(ago=60)
+    gone = asked.metadata.model_copy(update=STAMPED)
+    waiting = flashed(begun=False)
+    for phase in (Phase.REBOOTING, Phase.DELETING):
+        leaving = changed(asked, {"phase": phase}).model_copy(update={"metadata": gone})
+        hold = deleting.unfinished(see(leaving, siblings=(waiting,)))
+        assert hold is not None
+        assert (held(hold), hold.after) == (("Ready", "Rebooting"), 1740), "the host's Node tells when it is back"
+        assert "node worker1 to come back from its reboot" in hold.condition.message
+        assert deleting.unfinished(see(leaving)) is None, "it is the only one"
+        also_gone = waiting.model_copy(update={"metadata": waiting.metadata.model_copy(update=STAMPED)})
+        assert deleting.unfinished(see(leaving, siblings=(also_gone,))) is None
+        for node in (host("boot-2"), None):
+            assert deleting.unfinished(see(leaving, siblings=(waiting,), node=node)) is None
+
+
+@pytest.mark.parametrize("ago", [None, 1801], ids=["not asked for", "long ago"])
+def test_a_dpu_that_is_deleted_does_not_stay_for_a_reset_that_does_not_come(ago: float | None) -> None:
+    leaving = changed(reset(ago=ago), {"phase": Phase.DELETING})
+    assert deleting.unfinished(see(leaving, siblings=(flashed(begun=False),))) is None
+
+
+def test_a_reset_that_has_failed_holds_nothing_when_its_dpu_is_deleted() -> None:
+    said = waits(ConditionType.REBOOTED, "RebootFailed", "mlxfwreset: no such device")
+    leaving = changed(reset(ago=60), {"phase": Phase.DELETING, "conditions": [said]})
+    waiting = flashed(begun=False)
+    assert deleting.unfinished(see(leaving, siblings=(waiting,))) is None
+    assert acts(decided(waiting, leaving)) == "begin"
 
 
 def test_a_flash_that_has_begun_is_gone_on_with_while_a_reset_is_only_on_record() -> None:

@@ -28,7 +28,6 @@ from dpf_api.dpu import DPU, ConditionType, Phase, Reboot
 log = get_logger(__name__)
 
 REBOOTED, RUNNING = ConditionType.REBOOTED, ConditionType.DMS_RUNNING
-FAILED = "RebootFailed"
 UNREACHABLE = "DMSUnreachable"
 MANUAL = "WaitingForManualPowerCycleOrReboot"
 SEND_AGAIN = (1.0, 60.0)
@@ -118,7 +117,7 @@ def _issued(seen: Seen, left: float) -> Step:
     """The host was told to reboot: an eye is kept on whether DMS can do it, until the host should be back."""
     node, job = seen.dpu.spec.node_name, seen.reboot_job
     if job is not None and isinstance(job.error, RebootFailed):
-        return fail(REBOOTED, FAILED, f"node {node} could not be rebooted: {job.error}")
+        return fail(REBOOTED, turns.REBOOT_FAILED, f"node {node} could not be rebooted: {job.error}")
     if job is None and left > 0:
         return Act(keep_an_eye, REBOOTED)
     if left > 0:
@@ -158,7 +157,7 @@ async def send(hands: Hands, seen: Seen) -> Remember:
         try:
             await hands.card.reboot(seen, policy)
         except Refused as error:
-            raise Terminal(FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
+            raise Terminal(turns.REBOOT_FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
         except (Unreachable, NoRoom) as error:
             pause = min(max(SEND_AGAIN[0], seen.waited(REBOOTED) / 4), SEND_AGAIN[1])
             raise Waiting(UNREACHABLE, f"{error}; it is tried again", retry_after=pause) from error
