@@ -44,6 +44,9 @@ class DPUReconciler(Finalizing[DPU]):
     def __init__(self, observer: Observer, hands: Hands) -> None:
         self._observer = observer
         self._hands = hands
+        self._config_gone: dict[Key, str] = {}
+        """Of DPUs that are being deleted, the uids of those whose bf.cfg is gone for good, as is the DMS that writes it. The
+        volume is not asked again: one that is silent by then would be taken to keep what is not there."""
 
     async def reconcile(self, dpu: DPU) -> Result | None:
         turn = Pass(dpu, self._observer, self._hands)
@@ -63,7 +66,11 @@ class DPUReconciler(Finalizing[DPU]):
         except (ApiError, OSError) as error:
             await self._deleting(dpu, waits(ConditionType.READY, "DeletionFailed", f"{error}; it is tried again"))
             raise
-        kept = await deleting.remove_config(self._hands, seen)
+        kept = ""
+        if self._config_gone.get(dpu.key) != dpu.uid:
+            kept = await deleting.remove_config(self._hands, seen)
+            if not kept and seen.dms_pod is None:
+                self._config_gone[dpu.key] = dpu.uid
         seen = self._observer.look(dpu)
         if (hold := deleting.unfinished(seen, refused, kept)) is not None:
             await self._deleting(dpu, hold.condition)
@@ -73,6 +80,7 @@ class DPUReconciler(Finalizing[DPU]):
         if kept:
             deleting.leave_config(self._hands, seen, kept)
         await deleting.last(self._hands, dpu)
+        self._config_gone.pop(dpu.key, None)
         return None
 
     async def _deleting(self, dpu: DPU, condition: Condition) -> None:

@@ -7,6 +7,9 @@ again. If the DPUCluster does not exist any more, or is to go as well, there is 
 the same name keeps its Nodes.
 
 The shared volume is waited for no longer than the cluster: a bf.cfg that can't be removed is left there, and an event names it.
+
+A host that was told to reboot for the card goes down all the same. If it has other DPUs this one stays until it has booted, or
+should have, for it is by this one that they know: see ``turns``.
 """
 
 from __future__ import annotations
@@ -14,11 +17,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 from dpf.provisioning import leftnodes
-from dpf.provisioning.dpu import bfcfgfile, effects, jointoken
+from dpf.provisioning.dpu import bfcfgfile, effects, jointoken, turns
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Hold, waits
-from dpf.provisioning.dpu.waiting import PODS_END
+from dpf.provisioning.dpu.waiting import HOST_BACK, PODS_END
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound
 from dpf.runtime.k8s import Secret
 from dpf.runtime.meta import Key, ObjectMeta
@@ -51,9 +54,9 @@ def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
             return Hold(waits(READY, "DPUClusterUnreachable", message), after=min(left, LOOK))
         return Hold(waits(READY, "DPUNodeEnding", f"{problem}; {limit}"), after=left if _limited(seen) else None)
     pods = [pod.name for pod in (seen.dms_pod, seen.hostnetwork_pod) if pod is not None]
-    if not pods:
-        return None
     node = seen.dpu.spec.node_name
+    if not pods:
+        return _host_goes_down(seen, node)
     if (left := PODS_END - _deleted(seen)) > 0:
         # Which of them is left is not said, or it would be written for each.
         return Hold(waits(READY, "PodsEnding", f"waiting for its pods on node {node} to end"), after=left)
@@ -62,6 +65,17 @@ def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
         "if the host is gone for good, delete its Node, or the pods by force"
     )
     return Hold(waits(READY, "PodsDoNotEnd", message))
+
+
+def _host_goes_down(seen: Seen, node: str) -> Hold | None:
+    others = any(not other.deleting for other in seen.siblings)
+    if not others or (left := turns.resetting(seen, seen.dpu)) <= 0:
+        return None
+    message = (
+        f"waiting for node {node} to come back from its reboot, for which it was asked: else another of its cards would be flashed "
+        f"when it goes down; not longer than {written(HOST_BACK)}"
+    )
+    return Hold(waits(READY, "Rebooting", message), after=left)
 
 
 def _without_cluster(seen: Seen) -> bool:

@@ -21,11 +21,12 @@ def to_undo(seen: Seen) -> bool:
 
 
 def held(seen: Seen) -> bool:
-    """Whether this DPU itself holds a mark or a drain of the host."""
+    """Whether this DPU itself holds a mark or a drain of the host. Of a drain that others made it is no owner: it holds it if we
+    are in it and no other DPU needs it."""
     if seen.node is not None and nodeeffect.held(seen.node, seen.dpu.uid):
         return True
-    drain = seen.maintenance
-    return drain is not None and not drain.deleting and nodeeffect.owned(drain, seen.dpu.uid)
+    drain = _drain_to_undo(seen)
+    return drain is not None and (nodeeffect.owned(drain, seen.dpu.uid) or not nodeeffect.ours(drain))
 
 
 async def mark(hands: Hands, seen: Seen) -> Changes | None:

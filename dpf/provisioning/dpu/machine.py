@@ -138,6 +138,8 @@ class Pass:
             raise
         if isinstance(outcome, Remember):
             self._change(outcome.changes)
+            for condition in outcome.conditions:
+                self._take(condition)
             await self.write()
             outcome.then()
         elif outcome:

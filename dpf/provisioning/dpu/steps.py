@@ -25,10 +25,12 @@ class Remember:
     """What an action wants written before anything else is done, so that it is never begun twice.
 
     :param then: called once it is written.
+    :param conditions: written with it: what is waited for next, if that is known, so that it is one write.
     """
 
     changes: Changes
     then: Callable[[], None] = _nothing
+    conditions: tuple[Condition, ...] = ()
 
 
 Action = Callable[[Hands, Seen], Awaitable[Changes | Remember | None]]

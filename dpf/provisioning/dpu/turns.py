@@ -28,6 +28,8 @@ from dpf.provisioning.dpu.waiting import HOST_BACK, wait
 from dpf.runtime.conditions import find
 from dpf_api.dpu import DPU, ConditionType, Phase
 
+REBOOT_FAILED = "RebootFailed"
+"""The reason of a DPU whose host can't be rebooted, as DMS says."""
 OTHER_DONE = BUDGET + HOST_BACK
 """Seconds after which the wait for another card of the host is called overdue: it may have been flashed in them, and the host
 have come back for it."""
@@ -38,7 +40,7 @@ def before_flash(seen: Seen) -> DPU | None:
     flash has not begun yet one whose reset is on record."""
     begun = seen.install.started_at is not None
     for other in seen.siblings:
-        if _resetting(seen, other) > 0:
+        if resetting(seen, other) > 0:
             return other
         if not begun and _in_line(other) and announced(other) and not _issued(other) and rebootpolicy.authorised(other):
             return other
@@ -49,7 +51,7 @@ def before_reset(seen: Seen) -> DPU | None:
     """The DPU of the same host that must be done before a reset on record is asked for: one whose card is at a flash, or for which
     the host is being reset."""
     for other in seen.siblings:
-        if _resetting(seen, other) > 0 or (not other.deleting and _flashing(other, seen.now) > 0):
+        if resetting(seen, other) > 0 or (not other.deleting and _flashing(other, seen.now) > 0):
             return other
     return None
 
@@ -78,7 +80,7 @@ def hold(seen: Seen, kind: ConditionType, other: DPU) -> Hold:
         then=f"look at what DPU {other.name} waits for",
     )
     # Nobody tells when such a time is over, nor when it begins for a reset that is on record: a flash waits for its end.
-    left = max(_flashing(other, seen.now), _resetting(seen, other))
+    left = max(_flashing(other, seen.now), resetting(seen, other))
     if left <= 0 and kind is ConditionType.OS_INSTALLED:
         left = HOST_BACK
     return held if left <= 0 else replace(held, after=min(left, held.after or left))
@@ -94,6 +96,22 @@ def stuck(dpu: DPU) -> bool:
     """Whether the DPU's installation waits for something that may not come unless somebody does something."""
     said = find(dpu.status.conditions, ConditionType.OS_INSTALLED.value)
     return said is not None and said.status == "False" and said.reason in ATTENTION
+
+
+def resetting(seen: Seen, dpu: DPU) -> float:
+    """Seconds for which the host may still be at a reset that was asked for the DPU's card; 0 if it is at none.
+
+    That DPU may be deleted meanwhile; the host goes down all the same, and so it stays until then: see ``deleting``.
+    """
+    reboot, install = dpu.status.reboot, dpu.status.install
+    if dpu.status.phase not in (Phase.REBOOTING, Phase.DELETING) or not announced(dpu):
+        return 0.0
+    said = find(dpu.status.conditions, ConditionType.REBOOTED.value)
+    if said is not None and said.reason == REBOOT_FAILED:
+        return 0.0
+    if reboot is None or reboot.issued_at is None or install is None or install.boot_id != seen.boot_id:
+        return 0.0
+    return max(0.0, HOST_BACK - (seen.now - reboot.issued_at).total_seconds())
 
 
 def _in_line(dpu: DPU) -> bool:
@@ -117,16 +135,3 @@ def _flashing(dpu: DPU, at: datetime) -> float:
     if not stuck(dpu):
         return BUDGET
     return max(0.0, BUDGET - (at - install.started_at).total_seconds())
-
-
-def _resetting(seen: Seen, dpu: DPU) -> float:
-    """Seconds for which the host may still be at a reset that was asked for another DPU's card; 0 if it is at none.
-
-    That DPU may be deleted meanwhile; the host goes down all the same.
-    """
-    reboot, install = dpu.status.reboot, dpu.status.install
-    if dpu.status.phase not in (Phase.REBOOTING, Phase.DELETING) or not announced(dpu):
-        return 0.0
-    if reboot is None or reboot.issued_at is None or install is None or install.boot_id != seen.boot_id:
-        return 0.0
-    return max(0.0, HOST_BACK - (seen.now - reboot.issued_at).total_seconds())

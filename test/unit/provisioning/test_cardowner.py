@@ -142,6 +142,28 @@ async def test_who_steps_back_leaves_the_drain_to_the_owner_who_can_end_it_then(
     assert not nodeeffect.needed_by_others(drained("d0"), [waiting]), "and so the owner ends it when it is Ready"
 
 
+async def test_who_steps_back_leaves_a_drain_that_others_made_unless_another_dpu_of_its_namespace_needs_it() -> None:
+    """The card's owner is of another namespace: nobody else would take our part out of it."""
+    drain: dict[str, Any] = {"drain": {}}
+    subject = assigned(nodeEffect=drain, status=status(Phase.NODE_EFFECT))
+    owner = dpu("d0", namespace="other", made=EARLIER, nodeEffect=drain, status=FLASHING)
+    wanted = {"requestorID": "admin", "nodeName": "worker1", "additionalRequestors": ["backup", REQUESTOR]}
+    joined = drained().model_copy(update={"spec": drained().spec.model_validate(wanted)})
+    seen = see(subject, siblings=(owner,), maintenance=joined)
+    step = yielded(seen)
+    assert isinstance(step, Act)
+    assert step.do is step_back
+    api = Api()
+    await step_back(api.hands, seen)
+    assert api.did == [{"spec": {"additionalRequestors": ["backup"]}}]
+    left = joined.model_copy(update={"spec": joined.spec.model_copy(update={"additional_requestors": ["backup"]})})
+    for siblings, maintenance in (
+        ((owner,), left),
+        ((owner, assigned("d2", nodeEffect=drain, status=FLASHING, pciAddress="0000-05-00")), joined),
+    ):
+        assert isinstance(yielded(see(subject, siblings=siblings, maintenance=maintenance)), Advance)
+
+
 async def test_who_steps_back_ends_a_drain_that_nobody_else_needs() -> None:
     subject = assigned(nodeEffect={"drain": {}}, status=status(Phase.NODE_EFFECT))
     owner = assigned("d0", status=status(Phase.READY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,12 +11,16 @@ from typing import Any, cast
 import pytest
 
 from dpf.provisioning.dpu import deleting, jointoken
+from dpf.provisioning.dpu.controller import DPUReconciler
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.story import ATTENTION
+from dpf.provisioning.metrics import Counts
 from dpf.provisioning.settings import Settings
-from dpf.provisioning.volume import Volume
+from dpf.provisioning.volume import Volume, VolumeSilent
+from dpf.runtime.k8s import Pod
 from dpf_api import names
+from dpf_api.dpu import DPU, DPUStatus, Install
 from test.unit.provisioning.worlds import NOW, assigned, card_node, dpu, pod, see
 
 AWAY: dict[str, Any] = {"away": "connection refused"}
@@ -112,6 +117,63 @@ def test_a_volume_that_keeps_a_configuration_is_told_of_and_not_waited_for_after
     assert (waiting.condition.reason, waiting.after) == ("DeletionFailed", 30)
     assert "it is silent; it is tried again; given up 10m after" in waiting.condition.message
     assert deleting.unfinished(leaving(601, **around), "", "d1.cfg can't be removed: it is silent") is None
+
+
+class Leaving:
+    """A DPU that is deleted, whose volume may be silent, and those who are told."""
+
+    def __init__(self) -> None:
+        self.seen = leaving(0)
+        self.silent, self.asked, self.folder = False, 0, Path("/bfb")
+        self.events: list[str] = []
+
+    def look(self, _: DPU) -> Seen:
+        return self.seen
+
+    def current(self, _: Any) -> DPU:
+        return self.seen.dpu
+
+    def status(self, obj: DPU) -> Any:
+        async def write(status: DPUStatus) -> DPU:
+            return obj.model_copy(update={"status": status})
+
+        return SimpleNamespace(set=write)
+
+    async def delete(self, *_: Any) -> None:
+        """Of pods and Secrets."""
+
+    async def ask(self, *_: Any, **__: Any) -> None:
+        self.asked += 1
+        if self.silent:
+            raise VolumeSilent(self.folder)
+
+    def normal(self, *_: Any, **__: Any) -> None:
+        """That it is being deleted."""
+
+    def warning(self, _: Any, reason: str, *__: Any, **___: Any) -> None:
+        self.events.append(reason)
+
+    def reconciler(self) -> DPUReconciler:
+        part, unused, jobs = cast("Any", self), cast("Any", None), cast("Any", SimpleNamespace(cancel=lambda _: None))
+        hands = Hands(part, unused, unused, unused, unused, jobs, jobs, Settings(), part, part, Counts())
+        return DPUReconciler(part, hands)
+
+
+@pytest.mark.parametrize("dms", [None, pod("d1-dms")], ids=["its DMS is gone", "its DMS may write it again"])
+async def test_a_configuration_that_was_removed_after_its_dms_is_not_said_to_be_left(dms: Pod | None) -> None:
+    world = Leaving()
+    reconciler = world.reconciler()
+    install = {"startedAt": NOW.isoformat(), "joinTokenDeleted": True}
+    for ago, network, left, silent in ((0, pod("d1-hostnetwork"), dms, False), (601, None, None, True)):
+        world.silent = silent
+        seen = leaving(ago, hostnetwork_pod=network, dms_pod=left)
+        status = seen.dpu.status.model_copy(update={"install": Install.model_validate(install)})
+        world.seen = replace(seen, dpu=seen.dpu.model_copy(update={"status": status}))
+        await reconciler.finalize(world.seen.dpu)
+    assert world.events == ([] if dms is None else ["ConfigLeftBehind"])
+    world.silent, asked = False, world.asked
+    await reconciler.finalize(world.seen.dpu)
+    assert world.asked == asked + 1, "what was known of it is forgotten with it"
 
 
 @pytest.mark.parametrize(

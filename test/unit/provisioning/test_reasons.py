@@ -35,7 +35,7 @@ PASSES = {
     "PodsEnding": "PodsDoNotEnd after 5 minutes",
     "ProvisioningFailed": "phase Error, which is always told",
     "Queued": "its turn comes: no installation holds its slot for longer than its budget",
-    "Rebooting": "HostDoesNotComeBack after 30 minutes",
+    "Rebooting": "HostDoesNotComeBack after 30 minutes; of a DPU that is deleted it ends then",
     "WaitingForOtherDPU": "OtherDPUOverdue after an hour",
 }
 """Reasons of waits that end by themselves or become others, and how."""

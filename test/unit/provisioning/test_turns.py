@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from dpf.provisioning.dpu import deleting
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import Order
 from dpf.provisioning.dpu.machine import Pass
@@ -26,6 +27,7 @@ from test.unit.provisioning.decided import DMS, held, rebooted
 from test.unit.provisioning.worlds import BOOT, IMAGE, NOW, assigned, condition, host, see
 
 GOES_FIRST = "WaitingForOtherDPU"
+STAMPED = {"deletion_timestamp": NOW}
 
 
 def flashed(name: str = "d2", *, begun: bool) -> DPU:
@@ -80,12 +82,43 @@ def test_a_flash_is_begun_once_the_host_is_back_or_its_reset_has_failed() -> Non
 
 def test_a_host_goes_down_though_the_dpu_that_had_it_reset_is_deleted() -> None:
     leaving = reset(ago=60)
-    meta = leaving.metadata.model_copy(update={"deletion_timestamp": NOW})
+    meta = leaving.metadata.model_copy(update=STAMPED)
     for phase in (Phase.REBOOTING, Phase.DELETING):
         gone = leaving.model_copy(
             update={"metadata": meta, "status": leaving.status.model_copy(update={"phase": phase})}
         )
         assert held(decided(flashed(begun=False), gone)) == ("OSInstalled", GOES_FIRST)
+
+
+def test_a_dpu_that_is_deleted_stays_until_its_host_is_back_from_its_reset_if_that_has_others() -> None:
+    asked = reset(ago=60)
+    gone = asked.metadata.model_copy(update=STAMPED)
+    waiting = flashed(begun=False)
+    for phase in (Phase.REBOOTING, Phase.DELETING):
+        leaving = changed(asked, {"phase": phase}).model_copy(update={"metadata": gone})
+        hold = deleting.unfinished(see(leaving, siblings=(waiting,)))
+        assert hold is not None
+        assert (held(hold), hold.after) == (("Ready", "Rebooting"), 1740), "the host's Node tells when it is back"
+        assert "node worker1 to come back from its reboot" in hold.condition.message
+        assert deleting.unfinished(see(leaving)) is None, "it is the only one"
+        also_gone = waiting.model_copy(update={"metadata": waiting.metadata.model_copy(update=STAMPED)})
+        assert deleting.unfinished(see(leaving, siblings=(also_gone,))) is None
+        for node in (host("boot-2"), None):
+            assert deleting.unfinished(see(leaving, siblings=(waiting,), node=node)) is None
+
+
+@pytest.mark.parametrize("ago", [None, 1801], ids=["not asked for", "long ago"])
+def test_a_dpu_that_is_deleted_does_not_stay_for_a_reset_that_does_not_come(ago: float | None) -> None:
+    leaving = changed(reset(ago=ago), {"phase": Phase.DELETING})
+    assert deleting.unfinished(see(leaving, siblings=(flashed(begun=False),))) is None
+
+
+def test_a_reset_that_has_failed_holds_nothing_when_its_dpu_is_deleted() -> None:
+    said = waits(ConditionType.REBOOTED, "RebootFailed", "mlxfwreset: no such device")
+    leaving = changed(reset(ago=60), {"phase": Phase.DELETING, "conditions": [said]})
+    waiting = flashed(begun=False)
+    assert deleting.unfinished(see(leaving, siblings=(waiting,))) is None
+    assert acts(decided(waiting, leaving)) == "begin"
 
 
 def test_a_flash_that_has_begun_is_gone_on_with_while_a_reset_is_only_on_record() -> None:
@@ -135,6 +168,21 @@ def test_a_hosts_reset_that_was_not_asked_for_is_not_taken_for_another_cards() -
     assert asked.phase is Phase.HOST_NETWORK_CONFIGURATION
 
 
+@pytest.mark.parametrize("first", ["d1", "d2"], ids=["the one on record looks first", "the other looks first"])
+@pytest.mark.parametrize("tried", [False, True], ids=["never asked", "asked without an answer"])
+def test_a_reboot_by_hand_counts_for_every_card_unless_a_reset_may_have_been_asked_for(first: str, tried: bool) -> None:
+    said = [waits(ConditionType.REBOOTED, "DMSUnreachable" if tried else GOES_FIRST, "it is tried again")]
+    dpus = {"d1": changed(reset("d1"), {"conditions": said}), "d2": rebooted("d2")}
+    for mine in (first, {"d1": "d2", "d2": "d1"}[first]):
+        others = [each for each in dpus.values() if each.name != mine]
+        step = decided(dpus[mine], *others, node=host("boot-2"))
+        assert isinstance(step, Advance)
+        conditions = list(step.conditions) or dpus[mine].status.conditions
+        dpus[mine] = changed(dpus[mine], {**step.changes, "phase": step.phase, "conditions": conditions})
+    assert dpus["d1"].status.phase is Phase.HOST_NETWORK_CONFIGURATION
+    assert dpus["d2"].status.phase is (Phase.REBOOTING if tried else Phase.HOST_NETWORK_CONFIGURATION)
+
+
 def test_a_reboot_by_hand_counts_for_every_card_whose_reset_has_failed() -> None:
     said = waits(ConditionType.REBOOTED, "RebootFailed", "mlxfwreset: no such device")
     update = {"phase": Phase.ERROR, "conditions": [said], "retry": Retry(pending=True)}
@@ -160,6 +208,8 @@ class Host:
         self.did: list[str] = []
         self.error: Exception | None = None
         self.preparing, self.prepare_on, self.on_record = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.writing, self.write_on, self.writes = asyncio.Event(), asyncio.Event(), 0
+        self.write_on.set()
 
     def current(self, key: Key) -> DPU:
         return self.dpus[key]
@@ -167,16 +217,23 @@ class Host:
     def look(self, dpu: DPU) -> Seen:
         siblings = tuple(each for each in self.dpus.values() if each.uid != dpu.uid)
         job = Outcome() if dpu.status.install is not None and dpu.status.install.config_sha256 else None
-        return see(dpu, dms_pod=DMS, siblings=siblings, job=job)
+        eye = Outcome() if "eye" in self.did else None
+        return see(dpu, dms_pod=DMS, siblings=siblings, job=job, reboot_job=eye)
 
     def status(self, dpu: DPU) -> Any:
         async def write(status: DPUStatus) -> DPU:
+            self.writes += status != dpu.status
+            self.writing.set()
+            await self.write_on.wait()
             self.dpus[dpu.key] = dpu.model_copy(update={"status": status})
             if status.reboot is not None:
                 self.on_record.set()
             return self.dpus[dpu.key]
 
         return SimpleNamespace(set=write)
+
+    def follow_reboot(self, *_: Any) -> None:
+        self.did.append("eye")
 
     async def merge_patch(self, *_: Any) -> None:
         """Labels of the card's Node."""
@@ -218,6 +275,27 @@ async def test_nothing_comes_between_the_look_at_the_others_and_the_flash() -> N
         world.prepare_on.set()
     assert world.did == ["flash"]
     assert (world.reason("d1"), world.reason("d2")) == (GOES_FIRST, "Installing")
+
+
+async def test_nothing_comes_between_the_request_to_reset_and_its_record() -> None:
+    """A flash that was begun by an earlier manager, and may take no longer, has its turn while the request is written."""
+    stale = flashed("d2", begun=True)
+    said = waits(ConditionType.OS_INSTALLED, "DPUClusterClientGetError", "cluster ns/c can't be reached")
+    began = Install(started_at=NOW - timedelta(seconds=1801))
+    world = Host(reset("d1"), changed(stale, {"install": began, "conditions": [*stale.status.conditions, said]}))
+    world.prepare_on.set()
+    world.write_on.clear()
+    hands = hands_of(world)
+    resets, flash = (Pass(dpu, cast("Any", world), hands).run(PHASES.__getitem__) for dpu in world.dpus.values())
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        tasks.create_task(resets)
+        await world.writing.wait()
+        written = world.writes
+        tasks.create_task(flash)
+        world.write_on.set()
+    assert world.did == ["reset", "eye"]
+    assert (world.reason("d1"), world.reason("d2")) == ("Rebooting", GOES_FIRST)
+    assert (written, world.writes) == (1, 2), "the request is one write, and the other's wait another"
 
 
 @pytest.mark.parametrize("ago", [600, 1801])

@@ -11,21 +11,24 @@ the same id, so DMS does again what failed and nothing that did not.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from dpf.provisioning.dpu import dmsserver, needs, rebootpolicy, turns
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import NoRoom, RebootFailed, Refused, Unreachable
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
 from dpf.provisioning.dpu.waiting import HOST_BACK
+from dpf.runtime.conditions import find
 from dpf.runtime.errors import Terminal, Waiting
 from dpf.runtime.log import get_logger
-from dpf.runtime.meta import now
-from dpf_api.dpu import ConditionType, Phase, Reboot
+from dpf.runtime.meta import Condition, now
+from dpf_api.dpu import DPU, ConditionType, Phase, Reboot
 
 log = get_logger(__name__)
 
 REBOOTED, RUNNING = ConditionType.REBOOTED, ConditionType.DMS_RUNNING
-FAILED = "RebootFailed"
+UNREACHABLE = "DMSUnreachable"
 MANUAL = "WaitingForManualPowerCycleOrReboot"
 SEND_AGAIN = (1.0, 60.0)
 """Seconds until a DMS that did not answer is asked for the reboot again: at least and at most. In between the longer, the longer it
@@ -77,14 +80,26 @@ def _booted(seen: Seen) -> Step:
     ours = turns.announced(seen.dpu) and seen.reboot.issued_at is not None
     for_another = any(
         other.status.reboot is not None
+        and _asked(other)
         and other.status.phase is not Phase.ERROR
         and other.status.reboot.method == rebootpolicy.WARM
         and other.status.reboot.id.endswith(f"/{before}")
         for other in seen.siblings
     )
     if ours or not for_another:
-        return _on(seen, "the host has booted since the system was installed")
+        step = _on(seen, "the host has booted since the system was installed")
+        # A record of what was never asked for would be taken for the reset by the others once this one has gone on.
+        return step if _asked(seen.dpu) else replace(step, changes={**step.changes, "reboot": None})
     return Advance(Phase.REBOOTING, changes={"install": seen.install.model_copy(update={"boot_id": seen.boot_id})})
+
+
+def _asked(dpu: DPU) -> bool:
+    """Whether the reset on record was asked for, or may have been: an answer that is lost may have been a yes. One that has gone
+    on keeps no other record."""
+    reboot, said = dpu.status.reboot, find(dpu.status.conditions, REBOOTED.value)
+    if reboot is None or reboot.issued_at is not None:
+        return reboot is not None
+    return said is not None and (said.status == "True" or said.reason == UNREACHABLE)
 
 
 def _order(seen: Seen) -> Step:
@@ -95,22 +110,25 @@ def _order(seen: Seen) -> Step:
         return turns.hold(seen, REBOOTED, other)
     if (step := dmsserver.server(seen)) is not None:
         return step
-    return Act(send, REBOOTED, "DMSUnreachable", alone=True) if announced else Act(announce, REBOOTED)
+    return Act(send, REBOOTED, UNREACHABLE, alone=True) if announced else Act(announce, REBOOTED)
 
 
 def _issued(seen: Seen, left: float) -> Step:
     """The host was told to reboot: an eye is kept on whether DMS can do it, until the host should be back."""
     node, job = seen.dpu.spec.node_name, seen.reboot_job
     if job is not None and isinstance(job.error, RebootFailed):
-        return fail(REBOOTED, FAILED, f"node {node} could not be rebooted: {job.error}")
+        return fail(REBOOTED, turns.REBOOT_FAILED, f"node {node} could not be rebooted: {job.error}")
     if job is None and left > 0:
         return Act(keep_an_eye, REBOOTED)
-    message = _coming_back(seen)
     if left > 0:
         if job is not None and job.error is not None:
             return Act(look_away, REBOOTED)
-        return Hold(waits(REBOOTED, "Rebooting", message), after=left)
-    return Hold(waits(REBOOTED, "HostDoesNotComeBack", f"{message}; look at its console"))
+        return Hold(_rebooting(seen), after=left)
+    return Hold(waits(REBOOTED, "HostDoesNotComeBack", f"{_coming_back(seen)}; look at its console"))
+
+
+def _rebooting(seen: Seen) -> Condition:
+    return waits(REBOOTED, "Rebooting", _coming_back(seen))
 
 
 def _coming_back(seen: Seen) -> str:
@@ -125,8 +143,9 @@ async def announce(hands: Hands, seen: Seen) -> Remember:
     return Remember({"reboot": Reboot(id=rebootpolicy.request_id(seen.dpu), method=method), "required_reset": True})
 
 
-async def send(hands: Hands, seen: Seen) -> Changes | None:
-    """Asks DMS for the reboot on record. Asked again with the same id, it does nothing.
+async def send(hands: Hands, seen: Seen) -> Remember:
+    """Asks DMS for the reboot on record. Asked again with the same id, it does nothing. That it was asked is written before
+    another card of the host has its turn, or a flash would be gone on with while the host goes down.
 
     :raises Terminal: if DMS refuses it.
     :raises Waiting: if it does not answer: another card may have had the host rebooted, and DMS with it.
@@ -138,14 +157,15 @@ async def send(hands: Hands, seen: Seen) -> Changes | None:
         try:
             await hands.card.reboot(seen, policy)
         except Refused as error:
-            raise Terminal(FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
+            raise Terminal(turns.REBOOT_FAILED, f"node {seen.node.name} could not be rebooted: {error}") from error
         except (Unreachable, NoRoom) as error:
             pause = min(max(SEND_AGAIN[0], seen.waited(REBOOTED) / 4), SEND_AGAIN[1])
-            raise Waiting("DMSUnreachable", f"{error}; it is tried again", retry_after=pause) from error
+            raise Waiting(UNREACHABLE, f"{error}; it is tried again", retry_after=pause) from error
         note = f"node {seen.node.name} was told to reboot ({policy.method}, {policy.power})"
         hands.events.normal(seen.dpu, "RebootRequested", note, related=seen.node, weight="milestone")
         hands.counts.reboots[policy.method] += 1
-    return {"reboot": seen.reboot.model_copy(update={"issued_at": now().replace(microsecond=0)})}
+    issued = seen.reboot.model_copy(update={"issued_at": now().replace(microsecond=0)})
+    return Remember({"reboot": issued}, conditions=(_rebooting(seen),))
 
 
 async def keep_an_eye(hands: Hands, seen: Seen) -> Changes | None:
