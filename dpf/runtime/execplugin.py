@@ -80,10 +80,11 @@ class ExecPlugin:
         try:
             async with asyncio.timeout(TIMEOUT):
                 output, _ = await process.communicate()
-        except TimeoutError:
-            raise self._failed(f"was not done after {TIMEOUT:g} s") from None
-        finally:
+        except BaseException as error:
             _end(process, whole_session=not asks)
+            if isinstance(error, TimeoutError):
+                raise self._failed(f"was not done after {TIMEOUT:g} s") from None
+            raise
         if process.returncode:
             raise self._failed(f"ended with {process.returncode}")
         return output
@@ -93,10 +94,10 @@ class ExecPlugin:
 
 
 def _end(process: Process, *, whole_session: bool) -> None:
-    """Ends the process if it runs; a script's own children would else go on, and keep its output open."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):
-            if whole_session:
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
+    """Ends a process whose output has not ended, and with it a script's own children: one of them may keep that output open
+    though the script is done."""
+    with suppress(ProcessLookupError, PermissionError):
+        if whole_session:
+            os.killpg(process.pid, signal.SIGKILL)
+        elif process.returncode is None:
+            process.kill()

@@ -201,13 +201,14 @@ async def test_a_plugin_that_is_not_there_is_named(plugin: Plugin) -> None:
         await TokenSource(config).token()
 
 
+@pytest.mark.parametrize("does", ["sleep 60 & sleep 60", "sleep 60 & exit 0"])
 async def test_a_plugin_that_hangs_is_ended_with_all_that_it_has_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
 ) -> None:
     monkeypatch.setattr(execplugin, "TIMEOUT", 0.5)
     os.mkfifo(tmp_path / "held")
     # The pipe ends when nobody holds it any more.
-    plugin = Plugin(tmp_path, "exec 3> held; sleep 60 & sleep 60")
+    plugin = Plugin(tmp_path, f"exec 3> held; {does}")
     held = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
