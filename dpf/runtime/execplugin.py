@@ -37,6 +37,8 @@ class ExecPlugin:
     """Added to this process's own."""
     may_ask: bool = True
     """Whether it may ask whoever sits at the terminal, if somebody does."""
+    cluster: bytes = field(default=b"", repr=False)
+    """JSON of what it is told of the cluster; empty if it is told nothing."""
 
     async def token(self) -> tuple[str, datetime | None]:
         """A token, and when it ends if the plugin says so.
@@ -62,7 +64,8 @@ class ExecPlugin:
 
     async def _run(self) -> bytes:
         asks = self.may_ask and sys.stdin is not None and sys.stdin.isatty()
-        info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": {"interactive": asks}}
+        spec = {"interactive": asks} | ({"cluster": orjson.Fragment(self.cluster)} if self.cluster else {})
+        info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": spec}
         terminal = None if asks else DEVNULL
         try:
             process = await asyncio.create_subprocess_exec(
