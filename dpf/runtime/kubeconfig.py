@@ -358,7 +358,8 @@ def _data(entry: dict[str, Any], name: str, base: Path | None, source: str) -> b
     """A PEM that is either embedded in base64 (``NAME-data``) or in a file (``NAME``)."""
     if data := entry.get(f"{name}-data"):
         try:
-            return base64.b64decode(data, validate=True)
+            # As in Go it may be of several lines, as `base64` writes it; whatever else is not of it is a mistake.
+            return base64.b64decode(re.sub("[\r\n]", "", data), validate=True)
         except (binascii.Error, ValueError, TypeError):
             raise ConfigError(f"{source}: {name}-data is not base64") from None
     if file := _text(entry, name, source):

@@ -97,6 +97,12 @@ def test_as_for_kubectl_nobody_is_asked_for_a_token_beside_what_is_given(
     assert (plugin.exec is not None, provider.auth_provider is not None) == (asks_plugin, asks_provider)
 
 
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+def test_base64_may_be_of_several_lines(line: str) -> None:
+    data = line.join(base64.b64encode(b"CA" * 40).decode()[at : at + 76] for at in (0, 76)) + line
+    assert Kubeconfig.parse(changed("cluster", "certificate-authority-data", data)).ca == b"CA" * 40
+
+
 @pytest.mark.parametrize(
     ("command", "found"), [("get-token", "get-token"), ("./get-token", "/conf/get-token"), ("/bin/get", "/bin/get")]
 )
