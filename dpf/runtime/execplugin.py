@@ -37,6 +37,8 @@ class ExecPlugin:
     """Added to this process's own."""
     may_ask: bool = True
     """Whether it may ask whoever sits at the terminal, if somebody does."""
+    cluster: bytes = field(default=b"", repr=False)
+    """JSON of what it is told of the cluster; empty if it is told nothing."""
 
     async def token(self) -> tuple[str, datetime | None]:
         """A token, and when it ends if the plugin says so.
@@ -62,7 +64,8 @@ class ExecPlugin:
 
     async def _run(self) -> bytes:
         asks = self.may_ask and sys.stdin is not None and sys.stdin.isatty()
-        info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": {"interactive": asks}}
+        spec = {"interactive": asks} | ({"cluster": orjson.Fragment(self.cluster)} if self.cluster else {})
+        info = {"apiVersion": self.api_version, "kind": "ExecCredential", "spec": spec}
         terminal = None if asks else DEVNULL
         try:
             process = await asyncio.create_subprocess_exec(
@@ -80,10 +83,11 @@ class ExecPlugin:
         try:
             async with asyncio.timeout(TIMEOUT):
                 output, _ = await process.communicate()
-        except TimeoutError:
-            raise self._failed(f"was not done after {TIMEOUT:g} s") from None
-        finally:
+        except BaseException as error:
             _end(process, whole_session=not asks)
+            if isinstance(error, TimeoutError):
+                raise self._failed(f"was not done after {TIMEOUT:g} s") from None
+            raise
         if process.returncode:
             raise self._failed(f"ended with {process.returncode}")
         return output
@@ -93,10 +97,10 @@ class ExecPlugin:
 
 
 def _end(process: Process, *, whole_session: bool) -> None:
-    """Ends the process if it runs; a script's own children would else go on, and keep its output open."""
-    if process.returncode is None:
-        with suppress(ProcessLookupError, PermissionError):
-            if whole_session:
-                os.killpg(process.pid, signal.SIGKILL)
-            else:
-                process.kill()
+    """Ends a process whose output has not ended, and with it a script's own children: one of them may keep that output open
+    though the script is done."""
+    with suppress(ProcessLookupError, PermissionError):
+        if whole_session:
+            os.killpg(process.pid, signal.SIGKILL)
+        elif process.returncode is None:
+            process.kill()

@@ -190,7 +190,8 @@ class _Connection(asyncio.Protocol):
         if self._socket is None or self._lost is not None:
             self._answered.set_exception(self._lost or ConnectionLost("the connection is closed"))
         else:
-            self._asked = True
+            # Of this answer nothing has come: should the connection end now, the last one's head is not its.
+            self._asked, self._headed = True, False
             self._socket.write(request)
         return self._answered
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeGuard, TypeVar
 from urllib.parse import quote, urlsplit
 
+import orjson
 import yaml
 
 from dpf.runtime.errors import ConfigError
@@ -27,6 +28,8 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 _ELSEWHERE = ("certificate-authority", "client-certificate", "client-key", "tokenFile", "exec", "auth-provider")
 """What a kubeconfig may leave to files and commands."""
+_FOR_PLUGINS = "client.authentication.k8s.io/exec"
+"""The extension of a cluster that is passed on to plugins."""
 _IN_HEADER_NAMES = "!#$&'*+-.^_`|~"
 """Beside letters and digits; client-go escapes the rest."""
 _HOST = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -94,22 +97,34 @@ class Kubeconfig:
             raise ConfigError(f"{source}: {', '.join(named)} would be of this machine; embed what is needed")
         if cluster.get("proxy-url"):
             raise ConfigError(f"{source}: proxy-url is not supported: API servers are reached directly; take it out")
+        if user.get("username") or user.get("password"):
+            raise ConfigError(
+                f"{source}: username and password are not supported; give a token or a client certificate"
+            )
         if user.get("exec") and user.get("auth-provider"):
             raise ConfigError(f"{source}: a user has either exec or auth-provider")
         token_file = _text(user, "tokenFile", source)
-        server = _server(cluster, context.get("cluster"), source)
+        server, ca = (
+            _server(cluster, context.get("cluster"), source),
+            _data(cluster, "certificate-authority", base, source),
+        )
+        cert, key = (_data(user, name, base, source) for name in ("client-certificate", "client-key"))
+        token = _token(user, source)
+        # As for kubectl, nobody is asked for what is given already.
+        has_token = bool(token or token_file)
+        plugin, provider = _exec(user, cluster, ca, base, source), _auth_provider(user, source)
         return cls(
             server=server,
-            ca=_data(cluster, "certificate-authority", base, source),
-            cert=_data(user, "client-certificate", base, source),
-            key=_data(user, "client-key", base, source),
-            token=_token(user, source),
+            ca=ca,
+            cert=cert,
+            key=key,
+            token=token,
             token_file=_resolve(token_file, base) if token_file else None,
             namespace=_text(context, "namespace", source) or "default",
             tls_server_name=_server_name(server, cluster, source),
             insecure=_flag(cluster, "insecure-skip-tls-verify", source),
-            exec=_exec(user, base, source),
-            auth_provider=_auth_provider(user, source),
+            exec=None if has_token or (cert and key) else plugin,
+            auth_provider=None if has_token else provider,
             impersonation=_impersonation(user, source),
         )
 
@@ -254,7 +269,9 @@ def _undotted(host: str) -> str:
     return host.rstrip(".") if host.endswith(".") else ""
 
 
-def _exec(user: dict[str, Any], base: Path | None, source: str) -> ExecPlugin | None:
+def _exec(
+    user: dict[str, Any], cluster: dict[str, Any], ca: bytes, base: Path | None, source: str
+) -> ExecPlugin | None:
     given = _mapping(user, "exec", source)
     if not given:
         return None
@@ -268,7 +285,26 @@ def _exec(user: dict[str, Any], base: Path | None, source: str) -> ExecPlugin | 
         args=tuple(_list(given, "args", str, source)),
         env={_text(each, "name", source): _text(each, "value", source) for each in env},
         may_ask=_text(given, "interactiveMode", source) != "Never",
+        cluster=_told(cluster, ca, source) if _flag(given, "provideClusterInfo", source) else b"",
     )
+
+
+def _told(cluster: dict[str, Any], ca: bytes, source: str) -> bytes:
+    """The JSON by which a plugin is told of the cluster: how to reach it, and what the cluster's entry has for plugins."""
+    told: dict[str, Any] = {"server": cluster["server"]}
+    if name := _text(cluster, "tls-server-name", source):
+        told["tls-server-name"] = name
+    if _flag(cluster, "insecure-skip-tls-verify", source):
+        told["insecure-skip-tls-verify"] = True
+    if ca:
+        told["certificate-authority-data"] = base64.b64encode(ca).decode()
+    for each in _entries(cluster, "extensions", source):
+        if each.get("name") == _FOR_PLUGINS:
+            told["config"] = each.get("extension")
+    try:
+        return orjson.dumps(told, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        raise ConfigError(f"{source}: the extension {_FOR_PLUGINS} has a value that JSON has not") from None
 
 
 def _auth_provider(user: dict[str, Any], source: str) -> dict[str, Any] | None:
@@ -322,7 +358,8 @@ def _data(entry: dict[str, Any], name: str, base: Path | None, source: str) -> b
     """A PEM that is either embedded in base64 (``NAME-data``) or in a file (``NAME``)."""
     if data := entry.get(f"{name}-data"):
         try:
-            return base64.b64decode(data, validate=True)
+            # As in Go it may be of several lines, as `base64` writes it; whatever else is not of it is a mistake.
+            return base64.b64decode(re.sub("[\r\n]", "", data), validate=True)
         except (binascii.Error, ValueError, TypeError):
             raise ConfigError(f"{source}: {name}-data is not base64") from None
     if file := _text(entry, name, source):

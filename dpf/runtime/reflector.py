@@ -5,7 +5,7 @@ What it guarantees:
 * The first list is a stream that goes on as the watch (``sendInitialEvents``, KEP-3157), so that a list of any length never
   stands in memory as a whole. A server that refuses that is listed in pages and then watched.
 * Time does not run backwards: every later start names the last version seen. Only a 410 (that version is compacted away)
-  starts again from the server's newest state, at once.
+  starts again from the server's newest state, at once; another one before anything was heard is waited for like a failure.
 * Every event and every bookmark moves the version forward.
 * A refused, cut or silent stream is resumed from the last version after a back-off: 0.8 s doubling to 30 s, with as much
   again at random, forgotten after two minutes of peace. 429 is waited out as the server asks, for five minutes at most. No
@@ -109,6 +109,8 @@ class Reflector(Generic[T]):
         """When the back-off of the last failure ended."""
         self._mute = 0
         """Streams in a row that were opened and brought nothing."""
+        self._expired = False
+        """The last version named was compacted away, and no watch has told anything since."""
 
     async def run(self) -> None:
         """Lists and watches for ever."""
@@ -116,10 +118,11 @@ class Reflector(Generic[T]):
             try:
                 await self._follow()
             except Gone as error:
-                # From the newest state now; a second 410 in a row means trouble and is waited for.
+                # From the newest state now. A second 410 in a row is waited for, though a list came between: of servers that
+                # are not equally far, one may list what another knows no more.
                 self.stats.expired += 1
                 log.info("watch_expired", kind=self._kind, message=error.message)
-                again = not self._version
+                again, self._expired = self._expired, True
                 self._version = ""
                 if again:
                     await self._back_off(error)
@@ -130,7 +133,7 @@ class Reflector(Generic[T]):
         """Has everything listed anew: it is another server that is asked from now on, to which versions of the one before say
         nothing. A watch or list that runs has to be ended by whoever knows that."""
         self._server += 1
-        self._version = ""
+        self._version, self._expired = "", False
         self._streams_lists = True
         self.current.clear()
         self._go_on.set()
@@ -296,6 +299,7 @@ class Reflector(Generic[T]):
         except wire.DecodeError as error:
             self._drop(error)
             return
+        self._expired = False
         if self._version:
             self._version = str(self._informer.watched_version)
 

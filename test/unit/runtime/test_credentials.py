@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import logging
 import os
@@ -104,8 +105,8 @@ def test_what_stands_between_certificates_may_be_in_any_letters() -> None:
 class Plugin:
     """An exec plugin that prints what a test wants, and notes each of its runs."""
 
-    def __init__(self, folder: Path, script: str = "cat answer") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, script: str = "cat answer", **more: Any) -> None:
+        self.folder, self.more = folder, more
         program = folder / "plugin"
         program.write_text(f'#!/bin/sh\ncd "$(dirname "$0")"\necho run >> runs\n{script}\n')
         program.chmod(0o755)
@@ -126,7 +127,7 @@ class Plugin:
         config = {
             "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
             "clusters": [{"name": "k", "cluster": {"server": server} | cluster}],
-            "users": [{"name": "u", "user": {"exec": plugin}}],
+            "users": [{"name": "u", "user": {"exec": plugin | self.more}}],
         }
         path = self.folder / "config"
         path.write_text(yaml.safe_dump(config))
@@ -167,6 +168,30 @@ async def test_a_plugin_is_told_what_it_is_run_for(tmp_path: Path) -> None:
     assert more == "sesame y"
 
 
+async def test_a_plugin_that_asks_for_it_is_told_of_the_cluster(tmp_path: Path) -> None:
+    plugin = Plugin(tmp_path, 'echo "$KUBERNETES_EXEC_INFO" > told; cat answer', provideClusterInfo=True)
+    plugin.answers(token="t")
+
+    async def told(**cluster: Any) -> Any:
+        await TokenSource(plugin.config(**cluster)).token()
+        return json.loads((tmp_path / "told").read_text())["spec"]["cluster"]
+
+    assert await told() == {"server": "https://h"}
+    ca = SmallCA.make("ca").bundle
+    (tmp_path / "ca.pem").write_bytes(ca)
+    extensions = [
+        {"name": "of-another", "extension": {"a": 1}},
+        {"name": "client.authentication.k8s.io/exec", "extension": {"audience": "x", "scopes": ["y"]}},
+    ]
+    more = {"tls-server-name": "api", "insecure-skip-tls-verify": True}
+    assert await told(**more, **{"certificate-authority": "ca.pem"}, extensions=extensions) == {
+        "server": "https://h",
+        "certificate-authority-data": base64.b64encode(ca).decode(),
+        "config": {"audience": "x", "scopes": ["y"]},
+        **more,
+    }
+
+
 @pytest.mark.parametrize(
     ("script", "answer", "says"),
     [
@@ -201,13 +226,14 @@ async def test_a_plugin_that_is_not_there_is_named(plugin: Plugin) -> None:
         await TokenSource(config).token()
 
 
+@pytest.mark.parametrize("does", ["sleep 60 & sleep 60", "sleep 60 & exit 0"])
 async def test_a_plugin_that_hangs_is_ended_with_all_that_it_has_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str
 ) -> None:
     monkeypatch.setattr(execplugin, "TIMEOUT", 0.5)
     os.mkfifo(tmp_path / "held")
     # The pipe ends when nobody holds it any more.
-    plugin = Plugin(tmp_path, "exec 3> held; sleep 60 & sleep 60")
+    plugin = Plugin(tmp_path, f"exec 3> held; {does}")
     held = os.open(tmp_path / "held", os.O_RDONLY | os.O_NONBLOCK)
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()

@@ -224,6 +224,22 @@ async def test_an_answer_without_a_length_ends_with_its_connection(head: bytes) 
     assert says.connections == 3
 
 
+@pytest.mark.parametrize("status", ["204 No Content", "304 Not Modified"])
+async def test_a_request_that_is_never_answered_is_not_given_the_answer_before_it(status: str) -> None:
+    """A write that was never done would be taken for done."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asked(reader)
+        writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode())
+        await asked(reader)
+
+    async with server(once) as connections:
+        assert (await connections.request(HEAD, b"", 5)).status == int(status.split()[0])
+        assert len(connections._kept) == 1
+        with pytest.raises(ConnectionLost):
+            await connections.request(HEAD, b"", 5)
+
+
 async def test_one_whose_head_is_cut_or_that_is_given_up_does_not() -> None:
     async with server(Says(b"HTTP/1.1 502 Bad Gateway\r\nConnection: cl", close=True)) as connections:
         with pytest.raises(ConnectionLost):

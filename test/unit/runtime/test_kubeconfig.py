@@ -34,9 +34,9 @@ GOOD = {
 }
 
 
-def changed(where: str, name: str, value: object) -> str:
-    """The good kubeconfig with one value of its cluster, user or context replaced."""
-    config = yaml.safe_load(yaml.safe_dump(GOOD))
+def changed(where: str, name: str, value: object, *, user: dict[str, object] | None = None) -> str:
+    """The good kubeconfig with one value of its cluster, user or context replaced, perhaps for another user."""
+    config = yaml.safe_load(yaml.safe_dump(GOOD if user is None else {**GOOD, "users": [{"name": "u", "user": user}]}))
     config[f"{where}s"][0][where][name] = value
     return yaml.safe_dump(config, allow_unicode=True)
 
@@ -67,6 +67,40 @@ def test_one_cluster_and_one_user_need_no_context() -> None:
 
 
 EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "get-token"}
+TOLD = EXEC | {"provideClusterInfo": True}
+PLUGINS = "client.authentication.k8s.io/exec"
+PAIR = {f"client-{part}-data": base64.b64encode(part.encode()).decode() for part in ("certificate", "key")}
+
+
+def asking(**user: object) -> str:
+    """The good kubeconfig with another user."""
+    return yaml.safe_dump({**GOOD, "users": [{"name": "u", "user": user}]})
+
+
+@pytest.mark.parametrize(
+    ("given", "asks_plugin", "asks_provider"),
+    [
+        ({}, True, True),
+        ({"token": "t"}, False, False),
+        ({"tokenFile": "t"}, False, False),
+        (PAIR, False, True),
+        ({"client-certificate-data": PAIR["client-certificate-data"]}, True, True),
+        ({"as": "somebody"}, True, True),
+    ],
+)
+def test_as_for_kubectl_nobody_is_asked_for_a_token_beside_what_is_given(
+    given: dict[str, object], asks_plugin: bool, asks_provider: bool
+) -> None:
+    """The plugin's account may be another than the one that is named."""
+    plugin = Kubeconfig.parse(asking(exec=EXEC, **given), base=Path("/conf"))
+    provider = Kubeconfig.parse(asking(**{"auth-provider": {"name": "oidc"}}, **given), base=Path("/conf"))
+    assert (plugin.exec is not None, provider.auth_provider is not None) == (asks_plugin, asks_provider)
+
+
+@pytest.mark.parametrize("line", ["\n", "\r\n"])
+def test_base64_may_be_of_several_lines(line: str) -> None:
+    data = line.join(base64.b64encode(b"CA" * 40).decode()[at : at + 76] for at in (0, 76)) + line
+    assert Kubeconfig.parse(changed("cluster", "certificate-authority-data", data)).ca == b"CA" * 40
 
 
 @pytest.mark.parametrize(
@@ -74,7 +108,7 @@ EXEC = {"apiVersion": "client.authentication.k8s.io/v1", "command": "get-token"}
 )
 def test_an_exec_plugin_is_looked_for_beside_the_kubeconfig_or_in_the_path(command: str, found: str) -> None:
     more = {"args": ["--password=sesame"], "env": [{"name": "A", "value": "sesame"}], "interactiveMode": "Never"}
-    config = Kubeconfig.parse(changed("user", "exec", EXEC | {"command": command} | more), base=Path("/conf"))
+    config = Kubeconfig.parse(asking(exec=EXEC | {"command": command} | more), base=Path("/conf"))
     assert config.exec is not None
     assert (config.exec.command, config.exec.args, dict(config.exec.env)) == (
         found,
@@ -198,6 +232,17 @@ def test_what_cannot_be_used_is_named(text: str, says: str) -> None:
             ),
             "either exec or auth-provider",
         ),
+        (asking(username="me", password="sesame"), "username and password are not supported"),
+        (changed("user", "password", "sesame"), "username and password are not supported"),
+        (asking(exec=EXEC | {"provideClusterInfo": "true"}), "provideClusterInfo must be true or false"),
+        (
+            changed("cluster", "extensions", [{"name": PLUGINS, "extension": {"sesame": 2**70}}], user={"exec": TOLD}),
+            "the extension client.authentication.k8s.io/exec has a value that JSON has not",
+        ),
+        (
+            changed("cluster", "extensions", "sesame", user={"exec": TOLD}),
+            "extensions must be a list of mappings",
+        ),
         (changed("cluster", "proxy-url", "http://me:sesame@proxy"), "API servers are reached directly"),
         (changed("user", "as-groups", ["a"]), "need as, the name of a user"),
         (changed("user", "as", ["a"]), "as must be text"),
@@ -268,6 +313,7 @@ def test_what_is_of_another_type_or_form_is_refused_in_plain_words_without_secre
             "client-key-data",
             "token",
             "exec",
+            "username",
             "as",
             "as-groups",
             "as-user-extra",

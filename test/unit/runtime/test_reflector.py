@@ -144,6 +144,21 @@ async def test_410_relists_at_once_and_tells_what_vanished(line: bytes) -> None:
         assert r.reflector.stats.failures == 0
 
 
+@pytest.mark.parametrize("line", [gone(), ahead()])
+async def test_a_server_that_lists_what_it_then_knows_no_more_is_waited_for(line: bytes) -> None:
+    async with reflecting(stream(*listed("a", version=5), line, hold=False)) as r:
+        await r.server.requests(4)
+        assert (r.reflector.stats.expired, r.reflector.stats.failures) == (3, 2)
+
+
+@pytest.mark.parametrize("heard", [event("MODIFIED", widget("a", 6)), bookmark(6)])
+async def test_a_410_after_something_was_heard_is_none_in_a_row(heard: bytes) -> None:
+    fine = stream(*listed("a", version=5), heard, gone(), hold=False)
+    async with reflecting(fine, fine, stream(*listed("b", version=20))) as r:
+        await r.until(lambda: r.sizes() == {"b": 1})
+        assert (r.reflector.stats.expired, r.reflector.stats.failures) == (2, 0)
+
+
 @pytest.mark.parametrize("code", [429, 500, 503])
 async def test_a_refused_watch_is_resumed_without_a_relist(code: int) -> None:
     first = stream(*listed("a", version=5), hold=False)
