@@ -10,8 +10,8 @@ import hashlib
 import secrets
 import string
 from datetime import datetime, timedelta
-from functools import lru_cache
 
+from dpf.provisioning.bfcfg import discovery
 from dpf.runtime.client import Client
 from dpf.runtime.errors import AlreadyExists, NotFound, Terminal
 from dpf.runtime.k8s import Secret, encoded
@@ -40,11 +40,17 @@ async def join_command(client: Client, kubeconfig: Kubeconfig, dpu_name: str, id
 
     :param identity: the token's id, see :func:`token_id`.
     :raises TokenExpired: if the token was made earlier and holds no more.
+    :raises Waiting: if cards can't join the cluster; no token is made then.
     """
-    server = kubeconfig.server.removeprefix("https://").removeprefix("http://")
+    way = await discovery.way(client, kubeconfig)
     secret = await _token_secret(client, dpu_name, identity)
-    pin = ca_hash(kubeconfig.ca)
-    return f"kubeadm join {server} --token {identity}.{secret} --discovery-token-ca-cert-hash {pin} --v=5"
+    return command(way, f"{identity}.{secret}")
+
+
+def command(way: discovery.Way, token: str) -> str:
+    """The command's text."""
+    pins = " ".join(f"--discovery-token-ca-cert-hash {pin}" for pin in way.pins)
+    return f"kubeadm join {way.endpoint} --token {token} {pins} --v=5"
 
 
 async def delete_token(client: Client, identity: str) -> None:
@@ -61,16 +67,6 @@ async def extend_token(client: Client, identity: str) -> datetime | None:
     except NotFound:
         return None
     return until
-
-
-@lru_cache(maxsize=64)
-def ca_hash(ca: bytes) -> str:
-    """The pin of a cluster's CA: ``sha256:`` and the digest of its public key info."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-    public = x509.load_pem_x509_certificate(ca).public_key()
-    return "sha256:" + hashlib.sha256(public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
 
 def _written(moment: datetime) -> str:

@@ -13,7 +13,7 @@ import yaml
 
 from dpf.runtime.certs import SmallCA
 from dpf.runtime.conditions import find, new, set_condition
-from dpf.runtime.k8s import Node, Secret, encoded
+from dpf.runtime.k8s import ConfigMap, Node, Secret, encoded
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpu import DPU
@@ -115,6 +115,26 @@ async def test_each_fault_of_a_kubeconfig_is_named_and_ends_when_it_is_mended(
     await put(world, good)
     mended = await world.eventually(DPUCluster, "c1", until=lambda c: c.status.phase is Phase.READY)
     assert (mended.status.reason, mended.status.message) == ("", "")
+
+
+async def test_a_cluster_whose_ca_is_not_known_takes_no_dpu_until_it_is_published(world: World) -> None:
+    await world.cluster()
+    info = await world.dpu.get(ConfigMap, "cluster-info", "kube-public")
+    await world.dpu.delete(info)
+    try:
+        config: Config = yaml.safe_load(world.planes.dpu.read_text())
+        del config["clusters"][0]["cluster"]["certificate-authority-data"]
+        config["clusters"][0]["cluster"]["insecure-skip-tls-verify"] = True
+        await put(world, json.dumps(config))
+        unfit = await world.eventually(DPUCluster, "c1", until=lambda c: c.status.phase is Phase.NOT_READY)
+        assert unfit.status.reason == "DPUClusterNotJoinable"
+        assert "ConfigMap cluster-info in its namespace kube-public can't be used" in unfit.status.message
+    finally:
+        meta = ObjectMeta(name=info.name, namespace=info.namespace)
+        await world.dpu.create(ConfigMap(metadata=meta, data=info.data))
+    # It would be looked at again within a minute.
+    await put(world, json.dumps(config, indent=1))
+    await world.eventually(DPUCluster, "c1", until=lambda c: c.status.phase is Phase.READY)
 
 
 async def put(world: World, kubeconfig: str) -> None:

@@ -42,6 +42,15 @@ def test_a_cluster_is_ready_if_its_manager_has_made_it_and_its_server_answers(
     assert (status.phase, status.reason) == (phase, reason)
 
 
+def test_a_cluster_that_answers_and_that_no_card_can_join_is_not_ready() -> None:
+    status = judge(having(CREATED), HEALTHY, "its CA is not known")
+    ready = find(status.conditions, "Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason, ready.message) == ("False", "DPUClusterNotJoinable", "its CA is not known")
+    assert (status.phase, status.reason, status.message) == (Phase.NOT_READY, ready.reason, ready.message)
+    assert judge(having(), HEALTHY, "its CA is not known").reason == "NotCreated", "what is first amiss is said first"
+
+
 def test_a_cluster_that_no_manager_has_seen_says_what_to_look_for() -> None:
     message = judge(having(), HEALTHY).message
     assert f"of type {having().spec.type}" in message
