@@ -108,7 +108,7 @@ async def _published(client: Client, otherwise: Pins) -> Pins:
         return otherwise
     message = (
         f"which CA it has is not known, so no card can join: its kubeconfig has no certificate-authority-data, and ConfigMap "
-        f"{name} in its namespace {namespace} can't be used: {why}; kubeadm needs that ConfigMap (`kubeadm init phase bootstrap-token`)"
+        f"{name} in its namespace {namespace} can't be used: {why}; kubeadm needs that too (`kubeadm init phase bootstrap-token`)"
     )
     raise Waiting(REASON, message, retry_after=RETRY)
 
