@@ -178,11 +178,7 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         except ConfigError as error:
             return Health(ok=False, message=f"the kubeconfig in Secret {name} can't be used: {error}"), ""
         health = self._remotes.health(cluster.key)
-        return (None if not health.ok and health.message == UNHEARD else health), kubeconfig.server
-
-
-UNHEARD = "no answer yet"
-"""What the registry says of a cluster that it has only just begun to probe."""
+        return (health if health.heard else None), kubeconfig.server
 
 
 def judge(cluster: DPUCluster, health: Health, unfit: str = "") -> DPUClusterStatus:
