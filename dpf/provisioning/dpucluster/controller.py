@@ -79,12 +79,21 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         return await self._say(cluster)
 
     async def finalize(self, cluster: DPUCluster) -> Result | None:
+        await self._allocator.ready()
+        # Both at one moment: what the cache shows is expected no more.
+        expected = self._allocator.expects(cluster)
         if users := self._allocator.users(cluster):
             return await self._say(cluster, users) or Result()
-        await self._remotes.disconnect(cluster.key)
-        self._kubeconfigs.forget(cluster.key)
+        if expected:
+            return Result(requeue_after=FIRST_LOOK)
+        await self.gone(cluster.key)
         self._counted_at.pop(cluster.uid, None)
         return None
+
+    async def gone(self, key: Key) -> None:
+        """Forgets it, whoever took its finalizer off."""
+        await self._remotes.disconnect(key)
+        self._kubeconfigs.forget(key)
 
     async def _say(self, cluster: DPUCluster, holders: Sequence[DPU] = ()) -> Result | None:
         """Connects the cluster and writes how it is.

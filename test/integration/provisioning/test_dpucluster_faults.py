@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Callable
@@ -309,6 +310,20 @@ async def test_a_finalizer_that_an_earlier_static_manager_left_goes_with_its_clu
     left = await world.eventually(DPUCluster, "k", until=lambda c: FINALIZER_DPUCLUSTER not in c.metadata.finalizers)
     assert left.metadata.finalizers == [FINALIZER_CLUSTER_MANAGER], "another manager's"
     await world.host.merge_patch(left, {"metadata": {"finalizers": None}})
+
+
+async def test_a_cluster_in_use_that_somebody_lets_go_by_hand_is_disconnected(world: World) -> None:
+    await joined(world)
+    assert world.remotes is not None
+    lost = asyncio.Event()
+    world.remotes.on_health(lambda key, ok: None if ok or key.name != "c1" else lost.set())
+    await world.host.delete(await world.host.get(DPUCluster, "c1", world.namespace))
+    waiting = await world.eventually(DPUCluster, "c1", until=lambda c: c.status.reason == "InUse")
+    assert not lost.is_set()
+    await world.host.merge_patch(waiting, {"metadata": {"finalizers": None}})
+    async with asyncio.timeout(20):
+        await lost.wait()
+    assert waiting.key not in world.remotes
 
 
 async def test_a_finalizer_left_on_a_cluster_that_is_going_is_taken_off_too(idle_world: World) -> None:
