@@ -76,7 +76,7 @@ async def remove(client: Client, remote: Client, cluster: DPUCluster, dpus: Info
         if not any(_flashed(each, left.at) for each in owners) and await _remove(remote, left):
             removed.append(left.name)
         if left.token:
-            await join.delete_token(remote, left.token)
+            await join.delete_token(remote, left.name, left.token)
         await client.merge_patch(cluster, {"metadata": {"annotations": {f"{LEFT_NODE}/{left.name}": None}}})
     return removed
 

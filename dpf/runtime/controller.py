@@ -15,6 +15,7 @@ What it guarantees to a reconciler:
   :class:`~dpf.runtime.errors.ClusterUnavailable` waits for the circuit of that cluster to close.
 * It is not woken by its own status writes (see :mod:`dpf.runtime.informer`): what is to be done next is done in the same pass, or
   asked for with ``Result(requeue_after=0)``.
+* One that is :class:`Forgetting` is told of objects that are gone, however they went.
 * A success forgets earlier failures, one with ``requeue_after`` too.
 * What it waits for :func:`~dpf.runtime.places.elsewhere`, as every request to a remote cluster is, takes no worker from others.
 """
@@ -80,6 +81,16 @@ class Finalizing(Reconciler[R_contra], Protocol[R_contra]):
     @abstractmethod
     async def finalize(self, obj: R_contra, /) -> Result | None:
         """Undoes; None when all is undone, a result while still at it."""
+
+
+@runtime_checkable
+class Forgetting(Protocol):
+    """A reconciler that holds something of its objects in this process."""
+
+    @abstractmethod
+    async def gone(self, key: Key, /) -> None:
+        """There is no object of that key, and none is being reconciled: nothing of it need be held any more. It may be told more
+        than once, and of one that was never reconciled."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +311,7 @@ class Controller(Generic[O]):
     async def _process(self, queue: WorkQueue[Key], key: Key, priority: int) -> None:
         self._parking.forget(key)
         obj = self._informer.get(key.name, key.namespace)
-        if obj is None:
+        if obj is None and (key in self._informer or not isinstance(self.reconciler, Forgetting)):
             queue.forget(key)
             self._ran_at.pop(key, None)
             return
@@ -316,10 +327,10 @@ class Controller(Generic[O]):
         deadline = asyncio.timeout(self._timeout) if self._timeout is not None else None
         try:
             if deadline is None:
-                result = await self._dispatch(obj)
+                result = await self._dispatch(key, obj)
             else:
                 async with deadline:
-                    result = await self._dispatch(obj)
+                    result = await self._dispatch(key, obj)
         except asyncio.CancelledError as error:
             if being_cancelled():
                 outcome = "cancelled"
@@ -341,7 +352,12 @@ class Controller(Generic[O]):
             metrics.active -= 1
             metrics.observe(asyncio.get_running_loop().time() - started)
 
-    async def _dispatch(self, obj: O) -> Result | None:
+    async def _dispatch(self, key: Key, obj: O | None) -> Result | None:
+        if obj is None:
+            self._ran_at.pop(key, None)
+            if isinstance(self.reconciler, Forgetting):
+                await self.reconciler.gone(key)
+            return None
         finalizing = self._finalizing
         if finalizing is None:
             return None if obj.deleting else await self.reconciler.reconcile(obj)

@@ -51,6 +51,8 @@ SILENCE = 2.0
 answers (Kubernetes' service level objectives)."""
 PROBE_RETRY = (1.0, 30.0)
 """Seconds: first and longest wait between probes while the circuit is open."""
+UNHEARD = "no answer yet"
+"""The health of a cluster that has only just begun to be probed."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,11 @@ class Health:
     message: str
     version: str = ""
     since: datetime | None = None
+
+    @property
+    def heard(self) -> bool:
+        """Whether there was an answer yet, good or bad."""
+        return self.message != UNHEARD
 
 
 class _RemoteTransport(Transport):
@@ -100,7 +107,7 @@ class _Member:
         """A request got no answer, or a watch was refused."""
         self.renewed = asyncio.Event()
         """The credentials are others than those of the last probe."""
-        self.health = Health(ok=False, message="no answer yet", since=now())
+        self.health = Health(ok=False, message=UNHEARD, since=now())
         self.client = Client(kubeconfig, field_owner=field_owner, transport=self.transport(kubeconfig, field_owner))
         self.cluster = Cluster(str(key), self.client)
         self.cluster.cache.on_unreadable = lambda kind, *_: metrics.decode_failed(kind.RESOURCE.kind)
@@ -211,7 +218,7 @@ class RemoteClusters:
                 fresh = await member.opened(kubeconfig)
                 if member.is_another(kubeconfig):
                     # What is cached is of the cluster before: nobody may find it beside the client of the new one.
-                    self._set(member, Health(ok=False, message="no answer yet"))
+                    self._set(member, Health(ok=False, message=UNHEARD))
                 await member.use(kubeconfig, fresh)
                 self._forget_host(address)
                 log.info("cluster_credentials_changed", cluster=str(key))

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeVar
 
+from dpf.provisioning.bfcfg.discovery import MOST, Way
+from dpf.provisioning.bfcfg.join import command
 from dpf.provisioning.bfcfg.render import BfCfg, Unfit, render
 from dpf_api.dpuflavor import DPUFlavorSpec
 
@@ -23,10 +25,8 @@ R = TypeVar("R")
 HOST_NAME = "n" * 63
 """The longest of a DPU whose card can join: it is the card's host name."""
 
-LONGEST_JOIN = (
-    f"kubeadm join {'h' * 253}:65535 --token {'t' * 23} --discovery-token-ca-cert-hash sha256:{'0' * 64} --v=5"
-)
-"""For a cluster with the longest name that a server can have."""
+LONGEST_JOIN = command(Way(f"{'h' * 253}:65535", (f"sha256:{'0' * 64}",) * MOST), "t" * 23)
+"""For a cluster with the longest name that a server can have, and the most pins."""
 
 AT_ONCE = 2
 """Threads, and so shells, for all flavors together: flavors are few, and what takes long here takes a processor."""

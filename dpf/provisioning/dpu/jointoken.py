@@ -69,14 +69,15 @@ async def renew(hands: Hands, seen: Seen) -> Changes | None:
     return {"install": seen.install.model_copy(update={"join_token_expires_at": until})}
 
 
-async def take_away(hands: Hands, dpu: DPU, attempt: int) -> None:
+async def take_away(hands: Hands, dpu: DPU, attempt: int, *, used: bool = False) -> None:
     """Removes the token of an attempt: who has it could join the cluster; that it is gone already is fine.
 
+    :param used: the card has joined with it.
     :raises ClusterUnavailable: if the cluster can't be reached.
     """
     reference = dpu.spec.cluster
     remote = hands.remotes.get(Key(reference.namespace, reference.name))
-    await join.delete_token(remote.client, join.token_id(dpu.uid, attempt))
+    await join.delete_token(remote.client, dpu.name, join.token_id(dpu.uid, attempt), used=used)
 
 
 def _joined(seen: Seen) -> bool:

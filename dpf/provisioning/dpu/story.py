@@ -42,6 +42,7 @@ ATTENTION = frozenset(
         "DPUClusterClientGetError",
         "DPUClusterDeleting",
         "DPUClusterNotFound",
+        "DPUClusterNotJoinable",
         "DPUClusterNotReady",
         "DPUClusterReplaced",
         "DPUClusterUnreachable",

@@ -9,6 +9,8 @@ of workers, when answers are lost and when another manager takes over:
   before it wrote last.
 * Between a look and the choice made upon it nothing is awaited.
 
+A cluster that is deleted is chosen no more, and stays while a place in it is held: a DPU can't be given to another one later.
+
 A DPU that names its cluster by hand is counted as well, even beyond ``maxNodes``: that is its author's business.
 """
 
@@ -125,6 +127,10 @@ class Allocator:
             for dpu in self._dpus.by(indexes.IN_CLUSTER, str(cluster.key))
             if indexes.bound_uid(dpu) in ("", cluster.uid)
         ]
+
+    def expects(self, cluster: DPUCluster) -> bool:
+        """Whether a DPU may have been given to the cluster that the cache does not show there yet."""
+        return any(each.cluster == str(cluster.key) for each in self._standing())
 
     def _standing(self) -> set[Held]:
         """Places that the cache does not show as taken yet, or as free."""

@@ -5,7 +5,8 @@
 A cluster manager makes the cluster while it is Creating, names the Secret with its kubeconfig and sets the condition Created.
 From then on health is what the registry of remote clusters finds: it is told at once when a cluster goes or comes back. A
 changed Secret changes the credentials under the running watches; while it is missing or can't be used the cluster is NotReady,
-and what is connected goes on with the credentials that it has.
+and what is connected goes on with the credentials that it has. A cluster that answers and that no card can join is NotReady too:
+that is said here, before a host is drained for it.
 
 Of a cluster's conditions those count that are of the contract with cluster managers (:data:`CONTRACT`). Whatever else others say
 there is theirs, and changes nothing.
@@ -21,12 +22,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dpf.provisioning import indexes, leftnodes
+from dpf.provisioning.bfcfg import discovery
 from dpf.provisioning.dpucluster.allocator import Allocator
 from dpf.provisioning.dpucluster.kubeconfigs import FIRST_LOOK, READER, Kubeconfigs, Refused, Unread
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import is_true, new, set_condition
 from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch, WatchRemoteHealth
-from dpf.runtime.errors import ConfigError
+from dpf.runtime.errors import ConfigError, Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import Secret
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -46,6 +48,7 @@ CREATED = ConditionType.CREATED.value
 CONTRACT = (CREATED, ConditionType.KEEPALIVED_READY.value)
 """Conditions of cluster managers: the first must be there, and those that are there must be True."""
 
+NOT_JOINABLE = discovery.REASON
 IN_USE = "InUse"
 SHOWN = 5
 """DPUs that a message names at most."""
@@ -76,12 +79,21 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         return await self._say(cluster)
 
     async def finalize(self, cluster: DPUCluster) -> Result | None:
+        await self._allocator.ready()
+        # Both at one moment: what the cache shows is expected no more.
+        expected = self._allocator.expects(cluster)
         if users := self._allocator.users(cluster):
             return await self._say(cluster, users) or Result()
-        await self._remotes.disconnect(cluster.key)
-        self._kubeconfigs.forget(cluster.key)
+        if expected:
+            return Result(requeue_after=FIRST_LOOK)
+        await self.gone(cluster.key)
         self._counted_at.pop(cluster.uid, None)
         return None
+
+    async def gone(self, key: Key) -> None:
+        """Forgets it, whoever took its finalizer off."""
+        await self._remotes.disconnect(key)
+        self._kubeconfigs.forget(key)
 
     async def _say(self, cluster: DPUCluster, holders: Sequence[DPU] = ()) -> Result | None:
         """Connects the cluster and writes how it is.
@@ -94,8 +106,9 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
             return Result(requeue_after=FIRST_LOOK)
         if health is None:
             return None  # No answer yet, good or bad; the registry tells when there is one.
+        unfit = await self._unfit(cluster) if health.ok else ""
         count = self._allocator.assigned(cluster)
-        status = judge(cluster, health).model_copy(
+        status = judge(cluster, health, unfit).model_copy(
             update={
                 "assigned_dpus": count,
                 "endpoint": endpoint,
@@ -107,7 +120,8 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         if (wait := self._count_wait(cluster, status)) > 0:
             return Result(requeue_after=wait)
         if cluster.status.phase is Phase.READY and status.phase is Phase.NOT_READY:
-            self._events.warning(cluster, "HealthCheckFailed", health.message or status.message)
+            reason = NOT_JOINABLE if unfit else "HealthCheckFailed"
+            self._events.warning(cluster, reason, health.message or status.message)
         if holders and cluster.status.reason != IN_USE:
             self._events.normal(cluster, "InUse", status.message)
         if cluster.status.phase is not Phase.READY and status.phase is Phase.READY:
@@ -115,7 +129,17 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         stored = await self._client.status(cluster).set(status)
         if health.ok and not cluster.deleting:
             await self._remove_left_nodes(stored)
-        return None
+        # What is published there wakes nobody.
+        return Result(requeue_after=discovery.RETRY) if unfit else None
+
+    async def _unfit(self, cluster: DPUCluster) -> str:
+        """Why no card can join a cluster that answers; empty if they can."""
+        remote = self._remotes.get(cluster.key).client
+        try:
+            await discovery.way(remote, remote.transport.kubeconfig)
+        except Waiting as error:
+            return error.message
+        return ""
 
     async def _remove_left_nodes(self, cluster: DPUCluster) -> None:
         if not any(leftnodes.recorded(cluster)):
@@ -163,15 +187,14 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         except ConfigError as error:
             return Health(ok=False, message=f"the kubeconfig in Secret {name} can't be used: {error}"), ""
         health = self._remotes.health(cluster.key)
-        return (None if not health.ok and health.message == UNHEARD else health), kubeconfig.server
+        return (health if health.heard else None), kubeconfig.server
 
 
-UNHEARD = "no answer yet"
-"""What the registry says of a cluster that it has only just begun to probe."""
+def judge(cluster: DPUCluster, health: Health, unfit: str = "") -> DPUClusterStatus:
+    """The status of a cluster: made, or being made; and when it is made, healthy or not.
 
-
-def judge(cluster: DPUCluster, health: Health) -> DPUClusterStatus:
-    """The status of a cluster: made, or being made; and when it is made, healthy or not."""
+    :param unfit: why no card can join it, though it answers; empty if they can.
+    """
     status, conditions = cluster.status, cluster.status.conditions
     if not made(conditions):
         fallen = status.phase in (Phase.READY, Phase.NOT_READY)
@@ -184,17 +207,18 @@ def judge(cluster: DPUCluster, health: Health) -> DPUClusterStatus:
             changes["conditions"] = set_condition(conditions, new(READY, False, reason, message))
         return status.model_copy(update=changes)
     generation = cluster.metadata.generation
-    if health.ok:
+    if unfit:
+        ready = new(READY, False, NOT_JOINABLE, unfit, generation=generation)
+    elif health.ok:
         ready = new(READY, True, "HealthCheckPassed", generation=generation)
-        phase = Phase.READY
     else:
         ready = new(READY, False, "HealthCheckFailed", health.message, generation=generation)
-        phase = Phase.NOT_READY
+    passed = ready.status == "True"
     return status.model_copy(
         update={
-            "phase": phase,
-            "reason": "" if health.ok else ready.reason,
-            "message": health.message,
+            "phase": Phase.READY if passed else Phase.NOT_READY,
+            "reason": "" if passed else ready.reason,
+            "message": ready.message,
             "conditions": set_condition(conditions, ready),
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import yaml
 
 from dpf.runtime.certs import SmallCA
 from dpf.runtime.conditions import find, new, set_condition
-from dpf.runtime.k8s import Node, Secret, encoded
+from dpf.runtime.k8s import ConfigMap, Node, Secret, encoded
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.testing import eventually, eventually_gone
 from dpf_api.dpu import DPU
@@ -115,6 +116,26 @@ async def test_each_fault_of_a_kubeconfig_is_named_and_ends_when_it_is_mended(
     await put(world, good)
     mended = await world.eventually(DPUCluster, "c1", until=lambda c: c.status.phase is Phase.READY)
     assert (mended.status.reason, mended.status.message) == ("", "")
+
+
+async def test_a_cluster_whose_ca_is_not_known_takes_no_dpu_until_it_is_published(world: World) -> None:
+    await world.cluster()
+    info = await world.dpu.get(ConfigMap, "cluster-info", "kube-public")
+    await world.dpu.delete(info)
+    try:
+        config: Config = yaml.safe_load(world.planes.dpu.read_text())
+        del config["clusters"][0]["cluster"]["certificate-authority-data"]
+        config["clusters"][0]["cluster"]["insecure-skip-tls-verify"] = True
+        await put(world, json.dumps(config))
+        unfit = await world.eventually(DPUCluster, "c1", until=lambda c: c.status.phase is Phase.NOT_READY)
+        assert unfit.status.reason == "DPUClusterNotJoinable"
+        assert "ConfigMap cluster-info in its namespace kube-public can't be used" in unfit.status.message
+    finally:
+        meta = ObjectMeta(name=info.name, namespace=info.namespace)
+        await world.dpu.create(ConfigMap(metadata=meta, data=info.data))
+    # It would be looked at again within a minute.
+    await put(world, json.dumps(config, indent=1))
+    await world.eventually(DPUCluster, "c1", until=lambda c: c.status.phase is Phase.READY)
 
 
 async def put(world: World, kubeconfig: str) -> None:
@@ -289,6 +310,20 @@ async def test_a_finalizer_that_an_earlier_static_manager_left_goes_with_its_clu
     left = await world.eventually(DPUCluster, "k", until=lambda c: FINALIZER_DPUCLUSTER not in c.metadata.finalizers)
     assert left.metadata.finalizers == [FINALIZER_CLUSTER_MANAGER], "another manager's"
     await world.host.merge_patch(left, {"metadata": {"finalizers": None}})
+
+
+async def test_a_cluster_in_use_that_somebody_lets_go_by_hand_is_disconnected(world: World) -> None:
+    await joined(world)
+    assert world.remotes is not None
+    lost = asyncio.Event()
+    world.remotes.on_health(lambda key, ok: None if ok or key.name != "c1" else lost.set())
+    await world.host.delete(await world.host.get(DPUCluster, "c1", world.namespace))
+    waiting = await world.eventually(DPUCluster, "c1", until=lambda c: c.status.reason == "InUse")
+    assert not lost.is_set()
+    await world.host.merge_patch(waiting, {"metadata": {"finalizers": None}})
+    async with asyncio.timeout(20):
+        await lost.wait()
+    assert waiting.key not in world.remotes
 
 
 async def test_a_finalizer_left_on_a_cluster_that_is_going_is_taken_off_too(idle_world: World) -> None:

@@ -137,6 +137,19 @@ def test_a_place_is_held_no_longer_than_the_assignment_can_happen() -> None:
     assert not world.full()
 
 
+def test_a_cluster_that_goes_waits_for_an_assignment_that_is_not_seen_yet() -> None:
+    world = World(one := cluster(name="dc1"), other := cluster(name="dc2"))
+    first = world.dpu("d1")
+    assert world.allocator.choose(first).name == "dc1"
+    assert (world.allocator.users(one), world.allocator.expects(one)) == ([], True)
+    assert not world.allocator.expects(other)
+    world.assign(first, one)
+    assert ([each.name for each in world.allocator.users(one)], world.allocator.expects(one)) == (["d1"], False)
+    world.allocator.choose(world.dpu("d2"))
+    world.allocator.release(dpu("d2"))
+    assert not world.allocator.expects(one)
+
+
 def test_who_finds_only_held_places_looks_again() -> None:
     world = World(cluster(max_nodes=1))
     world.allocator.choose(world.dpu("d1"))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import pytest
 
 from dpf.clustermanager.static import created
-from dpf.provisioning.dpucluster.controller import in_use, judge, names_no_secret
+from dpf.provisioning.dpucluster.controller import DPUClusterReconciler, in_use, judge, names_no_secret
 from dpf.runtime.conditions import find, new
-from dpf.runtime.meta import Condition
+from dpf.runtime.controller import Forgetting
+from dpf.runtime.events import EventRecorder
+from dpf.runtime.meta import Condition, Key
 from dpf.runtime.remote import Health
 from dpf_api.dpucluster import DPUCluster, Phase
+from test.unit.provisioning.test_allocator import World
 from test.unit.provisioning.worlds import cluster, dpu
 
 HEALTHY = Health(ok=True, message="", version="v1.31.0")
@@ -40,6 +45,15 @@ def test_a_cluster_is_ready_if_its_manager_has_made_it_and_its_server_answers(
 ) -> None:
     status = judge(having(*conditions), health)
     assert (status.phase, status.reason) == (phase, reason)
+
+
+def test_a_cluster_that_answers_and_that_no_card_can_join_is_not_ready() -> None:
+    status = judge(having(CREATED), HEALTHY, "its CA is not known")
+    ready = find(status.conditions, "Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason, ready.message) == ("False", "DPUClusterNotJoinable", "its CA is not known")
+    assert (status.phase, status.reason, status.message) == (Phase.NOT_READY, ready.reason, ready.message)
+    assert judge(having(), HEALTHY, "its CA is not known").reason == "NotCreated", "what is first amiss is said first"
 
 
 def test_a_cluster_that_no_manager_has_seen_says_what_to_look_for() -> None:
@@ -89,3 +103,50 @@ def test_a_name_that_no_secret_can_have_is_not_looked_for() -> None:
     for wrong in ("My_Secret", "a/b", "-a", "a-", "a..b", ".a", "a,type=Opaque", "a\n", "é", "a" * 254):
         assert "delete the DPUCluster and create it anew" in names_no_secret(naming(wrong))
     assert "waiting for a cluster manager" in names_no_secret(naming(""))
+
+
+class Ending:
+    """The registry of remote clusters, and of kubeconfigs: what they were told to forget."""
+
+    def __init__(self) -> None:
+        self.forgotten: list[Key] = []
+
+    async def disconnect(self, key: Key) -> None:
+        self.forgotten.append(key)
+
+    def forget(self, key: Key) -> None:
+        self.forgotten.append(key)
+
+
+def reconciler(world: World, ending: Ending) -> DPUClusterReconciler:
+    parts: Any = ending
+    return DPUClusterReconciler(world.cluster, parts, parts, world.allocator, cast("EventRecorder", None))
+
+
+async def test_a_cluster_does_not_go_while_a_dpu_is_being_given_to_it() -> None:
+    world, ending = World(subject := cluster()), Ending()
+    world.allocator.choose(world.dpu("d1"))
+    result = await reconciler(world, ending).finalize(subject)
+    assert result is not None, "the assignment may be on its way"
+    assert result.requeue_after is not None
+    assert ending.forgotten == []
+    world.put(dpu("d1", status={"message": "another write came first, so it never will be"}))
+    assert await reconciler(world, ending).finalize(subject) is None
+    assert ending.forgotten == [subject.key] * 2
+
+
+async def test_a_cluster_does_not_go_while_a_manager_before_this_one_may_have_given_it_a_dpu() -> None:
+    world, ending = World(subject := cluster()), Ending()
+    given = World.given(world.dpu("d1"), subject)
+    meta = given.metadata.model_copy(update={"resource_version": "100"})
+    world.stored = [given.model_copy(update={"metadata": meta})]
+    assert await reconciler(world, ending).finalize(subject) is not None
+    assert ending.forgotten == []
+
+
+async def test_a_cluster_that_went_without_its_finalizer_is_disconnected() -> None:
+    ending = Ending()
+    subject = reconciler(World(), ending)
+    assert isinstance(subject, Forgetting)
+    await subject.gone(cluster().key)
+    assert ending.forgotten == [cluster().key] * 2

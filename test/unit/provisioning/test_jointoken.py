@@ -14,8 +14,9 @@ from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import Order
 from dpf.provisioning.dpu.phases import PHASES, dpu_cluster_config, error, os_installing
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step
-from dpf.runtime.meta import Object
-from dpf_api.dpu import DPU, ConditionType, Phase
+from dpf.runtime.k8s import Secret, encoded
+from dpf.runtime.meta import Object, ObjectMeta
+from dpf_api.dpu import DPU, ConditionType, Install, Phase
 from test.unit.provisioning.worlds import IMAGE, NOW, assigned, card_node, condition, pod, see
 
 HOUR = 3600.0
@@ -114,10 +115,20 @@ def test_a_retry_then_is_a_new_flash_with_a_new_token(kind: ConditionType) -> No
 
 
 class Cluster:
-    """A DPU cluster that remembers what was asked of it."""
+    """A DPU cluster that remembers what was asked of it.
 
-    def __init__(self) -> None:
+    :param owner: the DPU whose tokens are there.
+    """
+
+    def __init__(self, owner: str = "d1") -> None:
         self.asked: list[str] = []
+        self.owner = owner
+
+    async def get(self, kind: type[Secret], name: str, namespace: str) -> Secret:
+        data: dict[str, bytes | str] = {
+            "description": f"lets DPU {self.owner} join; made by the DPF provisioning manager"
+        }
+        return Secret(metadata=ObjectMeta(name=name, namespace=namespace), data=encoded(data))
 
     async def delete(self, obj: Object) -> None:
         self.asked.append(f"delete {obj.name}")
@@ -163,9 +174,31 @@ async def test_another_attempt_takes_the_token_of_the_one_before_away() -> None:
     async def prepare(seen: Any, attempt: int) -> Order:
         return Order("d1", "image.bfb", IMAGE, b"")
 
-    cluster = Cluster()
-    hands = at_hand(cluster, card=SimpleNamespace(prepare=prepare), client=Cluster())
-    for install in ({}, {"attempt": 2}, {"attempt": 2, "startedAt": NOW.isoformat()}):
-        subject = assigned(status={"phase": "OS Installing", "install": install})
-        await os_installing.begin(hands, see(subject, dms_pod=pod("d1-dms")))
+    cluster, others = Cluster(), Cluster("d2")
+    for around in (cluster, others):
+        hands = at_hand(around, card=SimpleNamespace(prepare=prepare), client=Cluster())
+        await begun(hands, {}, {"attempt": 2}, {"attempt": 2, "startedAt": NOW.isoformat()})
     assert cluster.asked == [f"delete {token(1)}"], "once, and the first attempt has none before it"
+    assert others.asked == [], "of the same id, by chance"
+
+
+async def test_an_attempt_whose_token_would_be_anothers_becomes_the_next_one() -> None:
+    async def prepare(seen: Any, attempt: int) -> Order:
+        if attempt == 0:
+            raise join.TokenUnusable("JoinTokenTaken", "it is another's")
+        return Order("d1", "image.bfb", IMAGE, b"")
+
+    cluster = Cluster("d2")
+    (install,) = await begun(at_hand(cluster, card=SimpleNamespace(prepare=prepare), client=Cluster()), {})
+    assert install.attempt == 1
+    assert cluster.asked == []
+
+
+async def begun(hands: Hands, *installs: dict[str, Any]) -> list[Install]:
+    """What is on record after installations were begun from these."""
+    found = []
+    for install in installs:
+        subject = assigned(status={"phase": "OS Installing", "install": install})
+        remember = await os_installing.begin(hands, see(subject, dms_pod=pod("d1-dms")))
+        found.append(remember.changes["install"])
+    return found

@@ -83,6 +83,15 @@ def test_a_dpu_is_given_a_cluster_and_then_goes_on() -> None:
     assert advanced(initializing.decide(see(assigned()))) is Phase.NODE_EFFECT
 
 
+def test_nothing_is_done_to_a_host_for_a_cluster_that_no_card_can_join() -> None:
+    named = cluster("NotReady")
+    status = named.status.model_copy(update={"reason": "DPUClusterNotJoinable", "message": "its CA is not known"})
+    hold = initializing.decide(see(assigned(), cluster=named.model_copy(update={"status": status})))
+    assert held(hold) == ("Initialized", "DPUClusterNotJoinable")
+    assert isinstance(hold, Hold)
+    assert hold.condition.message == "DPUCluster ns/c: its CA is not known"
+
+
 @pytest.mark.parametrize(
     ("named", "reason"), [(None, "DPUClusterNotFound"), (cluster(going=True), "DPUClusterDeleting")]
 )

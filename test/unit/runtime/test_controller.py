@@ -32,6 +32,35 @@ def test_a_reconciler_that_could_not_undo_what_it_says_is_refused(parts: dict[st
         Controller("widget", half(), watches=[For(Widget)])
 
 
+def test_who_holds_something_of_an_object_is_told_when_it_is_gone_and_not_while_at_it() -> None:
+    class Holding(Recording):
+        async def gone(self, key: Key) -> None:
+            self.calls.append((f"{key.name} gone", 0.0))
+            if self.names.count("a gone") == 1:
+                raise RuntimeError("is a retry")
+
+    async def body() -> None:
+        async def act(_: Widget) -> None:
+            await asyncio.sleep(10)
+            recording.calls.append(("a done", 0.0))
+
+        recording = Holding(act)
+        async with running(recording, workers=2) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(1)
+            r.widgets.apply("DELETED", raw("a", 3))
+            await asyncio.sleep(60)
+            assert recording.names == ["a", "a done", "a gone", "a gone"]
+            recording.act = nothing
+            r.widgets.apply("ADDED", raw("a", 4))
+            r.widgets.apply("DELETED", raw("a", 5))
+            r.widgets.apply("ADDED", raw("a", 6))
+            await asyncio.sleep(1)
+        assert recording.names[4:] == ["a"], "one of that name is there"
+
+    run_virtual(body)
+
+
 def test_nothing_is_reconciled_before_every_watched_kind_is_listed() -> None:
     async def body() -> None:
         recording = Recording()

@@ -243,8 +243,10 @@ async def test_another_server_is_listed_anew_and_the_differences_are_told(monkey
         await w.remotes.connect(ONE, "uid", client.transport.kubeconfig)
         with pytest.raises(ClusterUnavailable, match="no answer yet"):
             w.remotes.get(ONE)  # its client is of the one, its cache of the other
+        assert not w.remotes.health(ONE).heard
         assert w.ill.is_set()
         await becomes(w.healthy)
+        assert w.remotes.health(ONE).heard
         assert w.told == [("ADDED", "a"), ("DELETED", "a"), ("ADDED", "b")]
         cluster = w.remotes.get(ONE)
         assert [each.name for each in cluster.cache[Widget].list()] == ["b"]

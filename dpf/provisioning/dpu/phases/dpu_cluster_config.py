@@ -98,7 +98,7 @@ async def label(hands: Hands, seen: Seen) -> Changes | None:
         return None
     reference, left = seen.dpu.spec.cluster, _token_left(seen)
     if left:
-        await jointoken.take_away(hands, seen.dpu, seen.install.attempt)
+        await jointoken.take_away(hands, seen.dpu, seen.install.attempt, used=True)
     if labels := drift(seen):
         remote = hands.remotes.get(Key(reference.namespace, reference.name))
         await remote.client.merge_patch(seen.dpu_node, {"metadata": {"labels": labels}})

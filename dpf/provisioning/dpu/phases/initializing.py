@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from dpf.provisioning.bfcfg import discovery
 from dpf.provisioning.dpu import needs, nodelabels, podparts
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
@@ -44,6 +45,9 @@ def decide(seen: Seen) -> Step:
         )
         message = f"DPUCluster {reference.namespace}/{reference.name} {what}, or delete the DPU"
         return Hold(waits(INITIALIZED, "DPUClusterNotFound" if seen.cluster is None else "DPUClusterDeleting", message))
+    if seen.cluster.status.reason == discovery.REASON:
+        message = f"DPUCluster {reference.namespace}/{reference.name}: {seen.cluster.status.message}"
+        return Hold(waits(INITIALIZED, "DPUClusterNotJoinable", message))
     return needs.flavor(seen, INITIALIZED) or Advance(Phase.NODE_EFFECT, (done(INITIALIZED),))
 
 

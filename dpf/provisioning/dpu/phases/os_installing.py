@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dpf.provisioning.bfcfg.join import TokenExpired
+from dpf.provisioning.bfcfg.join import TokenUnusable
 from dpf.provisioning.dpu import dmsserver, jointoken, needs, nodelabels, podhealth, rebootpolicy, turns
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
@@ -118,8 +118,8 @@ async def begin(hands: Hands, seen: Seen) -> Remember:
         await jointoken.take_away(hands, seen.dpu, before.attempt - 1)
     try:
         order = await hands.card.prepare(seen, before.attempt)
-    except TokenExpired:
-        # Nobody has been at it for a day: a card that was flashed then could not join any more.
+    except TokenUnusable:
+        # Nobody has been at it for a day: a card that was flashed then could not join any more. Or it is another DPU's.
         before = Install(attempt=before.attempt + 1)
         order = await hands.card.prepare(seen, before.attempt)
     started = before.started_at or now().replace(microsecond=0)
