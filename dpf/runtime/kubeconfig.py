@@ -104,10 +104,8 @@ class Kubeconfig:
         if user.get("exec") and user.get("auth-provider"):
             raise ConfigError(f"{source}: a user has either exec or auth-provider")
         token_file = _text(user, "tokenFile", source)
-        server, ca = (
-            _server(cluster, context.get("cluster"), source),
-            _data(cluster, "certificate-authority", base, source),
-        )
+        server = _server(cluster, context.get("cluster"), source)
+        ca = _data(cluster, "certificate-authority", base, source)
         cert, key = (_data(user, name, base, source) for name in ("client-certificate", "client-key"))
         token = _token(user, source)
         # As for kubectl, nobody is asked for what is given already.

@@ -120,8 +120,8 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         if (wait := self._count_wait(cluster, status)) > 0:
             return Result(requeue_after=wait)
         if cluster.status.phase is Phase.READY and status.phase is Phase.NOT_READY:
-            reason = NOT_JOINABLE if unfit else "HealthCheckFailed"
-            self._events.warning(cluster, reason, health.message or status.message)
+            message = health.message or status.message
+            self._events.warning(cluster, NOT_JOINABLE if unfit else "HealthCheckFailed", message)
         if holders and cluster.status.reason != IN_USE:
             self._events.normal(cluster, "InUse", status.message)
         if cluster.status.phase is not Phase.READY and status.phase is Phase.READY:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from dpf.gnxi.dms import CONFIG_LIMIT
 from dpf.provisioning.bfcfg.check import unfit
+from dpf.provisioning.bfcfg.discovery import MOST
 from dpf.provisioning.bfcfg.render import BfCfg, ConfigTooLarge, NoCount, Unfit, render
 from dpf.sandbox.fleet import cloudinit
 from dpf_api.dpuflavor import DPUFlavorSpec
@@ -318,15 +319,15 @@ def test_what_no_card_takes_is_refused_early() -> None:
 
 
 def test_a_flavor_that_passes_the_check_renders_for_every_dpu_and_cluster() -> None:
-    """The check takes the longest names there can be: at the limit it refuses, rather than let it fail behind a drained host."""
+    """The check takes the longest names and most pins: at the limit it refuses, rather than let it fail behind a drained host."""
 
     def with_file(size: int) -> DPUFlavorSpec:
         return flavor(configFiles=[{"path": "/a", "raw": "x" * size}])
 
     token = f"{'0' * 6}.{'0' * 16}"
-    pin = f"--discovery-token-ca-cert-hash sha256:{'0' * 64}"
+    pins = " ".join([f"--discovery-token-ca-cert-hash sha256:{'0' * 64}"] * MOST)
     longest = BfCfg(
-        "d" * 63, with_file(1), f"kubeadm join {'h' * 253}:65535 --token {token} {pin} --v=5", extra_reboot=True
+        "d" * 63, with_file(1), f"kubeadm join {'h' * 253}:65535 --token {token} {pins} --v=5", extra_reboot=True
     )
     fits = 1 + CONFIG_LIMIT - len(render(longest).encode())
     assert unfit(with_file(fits)) is None
