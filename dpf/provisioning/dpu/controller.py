@@ -83,6 +83,12 @@ class DPUReconciler(Finalizing[DPU]):
         self._config_gone.pop(dpu.key, None)
         return None
 
+    async def gone(self, key: Key) -> None:
+        """Lets go of it, also if somebody took its finalizer off."""
+        self._hands.jobs.cancel(key)
+        self._hands.reboots.cancel(key)
+        self._config_gone.pop(key, None)
+
     async def _deleting(self, dpu: DPU, condition: Condition) -> None:
         turn = Pass(dpu, self._observer, self._hands)
         turn.enter(Phase.DELETING)

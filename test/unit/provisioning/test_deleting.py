@@ -19,6 +19,7 @@ from dpf.provisioning.metrics import Counts
 from dpf.provisioning.settings import Settings
 from dpf.provisioning.volume import Volume, VolumeSilent
 from dpf.runtime.k8s import Pod
+from dpf.runtime.meta import Key
 from dpf_api import names
 from dpf_api.dpu import DPU, DPUStatus, Install
 from test.unit.provisioning.worlds import NOW, assigned, card_node, dpu, pod, see
@@ -126,6 +127,8 @@ class Leaving:
         self.seen = leaving(0)
         self.silent, self.asked, self.folder = False, 0, Path("/bfb")
         self.events: list[str] = []
+        self.cancelled: list[Key] = []
+        """Whose jobs were."""
 
     def look(self, _: DPU) -> Seen:
         return self.seen
@@ -154,7 +157,8 @@ class Leaving:
         self.events.append(reason)
 
     def reconciler(self) -> DPUReconciler:
-        part, unused, jobs = cast("Any", self), cast("Any", None), cast("Any", SimpleNamespace(cancel=lambda _: None))
+        part, unused = cast("Any", self), cast("Any", None)
+        jobs = cast("Any", SimpleNamespace(cancel=self.cancelled.append))
         hands = Hands(part, unused, unused, unused, unused, jobs, jobs, Settings(), part, part, Counts())
         return DPUReconciler(part, hands)
 
@@ -174,6 +178,13 @@ async def test_a_configuration_that_was_removed_after_its_dms_is_not_said_to_be_
     world.silent, asked = False, world.asked
     await reconciler.finalize(world.seen.dpu)
     assert world.asked == asked + 1, "what was known of it is forgotten with it"
+
+
+async def test_nobody_is_at_work_for_a_dpu_whose_finalizer_somebody_took_off() -> None:
+    world = Leaving()
+    key = world.seen.dpu.key
+    await world.reconciler().gone(key)
+    assert world.cancelled == [key, key], "its installation, and the eye on its reboot"
 
 
 @pytest.mark.parametrize(
