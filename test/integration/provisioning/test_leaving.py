@@ -25,8 +25,9 @@ from test.integration.provisioning.test_waits import provisioned
 async def hasty(
     control_planes: Planes, host_client: Client, dpu_client: Client, namespace: str
 ) -> AsyncIterator[World]:
-    """A world in which deleted DPUs wait a second for their cluster."""
-    world = World(host_client, dpu_client, control_planes, namespace, FakeDms(), settings={"deletion_timeout": 1.0})
+    """A world in which deleted DPUs wait a moment for their cluster: more than the second to which an API server rounds down when
+    that was, or it would be over at the first look."""
+    world = World(host_client, dpu_client, control_planes, namespace, FakeDms(), settings={"deletion_timeout": 3.0})
     async with world.manager():
         yield world
     for client in (host_client, dpu_client):
