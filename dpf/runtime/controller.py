@@ -395,7 +395,7 @@ class Controller(Generic[O]):
                 metrics.results["requeue_after"] += 1
                 log.debug("reconcile_parked", cluster=error.cluster, message=error.message)
                 if self._parking.park(error.cluster, key, started):
-                    queue.add_after(key, PARKED_RETRY, priority)
+                    queue.add_after(key, min(PARKED_RETRY, error.retry_after or PARKED_RETRY), priority)
                 else:
                     queue.add_rate_limited(key, priority)
                 return

@@ -144,12 +144,16 @@ class Waiting(DpfError):
 
 
 class ClusterUnavailable(DpfError):
-    """A remote cluster cannot be used now."""
+    """A remote cluster cannot be used now.
 
-    def __init__(self, cluster: str, message: str) -> None:
+    :param retry_after: seconds after which there is something to do though it still cannot; None if there is not.
+    """
+
+    def __init__(self, cluster: str, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.cluster = cluster
         self.message = message
+        self.retry_after = retry_after
 
 
 E = TypeVar("E", bound=BaseException)

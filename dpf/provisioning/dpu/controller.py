@@ -18,7 +18,7 @@ from dpf.provisioning.dpu.steps import waits
 from dpf.runtime import podtrouble
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch, WatchRemote
-from dpf.runtime.errors import ApiError, Conflict, NotFound
+from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound
 from dpf.runtime.informer import Change, Informer
 from dpf.runtime.k8s import Node, Pod
 from dpf.runtime.meta import Condition, Key
@@ -74,6 +74,8 @@ class DPUReconciler(Finalizing[DPU]):
         seen = self._observer.look(dpu)
         if (hold := deleting.unfinished(seen, refused, kept)) is not None:
             await self._deleting(dpu, hold.condition)
+            if hold.cluster:
+                raise ClusterUnavailable(hold.cluster, hold.condition.message, retry_after=hold.after)
             return Result(requeue_after=hold.after)
         if why := deleting.left_behind(seen, refused):
             await deleting.leave_node(self._hands, seen, why)

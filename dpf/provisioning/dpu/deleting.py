@@ -33,7 +33,7 @@ from dpf_api.dpucluster import Phase
 
 READY = ConditionType.READY
 LOOK = 60.0
-"""Seconds between looks at a cluster or volume that is away, in case that nobody tells when it is back."""
+"""Seconds between looks at what keeps something of the DPU: nobody tells when it does not any more."""
 
 
 def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
@@ -51,7 +51,9 @@ def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
     if (problem := _node_stays(seen, refused)) and left > 0:
         if seen.away or refused:
             message = f"{problem}; goes on when the cluster answers or its DPUCluster is deleted; {limit}"
-            return Hold(waits(READY, "DPUClusterUnreachable", message), after=min(left, LOOK))
+            reference = seen.dpu.spec.cluster
+            away = "" if refused else f"{reference.namespace}/{reference.name}"
+            return Hold(waits(READY, "DPUClusterUnreachable", message), after=min(left, LOOK), cluster=away)
         return Hold(waits(READY, "DPUNodeEnding", f"{problem}; {limit}"), after=left if _limited(seen) else None)
     pods = [pod.name for pod in (seen.dms_pod, seen.hostnetwork_pod) if pod is not None]
     node = seen.dpu.spec.node_name

@@ -74,7 +74,7 @@ class Pass:
                         self._take(each)
                     await self.write()
                     if cluster:
-                        raise ClusterUnavailable(cluster, condition.message)
+                        raise ClusterUnavailable(cluster, condition.message, retry_after=after)
                     return Result(requeue_after=after) if after is not None else None
         raise RuntimeError(f"phase {self.phase} comes to no end")
 

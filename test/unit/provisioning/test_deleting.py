@@ -18,6 +18,7 @@ from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.metrics import Counts
 from dpf.provisioning.settings import Settings
 from dpf.provisioning.volume import Volume, VolumeSilent
+from dpf.runtime.errors import ClusterUnavailable
 from dpf.runtime.k8s import Pod
 from dpf.runtime.meta import Key
 from dpf_api import names
@@ -178,6 +179,16 @@ async def test_a_configuration_that_was_removed_after_its_dms_is_not_said_to_be_
     world.silent, asked = False, world.asked
     await reconciler.finalize(world.seen.dpu)
     assert world.asked == asked + 1, "what was known of it is forgotten with it"
+
+
+async def test_a_deletion_that_waits_for_a_cluster_goes_on_when_that_answers_or_in_time() -> None:
+    world = Leaving()
+    world.seen = leaving(590, hostnetwork_pod=pod("d1-hostnetwork"), **AWAY)
+    with pytest.raises(ClusterUnavailable) as raised:
+        await world.reconciler().finalize(world.seen.dpu)
+    reference = world.seen.dpu.spec.cluster
+    assert raised.value.cluster == f"{reference.namespace}/{reference.name}"
+    assert raised.value.retry_after == pytest.approx(10)
 
 
 async def test_nobody_is_at_work_for_a_dpu_whose_finalizer_somebody_took_off() -> None:

@@ -51,6 +51,21 @@ def test_work_for_an_unavailable_cluster_waits_for_its_circuit_to_close(
     run_virtual(body)
 
 
+def test_what_has_a_deadline_of_its_own_is_looked_at_then_though_its_cluster_is_away() -> None:
+    async def body() -> None:
+        async def act(_: Widget) -> None:
+            if len(recording.calls) == 1:
+                raise ClusterUnavailable("n/c", "away", retry_after=7)
+
+        recording = Recording(act)
+        async with running(recording) as r:
+            r.widgets.apply("ADDED", raw("a", 2))
+            await asyncio.sleep(10)
+        assert recording.calls[1][1] - recording.calls[0][1] == pytest.approx(7, abs=0.01)
+
+    run_virtual(body)
+
+
 def test_what_is_parked_is_forgotten_when_it_is_looked_at_or_gone() -> None:
     async def body() -> None:
         async def act(obj: Widget) -> None:
