@@ -114,7 +114,8 @@ class Client:
         """
         # Bookmarks come every minute or so: without them a watch of objects that do not change would look silent.
         params = {"watch": "true", "allowWatchBookmarks": "true"}
-        params |= _selectors("", f"metadata.name={name}" if name else "")
+        if name:
+            params["fieldSelector"] = f"metadata.name={name}"
         if resource_version:
             params["resourceVersion"] = resource_version
         async with self.transport.stream(kind.RESOURCE.path(namespace), params, silence=SILENCE) as lines:

@@ -5,7 +5,8 @@
   worker for as long as it likes. A GET is sent again after a lost connection too. Anything else is the caller's to retry: a
   write whose answer was lost may have been done, and who has waited for a time-out has waited long enough.
 * A 401 makes a rotating token be read again, once.
-* Requests have a deadline of :data:`REQUEST_TIMEOUT`; streams have one on silence.
+* Requests have a deadline of :data:`REQUEST_TIMEOUT`; streams have one on silence. Who is asked for a token before has one of his
+  own (:mod:`dpf.runtime.credentials`).
 * The environment's proxies are not consulted: an API server is reached directly.
 """
 
