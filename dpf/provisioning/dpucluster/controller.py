@@ -270,13 +270,16 @@ def dpucluster_controller(
         reference = dpu.spec.cluster
         return (Key(reference.namespace, reference.name),) if reference.name else ()
 
+    def counted(dpu: DPU) -> object:
+        return indexes.cluster_of(dpu), indexes.bound_uid(dpu), dpu.deleting
+
     controller = Controller(
         "dpucluster",
         DPUClusterReconciler(cluster, remotes, kubeconfigs, allocator, events),
         watches=[
             For(DPUCluster),
             Watch(Secret, to=using, when=differs(lambda secret: secret.data)),
-            Watch(DPU, to=given_to, when=differs(lambda dpu: (indexes.cluster_of(dpu), dpu.deleting))),
+            Watch(DPU, to=given_to, when=differs(counted)),
             WatchRemoteHealth(remotes),
         ],
         workers=2,

@@ -6,6 +6,7 @@ processes of this machine. The test plays the Deployment controller, and the net
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,7 +18,7 @@ from dpf.runtime.client import Client
 from dpf.runtime.k8s import ConfigMap, DaemonSet, Namespace, Secret, Service
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
-from dpf.runtime.testing import eventually, eventually_gone
+from dpf.runtime.testing import RETRY, eventually, eventually_gone
 from dpf_api.dpucluster import DPUCluster, Phase
 from dpf_api.kamaji import DataStore, TenantControlPlane
 from dpf_api.names import ANNOTATION_NODE_PORT, LABEL_CLUSTER, LABEL_TENANT
@@ -125,9 +126,28 @@ async def test_a_cluster_is_made_upgraded_joined_and_gone_without_a_trace(real: 
         for made in (TenantControlPlane, Service, Deployment):
             await eventually_gone(real.host, made, "c", tenant.namespace, timeout=90.0)
         for secret in await real.host.list(Secret, tenant.namespace):
-            await eventually_gone(real.host, Secret, secret.name, tenant.namespace, timeout=90.0)
+            if secret.name != "c-datastore-config":
+                await eventually_gone(real.host, Secret, secret.name, tenant.namespace, timeout=90.0)
+        await mend_what_kamaji_left(real, tenant)
         assert await real.store.users() == []
         assert await real.store.keys(f"/{tenant.namespace.replace('-', '_')}_c/") == 0
+
+
+async def mend_what_kamaji_left(real: RealKamaji, tenant: World) -> None:
+    """Takes a finalizer off by hand if need be, as docs/user-guide/delete.md says.
+
+    When a TenantControlPlane has gone, Kamaji takes its finalizer off the Secret of the data store once. If the garbage
+    collector was faster with that Secret, what Kamaji writes is a conflict, and is not tried again.
+    """
+    name, conflict = "c-datastore-config", "cannot remove DataStore Secret finalizers"
+    async with asyncio.timeout(90):
+        while found := [each for each in await real.host.list(Secret, tenant.namespace) if each.name == name]:
+            if any(conflict in line for line in real.log_of(tenant.namespace)):
+                await eventually(real.host, Secret, name, tenant.namespace, until=lambda each: each.deleting)
+                assert found[0].metadata.finalizers == ["finalizer.kamaji.clastix.io/datastore-secret"]
+                await real.host.merge_patch(found[0], {"metadata": {"finalizers": None}})
+            else:
+                await asyncio.sleep(RETRY)
 
 
 def check_pods(deployment: Deployment, version: str) -> None:

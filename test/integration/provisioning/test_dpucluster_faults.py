@@ -285,6 +285,16 @@ async def test_the_same_cluster_behind_a_new_object_keeps_its_dpus(world: World)
     assert full.spec.max_nodes == 1
 
 
+async def test_a_dpu_counts_where_its_card_was_told_to_join_and_is_counted_anew_when_that_changes(world: World) -> None:
+    await world.node()
+    cluster = await world.cluster()
+    dpu = await world.create_dpu()  # there is no image, so it goes no further than its cluster
+    await world.eventually(DPUCluster, "c1", until=lambda c: c.status.assigned_dpus == 1)
+    for uid, count in (("of-a-namesake", 0), (cluster.uid, 1)):
+        await world.host.merge_patch(dpu, {"status": {"install": {"clusterUID": uid}}}, subresource="status")
+        await world.eventually(DPUCluster, "c1", until=lambda c, count=count: c.status.assigned_dpus == count)
+
+
 @pytest.mark.parametrize("named", ["", "by-hand"])
 async def test_nothing_is_done_to_a_host_before_there_is_a_cluster(world: World, named: str) -> None:
     await world.node()
