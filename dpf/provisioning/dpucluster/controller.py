@@ -25,10 +25,11 @@ from dpf.provisioning import indexes, leftnodes
 from dpf.provisioning.bfcfg import discovery
 from dpf.provisioning.dpucluster.allocator import Allocator
 from dpf.provisioning.dpucluster.kubeconfigs import FIRST_LOOK, READER, Kubeconfigs, Refused, Unread
+from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.conditions import is_true, new, set_condition
 from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch, WatchRemoteHealth
-from dpf.runtime.errors import ConfigError, Waiting
+from dpf.runtime.errors import ApiError, ConfigError, Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import Secret
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -106,7 +107,7 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
             return Result(requeue_after=FIRST_LOOK)
         if health is None:
             return None  # No answer yet, good or bad; the registry tells when there is one.
-        unfit = await self._unfit(cluster) if health.ok else ""
+        unfit = await unjoinable(self._remotes.get(cluster.key).client, cluster) if health.ok else ""
         count = self._allocator.assigned(cluster)
         status = judge(cluster, health, unfit).model_copy(
             update={
@@ -131,15 +132,6 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
             await self._remove_left_nodes(stored)
         # What is published there wakes nobody.
         return Result(requeue_after=discovery.RETRY) if unfit else None
-
-    async def _unfit(self, cluster: DPUCluster) -> str:
-        """Why no card can join a cluster that answers; empty if they can."""
-        remote = self._remotes.get(cluster.key).client
-        try:
-            await discovery.way(remote, remote.transport.kubeconfig)
-        except Waiting as error:
-            return error.message
-        return ""
 
     async def _remove_left_nodes(self, cluster: DPUCluster) -> None:
         if not any(leftnodes.recorded(cluster)):
@@ -222,6 +214,21 @@ def judge(cluster: DPUCluster, health: Health, unfit: str = "") -> DPUClusterSta
             "conditions": set_condition(conditions, ready),
         }
     )
+
+
+async def unjoinable(client: Client, cluster: DPUCluster) -> str:
+    """Why no card can join a cluster that answers; empty if they can. While that can't be found out one that is Ready stays so.
+
+    :param client: of the cluster.
+    """
+    try:
+        await discovery.way(client, client.transport.kubeconfig)
+    except Waiting as error:
+        return error.message
+    except ApiError as error:
+        ready = cluster.status.phase is Phase.READY
+        return "" if ready else f"how cards can join it can't be found out: {error}; it is tried again"
+    return ""
 
 
 def names_no_secret(cluster: DPUCluster) -> str:

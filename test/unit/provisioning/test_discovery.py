@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from dpf.provisioning.bfcfg import discovery, join
 from dpf.provisioning.bfcfg.check import LONGEST_JOIN
+from dpf.provisioning.dpucluster.controller import unjoinable
 from dpf.runtime.client import Client
 from dpf.runtime.errors import Forbidden, NotFound, Unavailable, Waiting
 from dpf.runtime.k8s import ConfigMap
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import now
 from dpf.sandbox.fleet.cloudinit import join_command
+from test.unit.provisioning import worlds
 
 SERVER = "https://api.example.com:6443"
 
@@ -82,6 +84,20 @@ class Api(Client):
 
 
 NOTHING = NotFound(404, "NotFound", "no cluster-info")
+FORBIDDEN = Forbidden(403, "Forbidden", "no")
+UNSUPPORTED = b"""-----BEGIN CERTIFICATE-----
+MIIBdDCCARmgAwIBAgIUIseDDIdYS/hsofAUy67l1MA3zSIwCgYIKoEcz1UBg3Uw
+DjEMMAoGA1UEAwwDc20yMCAXDTI2MTEyNzAzNDMzNloYDzIxMjYxMTAzMDM0MzM2
+WjAOMQwwCgYDVQQDDANzbTIwWTATBgcqhkjOPQIBBggqgRzPVQGCLQNCAAT5YfJG
++eIx4FGJX9kKsqgi2WPLcrrdrd5YnoDCemJ7BoCnge1/RS67ugJIdNU/KwdQgd+Y
+x3uyz752GHmwSJ4Vo1MwUTAdBgNVHQ4EFgQUjiwGu9TkdRKdd9K9kS9fkWiWqwgw
+HwYDVR0jBBgwFoAUjiwGu9TkdRKdd9K9kS9fkWiWqwgwDwYDVR0TAQH/BAUwAwEB
+/zAKBggqgRzPVQGDdQNJADBGAiEA8D3w/3UB+mLwDyncCWj1emrg7iCXGJlwd0zM
+onbVDl0CIQCkArmvdd6D2BKvtFCIEWqHtpQ8PFz/BW7v78nIIENaEQ==
+-----END CERTIFICATE-----
+"""
+"""Of a key on the curve SM2: made by ``openssl ecparam -name SM2`` and ``openssl req -x509``, and good for a hundred years."""
+MANY = b"".join(Authority(f"a{n}", ROOT).pem for n in range(9))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +139,7 @@ async def test_every_certificate_of_a_bundle_is_pinned_and_nothing_is_asked(ca: 
     assert api.asked == []
 
 
-@pytest.mark.parametrize("ca", [b"", INTERMEDIATE.pem, OWN.pem, b"".join(Authority(f"a{n}").pem for n in range(9))])
+@pytest.mark.parametrize("ca", [b"", INTERMEDIATE.pem, OWN.pem, MANY])
 async def test_where_the_kubeconfig_cannot_tell_the_ca_it_is_that_of_cluster_info_read_once(ca: bytes) -> None:
     api = Api(published(ROOT.pem), ca)
     for _ in range(3):
@@ -139,9 +155,42 @@ async def test_other_credentials_have_cluster_info_read_anew() -> None:
     assert (await discovery.way(api, kubeconfig)).pins == (OTHER.pin,)
 
 
-@pytest.mark.parametrize("refusal", [NOTHING, Forbidden(403, "Forbidden", "no")])
-async def test_without_cluster_info_what_the_kubeconfig_trusts_is_pinned(refusal: Exception) -> None:
-    assert (await Api(refusal, INTERMEDIATE.pem).way()).pins == (INTERMEDIATE.pin,)
+async def test_where_cluster_info_may_not_be_read_what_the_kubeconfig_trusts_is_pinned() -> None:
+    assert (await Api(FORBIDDEN, INTERMEDIATE.pem).way()).pins == (INTERMEDIATE.pin,)
+
+
+@pytest.mark.parametrize(("info", "ca"), [(NOTHING, INTERMEDIATE.pem), (FORBIDDEN, MANY)], ids=["none", "too many"])
+async def test_a_cluster_that_no_card_could_join_is_told_of_before_a_host_is_touched(
+    info: Exception, ca: bytes
+) -> None:
+    with pytest.raises(Waiting, match="no root certificate can be read") as raised:
+        await Api(info, ca).way()
+    assert raised.value.reason == "DPUClusterNotJoinable"
+
+
+async def test_what_cluster_info_said_counts_on_while_it_can_not_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "REMEMBERED", 0.0)
+    api = Api(published(ROOT.pem))
+    assert (await api.way()).pins == (ROOT.pin,)
+    api.info = Unavailable(503, "ServiceUnavailable", "overloaded")
+    assert (await api.way()).pins == (ROOT.pin,)
+
+
+async def test_a_cluster_that_is_ready_stays_so_while_how_to_join_it_can_not_be_read() -> None:
+    overloaded = Api(Unavailable(503, "ServiceUnavailable", "overloaded"))
+    assert await unjoinable(overloaded, worlds.cluster("Ready")) == ""
+    assert "overloaded; it is tried again" in await unjoinable(overloaded, worlds.cluster("Creating"))
+    assert "no cluster-info" in await unjoinable(Api(NOTHING), worlds.cluster("Ready"))
+    assert await unjoinable(Api(published(ROOT.pem)), worlds.cluster("Creating")) == ""
+
+
+@pytest.mark.parametrize(
+    "strange", [b"-----BEGIN CERTIFICATE-----\nbm9uZQ==\n-----END CERTIFICATE-----\n", UNSUPPORTED]
+)
+async def test_a_certificate_that_can_not_be_read_takes_nothing_from_the_others(strange: bytes) -> None:
+    assert (await Api(NOTHING, strange + ROOT.pem + strange).way()).pins == (ROOT.pin,)
+    with pytest.raises(Waiting):
+        await Api(NOTHING, strange).way()
 
 
 @pytest.mark.parametrize(
