@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dpf.provisioning import indexes
+from dpf.provisioning.bfcfg import discovery
 from dpf.provisioning.dpu import cardowner, deleting, hostnetworkpod, nodehealth, podparts, turns
 from dpf.provisioning.dpu.deciding import deciding
 from dpf.provisioning.dpu.hands import Hands
@@ -82,7 +83,6 @@ class DPUReconciler(Finalizing[DPU]):
         if kept:
             deleting.leave_config(self._hands, seen, kept)
         await deleting.last(self._hands, dpu)
-        self._config_gone.pop(dpu.key, None)
         return None
 
     async def gone(self, key: Key) -> None:
@@ -122,15 +122,18 @@ def host_stands(node: Node) -> object:
 
 def dpu_stands(dpu: DPU) -> object:
     """What of a DPU concerns the others of its host: how far it is, whether it has the card, what it does to the host. On its way
-    that changes with its phase alone, so it costs them no more wakes."""
+    that changes with its phase and with the record of its reset, so it costs them few wakes."""
     spec, status = dpu.spec, dpu.status
     touches = spec.node_effect, spec.automatic_node_reboot
-    return status.phase, dpu.deleting, indexes.pci_of(dpu), cardowner.begun(dpu), turns.stuck(dpu), touches
+    turn = turns.stuck(dpu), turns.announced(dpu)
+    return status.phase, dpu.deleting, indexes.pci_of(dpu), cardowner.begun(dpu), turn, touches
 
 
 def cluster_stands(cluster: DPUCluster) -> object:
-    """What of a DPU cluster concerns its DPUs: not how many there are."""
-    return cluster.status.phase, cluster.status.version, cluster.spec.max_nodes, cluster.deleting
+    """What of a DPU cluster concerns its DPUs: not how many there are, and of why it is not Ready what they repeat."""
+    status = cluster.status
+    why = status.message if status.reason == discovery.REASON else ""
+    return status.phase, status.version, cluster.spec.max_nodes, cluster.deleting, why
 
 
 class Wakes:

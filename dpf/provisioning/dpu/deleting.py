@@ -8,8 +8,8 @@ the same name keeps its Nodes.
 
 The shared volume is waited for no longer than the cluster: a bf.cfg that can't be removed is left there, and an event names it.
 
-A host that was told to reboot for the card goes down all the same. If it has other DPUs this one stays until it has booted, or
-should have, for it is by this one that they know: see ``turns``.
+If the host was told to reboot for the card and has other DPUs, this one stays until the host has booted, or should have, for it is
+by this one that they know: see ``turns``. Its DMS stays as long, which may be at the reboot, and what is done to the host's Node.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from contextlib import suppress
 from dpf.provisioning import leftnodes
 from dpf.provisioning.dpu import bfcfgfile, effects, jointoken, turns
 from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.install import RebootFailed
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Hold, waits
 from dpf.provisioning.dpu.waiting import HOST_BACK, PODS_END
@@ -46,6 +47,12 @@ def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
     limit = (
         f"given up {written(seen.settings.deletion_timeout)} after the deletion" if _limited(seen) else "not given up"
     )
+    if (goes_down := _host_goes_down(seen)) > 0:
+        message = (
+            f"waiting for node {seen.dpu.spec.node_name} to come back from its reboot, for which it was asked: else another of its "
+            f"cards would be flashed when it goes down; not longer than {written(HOST_BACK)}"
+        )
+        return Hold(waits(READY, "Rebooting", message), after=goes_down)
     if kept and left > 0:
         return Hold(waits(READY, "DeletionFailed", f"{kept}; it is tried again; {limit}"), after=min(left, LOOK))
     if (problem := _node_stays(seen, refused)) and left > 0:
@@ -58,7 +65,7 @@ def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
     pods = [pod.name for pod in (seen.dms_pod, seen.hostnetwork_pod) if pod is not None]
     node = seen.dpu.spec.node_name
     if not pods:
-        return _host_goes_down(seen, node)
+        return None
     if (left := PODS_END - _deleted(seen)) > 0:
         # Which of them is left is not said, or it would be written for each.
         return Hold(waits(READY, "PodsEnding", f"waiting for its pods on node {node} to end"), after=left)
@@ -69,15 +76,12 @@ def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
     return Hold(waits(READY, "PodsDoNotEnd", message))
 
 
-def _host_goes_down(seen: Seen, node: str) -> Hold | None:
+def _host_goes_down(seen: Seen) -> float:
+    """Seconds for which the host's reboot is waited for; 0 if it is not."""
+    job = seen.reboot_job
+    failed = job is not None and isinstance(job.error, RebootFailed)
     others = any(not other.deleting for other in seen.siblings)
-    if not others or (left := turns.resetting(seen, seen.dpu)) <= 0:
-        return None
-    message = (
-        f"waiting for node {node} to come back from its reboot, for which it was asked: else another of its cards would be flashed "
-        f"when it goes down; not longer than {written(HOST_BACK)}"
-    )
-    return Hold(waits(READY, "Rebooting", message), after=left)
+    return turns.resetting(seen, seen.dpu) if others and not failed else 0.0
 
 
 def _without_cluster(seen: Seen) -> bool:
@@ -100,6 +104,10 @@ async def take_back(hands: Hands, seen: Seen) -> str:
     """
     dpu = seen.dpu
     hands.jobs.cancel(dpu.key)
+    if _host_goes_down(seen) > 0:
+        if seen.reboot_job is None:
+            hands.card.follow_reboot(dpu, HOST_BACK)
+        return ""
     hands.reboots.cancel(dpu.key)
     if effects.to_undo(seen):
         await effects.undo(hands, seen)

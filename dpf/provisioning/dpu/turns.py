@@ -3,15 +3,15 @@
 A reset takes the host, and DMS with it, from under all of its cards, and tears a flash that one of them is at. So
 
 * a reset is not asked for while another card is at a flash, nor while the reset for another one is under way; also one that is on
-  record already waits for that, as a card whose reset has failed is retried when it may;
+  record already waits for that, as a flash that was stuck may have gone on;
 * a flash is not begun while the reset for another card is on record, or was asked for and the host has not booted since, for as
   long as that may take. The host goes on for minutes after it was asked, and an answer that is lost may have been a yes;
 * a flash that has begun is gone on with, by a manager that takes over too, unless a reset was asked for: one that is only on
   record waits for it. So a flash and a reset never wait for each other;
 * of several resets the one that was asked for comes first, then the one on record, then they go by name.
 
-Nothing comes between the look at the others and what is put on record, or asked, on the strength of it: both the first flash and
-the request to reset are steps that are taken for one card of a host at a time (``alone``).
+Nothing comes between the look at the others and what is put on record, or asked, on the strength of it: the first flash, the
+record of a reset and the request are steps that are taken for one card of a host at a time (``alone``).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def stuck(dpu: DPU) -> bool:
 def resetting(seen: Seen, dpu: DPU) -> float:
     """Seconds for which the host may still be at a reset that was asked for the DPU's card; 0 if it is at none.
 
-    That DPU may be deleted meanwhile; the host goes down all the same, and so it stays until then: see ``deleting``.
+    That DPU may be deleted meanwhile: it stays until then, and its DMS with it: see ``deleting``.
     """
     reboot, install = dpu.status.reboot, dpu.status.install
     if dpu.status.phase not in (Phase.REBOOTING, Phase.DELETING) or not announced(dpu):

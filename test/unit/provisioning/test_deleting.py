@@ -176,7 +176,10 @@ async def test_a_configuration_that_was_removed_after_its_dms_is_not_said_to_be_
         world.seen = replace(seen, dpu=seen.dpu.model_copy(update={"status": status}))
         await reconciler.finalize(world.seen.dpu)
     assert world.events == ([] if dms is None else ["ConfigLeftBehind"])
+    await reconciler.finalize(world.seen.dpu)
+    assert world.events == ([] if dms is None else ["ConfigLeftBehind"] * 2), "the finalizer was not taken off at once"
     world.silent, asked = False, world.asked
+    await reconciler.gone(world.seen.dpu.key)
     await reconciler.finalize(world.seen.dpu)
     assert world.asked == asked + 1, "what was known of it is forgotten with it"
 

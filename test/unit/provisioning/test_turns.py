@@ -12,7 +12,7 @@ import pytest
 
 from dpf.provisioning.dpu import deleting
 from dpf.provisioning.dpu.hands import Hands
-from dpf.provisioning.dpu.install import Order
+from dpf.provisioning.dpu.install import Order, RebootFailed
 from dpf.provisioning.dpu.machine import Pass
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.outcome import Outcome
@@ -21,6 +21,7 @@ from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step, waits
 from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.metrics import Counts
 from dpf.runtime.errors import ClusterUnavailable
+from dpf.runtime.k8s import Pod
 from dpf.runtime.meta import Key
 from dpf_api.dpu import DPU, ConditionType, DPUStatus, Install, Phase, Retry
 from test.unit.provisioning.decided import DMS, held, rebooted
@@ -113,6 +114,45 @@ def test_a_dpu_that_is_deleted_does_not_stay_for_a_reset_that_does_not_come(ago:
     assert deleting.unfinished(see(leaving, siblings=(flashed(begun=False),))) is None
 
 
+class Taken:
+    """What is taken back from a host that is about to go down."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.did: list[str] = []
+        asked = reset(ago=60)
+        self.seen = see(
+            asked.model_copy(update={"metadata": asked.metadata.model_copy(update=STAMPED)}),
+            siblings=(flashed(begun=False),),
+            dms_pod=DMS,
+            reboot_job=Outcome(error=error) if error is not None else None,
+        )
+
+    async def delete(self, obj: Pod) -> None:
+        self.did.append(obj.name)
+
+    def follow_reboot(self, *_: Any) -> None:
+        self.did.append("eye")
+
+    def cancel(self, _: Key) -> None:
+        self.did.append("cancel")
+
+    async def taken_back(self) -> list[str]:
+        part, unused = cast("Any", self), cast("Any", None)
+        jobs = cast("Any", SimpleNamespace(cancel=lambda _: None))
+        hands = Hands(part, unused, unused, unused, part, jobs, part, unused, unused, unused, Counts())
+        await deleting.take_back(hands, self.seen)
+        return self.did
+
+
+async def test_a_dms_that_may_be_at_the_hosts_reset_is_left_until_that_is_over_or_has_failed() -> None:
+    assert await Taken().taken_back() == ["eye"]
+    failed = Taken(RebootFailed("ipmitool: no such device"))
+    assert await failed.taken_back() == ["cancel", "d1-dms"]
+    hold = deleting.unfinished(failed.seen)
+    assert hold is not None
+    assert hold.condition.reason == "PodsEnding"
+
+
 def test_a_reset_that_has_failed_holds_nothing_when_its_dpu_is_deleted() -> None:
     said = waits(ConditionType.REBOOTED, "RebootFailed", "mlxfwreset: no such device")
     leaving = changed(reset(ago=60), {"phase": Phase.DELETING, "conditions": [said]})
@@ -169,18 +209,18 @@ def test_a_hosts_reset_that_was_not_asked_for_is_not_taken_for_another_cards() -
 
 
 @pytest.mark.parametrize("first", ["d1", "d2"], ids=["the one on record looks first", "the other looks first"])
-@pytest.mark.parametrize("tried", [False, True], ids=["never asked", "asked without an answer"])
-def test_a_reboot_by_hand_counts_for_every_card_unless_a_reset_may_have_been_asked_for(first: str, tried: bool) -> None:
-    said = [waits(ConditionType.REBOOTED, "DMSUnreachable" if tried else GOES_FIRST, "it is tried again")]
-    dpus = {"d1": changed(reset("d1"), {"conditions": said}), "d2": rebooted("d2")}
+@pytest.mark.parametrize("recorded", [False, True], ids=["none is on record", "its manager was killed"])
+def test_a_reboot_counts_for_every_card_unless_a_reset_for_another_may_have_been_asked_for(
+    first: str, recorded: bool
+) -> None:
+    dpus = {"d1": reset("d1") if recorded else rebooted("d1"), "d2": rebooted("d2")}
     for mine in (first, {"d1": "d2", "d2": "d1"}[first]):
         others = [each for each in dpus.values() if each.name != mine]
         step = decided(dpus[mine], *others, node=host("boot-2"))
         assert isinstance(step, Advance)
-        conditions = list(step.conditions) or dpus[mine].status.conditions
-        dpus[mine] = changed(dpus[mine], {**step.changes, "phase": step.phase, "conditions": conditions})
+        dpus[mine] = changed(dpus[mine], {**step.changes, "phase": step.phase})
     assert dpus["d1"].status.phase is Phase.HOST_NETWORK_CONFIGURATION
-    assert dpus["d2"].status.phase is (Phase.REBOOTING if tried else Phase.HOST_NETWORK_CONFIGURATION)
+    assert dpus["d2"].status.phase is (Phase.REBOOTING if recorded else Phase.HOST_NETWORK_CONFIGURATION)
 
 
 def test_a_reboot_by_hand_counts_for_every_card_whose_reset_has_failed() -> None:
@@ -207,7 +247,7 @@ class Host:
         self.dpus = {dpu.key: dpu for dpu in dpus}
         self.did: list[str] = []
         self.error: Exception | None = None
-        self.preparing, self.prepare_on, self.on_record = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.preparing, self.prepare_on = asyncio.Event(), asyncio.Event()
         self.writing, self.write_on, self.writes = asyncio.Event(), asyncio.Event(), 0
         self.write_on.set()
 
@@ -226,8 +266,6 @@ class Host:
             self.writing.set()
             await self.write_on.wait()
             self.dpus[dpu.key] = dpu.model_copy(update={"status": status})
-            if status.reboot is not None:
-                self.on_record.set()
             return self.dpus[dpu.key]
 
         return SimpleNamespace(set=write)
@@ -262,7 +300,7 @@ def hands_of(world: Host) -> Hands:
 
 
 async def test_nothing_comes_between_the_look_at_the_others_and_the_flash() -> None:
-    """The host's reset is put on record while the flash of another card, which was decided on before, is prepared."""
+    """The host's reset is to be put on record while the flash of another card, which was decided on before, is prepared."""
     world = Host(rebooted("d1"), flashed("d2", begun=False))
     hands = hands_of(world)
     observer = cast("Any", world)
@@ -271,10 +309,12 @@ async def test_nothing_comes_between_the_look_at_the_others_and_the_flash() -> N
         tasks.create_task(flash)
         await world.preparing.wait()
         tasks.create_task(resets)
-        await world.on_record.wait()
+        while not hands.hosts["worker1"]._waiters:  # nothing else tells
+            await asyncio.sleep(0)
         world.prepare_on.set()
     assert world.did == ["flash"]
     assert (world.reason("d1"), world.reason("d2")) == (GOES_FIRST, "Installing")
+    assert world.current(Key("ns", "d1")).status.reboot is None
 
 
 async def test_nothing_comes_between_the_request_to_reset_and_its_record() -> None:

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from dpf.provisioning.dpu.controller import dpu_stands, pod_stands
+from dpf.provisioning.dpu.controller import cluster_stands, dpu_stands, pod_stands
 from dpf.runtime.k8s import Pod
 from dpf_api.dpu import DPU, ConditionType
-from test.unit.provisioning.worlds import NOW, assigned, condition, dpu, pod
+from test.unit.provisioning.decided import rebooted
+from test.unit.provisioning.worlds import BOOT, NOW, assigned, cluster, condition, dpu, pod
 
 STARTED = {"startedAt": NOW.isoformat()}
 
@@ -40,8 +41,9 @@ def failed(reason: str) -> DPU:
         (assigned(), assigned(nodeEffect={"drain": {}})),
         (assigned(), assigned(status={"install": STARTED})),
         (failed("Installing"), failed("BFBFailed")),
+        (rebooted(), rebooted(reboot={"id": f"uid-d1/{BOOT}", "method": "WARM"})),
     ],
-    ids=["phase", "may not be rebooted", "drains", "has begun", "is stuck"],
+    ids=["phase", "may not be rebooted", "drains", "has begun", "is stuck", "its reset is on record"],
 )
 def test_a_change_that_others_of_the_host_decide_on_wakes_them(old: DPU, new: DPU) -> None:
     assert dpu_stands(old) != dpu_stands(new)
@@ -72,3 +74,16 @@ def test_a_dpu_on_its_way_wakes_the_others_with_its_phases_only() -> None:
     for old, new in pairs:
         assert old != new
         assert dpu_stands(old) == dpu_stands(new)
+
+
+def test_what_keeps_cards_from_joining_a_cluster_wakes_the_dpus_that_repeat_it() -> None:
+    def unfit(reason: str, message: str) -> object:
+        made = cluster("NotReady")
+        return cluster_stands(
+            made.model_copy(update={"status": made.status.model_copy(update={"reason": reason, "message": message})})
+        )
+
+    here = unfit("DPUClusterNotJoinable", "its server has a path")
+    assert here != unfit("DPUClusterNotJoinable", "its CA is not known")
+    assert here != unfit("HealthCheckFailed", "connection refused")
+    assert unfit("HealthCheckFailed", "connection refused") == unfit("HealthCheckFailed", "it does not answer")

@@ -108,8 +108,8 @@ def _again(seen: Seen, failed: Condition | None) -> Advance:
         if _booted(seen):
             # By whomever: the request that failed was not it.
             return Advance(Phase.REBOOTING, changes=changes | {"conditions": done, "reboot": None})
-        # The same request, to be sent once more.
-        changes["reboot"] = seen.reboot.model_copy(update={"issued_at": None})
+        # It bears the same id when its turn has come once more.
+        changes["reboot"] = None
     return Advance(Phase.INITIALIZING, changes=changes)
 
 

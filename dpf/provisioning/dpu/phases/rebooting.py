@@ -1,7 +1,8 @@
 """Rebooting: the host boots anew, so that it meets the card as it is now, and the card its configuration.
 
 That the host was rebooted is seen by its boot id, compared with that of the moment when the system was installed. The request is
-written to the status before it is made and carries an id, so it is made once however often this is run. Of several cards of
+written to the status before it is made and carries an id, so it is made once however often this is run. It is written when nothing
+is in its way and made at once, so what is on record may have been asked for, whoever was killed in between. Of several cards of
 one host one goes after the other, and none pulls the host from under another's installation: see ``turns``.
 
 A DMS that does not answer is asked again. One that refuses the request, or took it and says that it could not carry it out, has
@@ -19,11 +20,10 @@ from dpf.provisioning.dpu.install import NoRoom, RebootFailed, Refused, Unreacha
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Advance, Changes, Hold, Remember, Step, done, fail, waits
 from dpf.provisioning.dpu.waiting import HOST_BACK
-from dpf.runtime.conditions import find
 from dpf.runtime.errors import Terminal, Waiting
 from dpf.runtime.log import get_logger
 from dpf.runtime.meta import Condition, now
-from dpf_api.dpu import DPU, ConditionType, Phase, Reboot
+from dpf_api.dpu import ConditionType, Phase, Reboot
 
 log = get_logger(__name__)
 
@@ -76,30 +76,18 @@ def _on(seen: Seen, message: str) -> Advance:
 def _booted(seen: Seen) -> Step:
     """The host has booted since; but a reset for another card has not reset this one."""
     before = seen.install.boot_id
-    # A request that failed, or was not made yet, has reset nothing.
+    # Where another's is on record as well, the one that was not answered has most likely reset nothing.
     ours = turns.announced(seen.dpu) and seen.reboot.issued_at is not None
     for_another = any(
         other.status.reboot is not None
-        and _asked(other)
         and other.status.phase is not Phase.ERROR
         and other.status.reboot.method == rebootpolicy.WARM
         and other.status.reboot.id.endswith(f"/{before}")
         for other in seen.siblings
     )
     if ours or not for_another:
-        step = _on(seen, "the host has booted since the system was installed")
-        # A record of what was never asked for would be taken for the reset by the others once this one has gone on.
-        return step if _asked(seen.dpu) else replace(step, changes={**step.changes, "reboot": None})
+        return _on(seen, "the host has booted since the system was installed")
     return Advance(Phase.REBOOTING, changes={"install": seen.install.model_copy(update={"boot_id": seen.boot_id})})
-
-
-def _asked(dpu: DPU) -> bool:
-    """Whether the reset on record was asked for, or may have been: an answer that is lost may have been a yes. One that has gone
-    on keeps no other record."""
-    reboot, said = dpu.status.reboot, find(dpu.status.conditions, REBOOTED.value)
-    if reboot is None or reboot.issued_at is not None:
-        return reboot is not None
-    return said is not None and (said.status == "True" or said.reason == UNREACHABLE)
 
 
 def _order(seen: Seen) -> Step:
@@ -110,7 +98,8 @@ def _order(seen: Seen) -> Step:
         return turns.hold(seen, REBOOTED, other)
     if (step := dmsserver.server(seen)) is not None:
         return step
-    return Act(send, REBOOTED, UNREACHABLE, alone=True) if announced else Act(announce, REBOOTED)
+    do = Act(send, REBOOTED, UNREACHABLE) if announced else Act(announce, REBOOTED)
+    return replace(do, alone=True)
 
 
 def _issued(seen: Seen, left: float) -> Step:
@@ -136,7 +125,7 @@ def _coming_back(seen: Seen) -> str:
 
 
 async def announce(hands: Hands, seen: Seen) -> Remember:
-    """Puts on record that the host is about to be rebooted."""
+    """Puts on record that the host is about to be rebooted, before another card of the host has its turn."""
     if seen.node is None:
         raise Waiting("NodeNotFound", needs.host_gone(seen.dpu))
     method = rebootpolicy.policy(seen.dpu, seen.node, seen.flavor).method
