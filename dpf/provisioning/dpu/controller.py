@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from dpf.provisioning import indexes
 from dpf.provisioning.bfcfg import discovery
-from dpf.provisioning.dpu import cardowner, deleting, hostnetworkpod, nodehealth, podparts, turns
+from dpf.provisioning.dpu import cardowner, deleting, hostnetworkpod, nodeeffect, nodehealth, podparts, turns
 from dpf.provisioning.dpu.deciding import deciding
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.machine import Pass
@@ -204,7 +204,7 @@ def dpu_controller(
             Watch(BFB, to=wakes.with_bfb, when=differs(lambda bfb: (bfb.status.phase, bfb.deleting))),
             Watch(DPUFlavor, to=wakes.with_flavor, when=lambda change: change.type == "ADDED"),
             Watch(DPUCluster, to=wakes.of_cluster, when=differs(cluster_stands)),
-            Watch(NodeMaintenance, to=wakes.drained, when=differs(lambda m: (m.deleting, m.spec, m.status.conditions))),
+            Watch(NodeMaintenance, to=wakes.drained, when=differs(nodeeffect.stands)),
             # Who has a pod of another MTU is all that it concerns, and that is any of them.
             Watch(DPFOperatorConfig, to=wakes.all, when=differs(hostnetworkpod.mtu)),
             Watch(Pod, to=wakes.beside, when=differs(lambda pod: (pod.ready, pod.deleting))),

@@ -87,7 +87,7 @@ async def _end_drain(hands: Hands, seen: Seen, maintenance: NodeMaintenance) -> 
         return
     note = f"node {maintenance.spec.node_name} need not be drained any more"
     hands.events.normal(seen.dpu, "NodeEffectUndone", note, weight="step")
-    if nodeeffect.ours(maintenance):
+    if nodeeffect.ours(maintenance) and not maintenance.deleting:
         # Another DPU may ask for it at this very moment: then it is not deleted but looked at again.
         await hands.client.delete(maintenance, resource_version=maintenance.metadata.resource_version)
 
@@ -101,9 +101,10 @@ def _drain_to_undo(seen: Seen) -> NodeMaintenance | None:
     """The request for the host's drain, if this DPU holds it, or it is there for DPUs that no longer need it."""
     found = seen.maintenance
     # Whatever the DPU's effect is by now: it may have been another when the drain was asked for.
-    if found is None or found.deleting:
+    if found is None:
         return None
-    if nodeeffect.owned(found, seen.dpu.uid):
+    # Of one that somebody deletes only our request is to be given up: it is waited for, and the host stays cordoned.
+    if nodeeffect.owned(found, seen.dpu.uid) and not found.deleting:
         return found
     return found if nodeeffect.requested(found) and not nodeeffect.needed_by_others(found, seen.siblings) else None
 

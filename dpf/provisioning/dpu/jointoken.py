@@ -22,6 +22,8 @@ from dpf_api.dpu import DPU, ConditionType
 EXPIRED = "JoinTokenExpired"
 MARGIN = timedelta(hours=8)
 """How long before its end a token is renewed: a manager or a cluster may be away for a night."""
+AWAY = 60.0
+"""Seconds between looks whether the cluster of a token that is due is back: a DPU that waits for something else is not told."""
 LONGEST = timedelta(days=7)
 """How long after the card was first asked to install its token is renewed: who has the token may join the cluster."""
 
@@ -34,15 +36,15 @@ def kept(decide: Decide) -> Decide:
     def decided(seen: Seen) -> Step:
         step = decide(seen)
         ends = end(seen)
-        if not isinstance(step, Hold) or step.cluster or ends is None or _joined(seen) or seen.away:
+        if not isinstance(step, Hold) or step.cluster or ends is None or _joined(seen) or seen.cluster is None:
             return step
         kind = ConditionType(step.condition.type)
-        if seen.now >= ends and _too_late(seen):
-            return fail(kind, EXPIRED, _lost(seen))
         due = ends if _too_late(seen) else ends - MARGIN
-        if seen.now >= due:
-            return Act(renew, kind, "JoinTokenNotRenewed")
         left = (due - seen.now).total_seconds()
+        if seen.away:
+            left = max(left, AWAY)
+        elif left <= 0:
+            return fail(kind, EXPIRED, _lost(seen)) if _too_late(seen) else Act(renew, kind, "JoinTokenNotRenewed")
         return replace(step, after=left if step.after is None else min(left, step.after))
 
     return decided

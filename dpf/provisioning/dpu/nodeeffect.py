@@ -191,6 +191,17 @@ def drained(maintenance: NodeMaintenance) -> bool:
     return requested(maintenance) and is_true(maintenance.status.conditions, "Ready")
 
 
+def evicting(maintenance: NodeMaintenance) -> list[Any]:
+    """The pods that the maintenance operator still waits for."""
+    return (maintenance.status.drain or {}).get("waitForEviction") or []
+
+
+def stands(maintenance: NodeMaintenance) -> object:
+    """What of a drain concerns the DPUs of its host, and is named to who waits for it."""
+    conditions, finalizers = maintenance.status.conditions, maintenance.metadata.finalizers
+    return maintenance.deleting, maintenance.spec, conditions, evicting(maintenance), finalizers
+
+
 def join(maintenance: NodeMaintenance, dpu: DPU) -> dict[str, Any]:
     """The merge patch, to be locked, by which a drain that is there is held for the DPU too."""
     patch: dict[str, Any] = {}

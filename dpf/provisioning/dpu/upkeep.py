@@ -30,13 +30,13 @@ def kept_up(step: Hold, seen: Seen) -> Step:
     """What to do before resting as the phase decided; else the rest, ended in time for what comes next."""
     if seen.dpu.status.phase in PUT_BACK and other_mtu(seen) and not waiting_for_turn(seen):
         return Act(replace_network, ConditionType.HOST_NETWORK_READY)
-    if mislabelled(seen):
-        return Act(relabel, ConditionType.DMS_RUNNING)
-    if (left := renewal_in(seen)) is None:
-        return step
-    if left <= 0:
-        return Act(renew, ConditionType.DMS_RUNNING)
-    return replace(step, after=left if step.after is None else min(left, step.after))
+    for left, do in ((relabel_in(seen), relabel), (renewal_in(seen), renew)):
+        if left is None:
+            continue
+        if left <= 0:
+            return Act(do, ConditionType.DMS_RUNNING)
+        step = replace(step, after=left if step.after is None else min(left, step.after))
+    return step
 
 
 # The certificate
@@ -88,14 +88,17 @@ def _later(seen: Seen) -> Changes:
 # The label
 
 
-def mislabelled(seen: Seen) -> bool:
-    """Whether the DPU is labelled with another address than its host has; one that nobody labelled is left without."""
+def relabel_in(seen: Seen) -> float | None:
+    """Seconds until the DPU is to be labelled with its host's address; None if it is, or if nobody labelled it: then it is left
+    without."""
     address = host_ip(seen.node.internal_ip) if seen.node is not None else ""
     labels, certificate = seen.dpu.labels, seen.dpu.status.certificate
     if not address or not (LABEL_DPU_HOST_IP in labels or LABEL_DPUSET_NAME in labels):
-        return False
+        return None
+    if labels.get(LABEL_DPU_HOST_IP) == address:
+        return None
     retry_at = certificate.retry_at if certificate is not None else None
-    return labels.get(LABEL_DPU_HOST_IP) != address and (retry_at is None or retry_at <= seen.now)
+    return (retry_at - seen.now).total_seconds() if retry_at is not None else 0.0
 
 
 async def relabel(hands: Hands, seen: Seen) -> Changes | None:

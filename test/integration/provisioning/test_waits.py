@@ -68,6 +68,10 @@ async def test_a_drain_that_takes_too_long_is_told_by_name_and_goes_on_when_it_e
         dpu = await idle.create_dpu(nodeEffect=DRAIN)
         await idle.eventually(DPU, dpu.name, until=lambda d: d.status.reason == "DrainOverdue")
         assert (await events_until(idle, dpu, "DrainOverdue"))["DrainOverdue"].type == "Warning"
+        asked = await idle.host.get(NodeMaintenance, idle.host_node, idle.namespace)
+        for pods in (["apps/db-0"], ["apps/web-1"]):
+            await idle.host.merge_patch(asked, {"status": {"drain": {"waitForEviction": pods}}}, subresource="status")
+            await idle.eventually(DPU, dpu.name, until=lambda d, pods=pods: pods[0] in d.status.message)
     before = await idle.host.get(DPU, dpu.name, idle.namespace)
     async with idle.manager():
         again = await idle.host.get(DPU, dpu.name, idle.namespace)
@@ -112,6 +116,25 @@ async def test_a_drain_that_others_made_is_given_back_and_stays(world: World) ->
     await eventually_gone(world.host, DPU, dpu.name, world.namespace)
     left = await world.host.get(NodeMaintenance, theirs.name, world.namespace)
     assert (left.spec.additional_requestors, left.metadata.owner_references, left.deleting) == ([], [], False)
+
+
+async def test_a_drain_that_others_delete_ends_once_its_dpu_is_done(world: World) -> None:
+    """The maintenance operator, which the finalizer stands for, waits until nobody needs it any more."""
+    await world.node()
+    await world.cluster()
+    spec = {"requestorID": "them", "nodeName": world.host_node}
+    meta = {"name": world.host_node, "namespace": world.namespace, "finalizers": ["maintenance.nvidia.com/finalizer"]}
+    theirs = await world.host.create(NodeMaintenance.model_validate({"metadata": meta, "spec": spec}))
+    dpu = await world.create_dpu(nodeEffect=DRAIN)
+    await world.eventually(NodeMaintenance, theirs.name, until=lambda found: found.spec.additional_requestors)
+    await world.host.merge_patch(theirs, {"status": {"conditions": [READY]}}, subresource="status")
+    await world.eventually(DPU, dpu.name, until=lambda d: d.status.reason == "GetBFBFailed")
+    await world.host.delete(theirs)
+    await world.host.delete(dpu)
+    await eventually_gone(world.host, DPU, dpu.name, world.namespace)
+    left = await world.host.get(NodeMaintenance, theirs.name, world.namespace)
+    assert (left.spec.additional_requestors, left.deleting) == ([], True)
+    await world.host.merge_patch(left, {"metadata": {"finalizers": None}})
 
 
 async def test_a_reboot_that_dms_refuses_is_an_error_of_the_reboot_and_is_sent_again_as_the_same_request(

@@ -68,10 +68,20 @@ def test_what_there_is_to_do_goes_before_it() -> None:
     assert decided(flashed(20), dpu_node=card_node()) != decided(flashed(20))
 
 
-def test_a_cluster_that_is_away_is_not_asked() -> None:
-    away = decided(flashed(20, phase=Phase.REBOOTING), away="refused")
+@pytest.mark.parametrize(
+    ("hours", "after"), [(15, HOUR), (16, 60.0), (20, 60.0), (7 * 24.0, 60.0)], ids=["later", "due", "over", "the last"]
+)
+def test_a_cluster_that_is_away_is_not_asked_but_looked_for_once_the_token_is_due(hours: float, after: float) -> None:
+    """A DPU that waits for its host is not woken when the cluster is connected, as after each start of a manager."""
+    away = decided(flashed(hours, phase=Phase.REBOOTING), away="not connected")
     assert isinstance(away, Hold)
-    assert away.after is None
+    assert away.after == pytest.approx(after)
+
+
+def test_a_cluster_that_does_not_exist_is_not_looked_for_as_one_that_is_made_wakes_the_dpu() -> None:
+    gone = decided(flashed(20, phase=Phase.REBOOTING), away="not connected", cluster=None)
+    assert isinstance(gone, Hold)
+    assert gone.after is None
 
 
 def test_a_card_that_has_joined_needs_it_no_more_but_a_node_of_its_earlier_life_says_nothing() -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpf.provisioning.dpu import effects, nodeeffect
+from dpf.provisioning.dpu import deleting, effects, nodeeffect
+from dpf.provisioning.dpu.hands import Hands
+from dpf.provisioning.dpu.phases import PHASES
+from dpf.provisioning.dpu.steps import Act
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import to_wire
-from dpf_api.dpu import DPU
+from dpf_api.dpu import DPU, Phase
 from dpf_api.names import MAINTENANCE_OWNER, REQUESTOR
 from dpf_api.nodeeffect import NodeEffect, Taint
 from dpf_api.nodemaintenance import NodeMaintenance
-from test.unit.provisioning.worlds import assigned, host, see
+from test.unit.provisioning.worlds import NOW, assigned, host, see
 
 
 def node(labels: dict[str, str] | None = None, taints: list[dict[str, str]] | None = None) -> Node:
@@ -198,3 +202,78 @@ def test_the_last_dpu_to_let_go_gives_up_the_request_and_stays_owner_until_it_is
     last = nodeeffect.leave(drain("uid-d1", requestors=("them", REQUESTOR)), "uid-d1", [done])
     assert last == {"spec": {"additionalRequestors": ["them"]}}
     assert nodeeffect.leave(drain("uid-d1", requestors=()), "uid-d1", [done]) == {}, "what is left is to delete it"
+
+
+def ending(of: NodeMaintenance) -> NodeMaintenance:
+    """The drain, which somebody has deleted and which its maintenance operator keeps for as long as anybody needs it."""
+    meta = of.metadata.model_copy(
+        update={"deletion_timestamp": NOW, "finalizers": ["maintenance.nvidia.com/finalizer"]}
+    )
+    return of.model_copy(update={"metadata": meta})
+
+
+class Api:
+    """Keeps what is asked of it, by verb."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, Any]] = []
+
+    async def merge_patch(self, obj: NodeMaintenance, patch: dict[str, Any], **_: object) -> NodeMaintenance:
+        self.asked.append(("patch", patch))
+        return obj
+
+    async def delete(self, obj: NodeMaintenance, **_: object) -> None:
+        self.asked.append(("delete", obj.name))
+
+
+def at_hand(api: Api) -> Hands:
+    nobody = SimpleNamespace(cancel=lambda _: None)
+    events = SimpleNamespace(normal=lambda *_, **__: None)
+    return cast("Hands", SimpleNamespace(client=api, events=events, jobs=nobody, reboots=nobody))
+
+
+LET_GO = [("patch", {"spec": {"additionalRequestors": ["them"]}})]
+
+
+@pytest.mark.parametrize("phase", ["Ready", "Error"])
+@pytest.mark.parametrize(
+    "found",
+    [drain(requestors=("them", REQUESTOR), by="them"), drain("uid-d1", requestors=("them", REQUESTOR))],
+    ids=["others made", "a DPU made"],
+)
+async def test_a_drain_that_others_delete_is_let_go_when_its_dpu_has_come_to_an_end(
+    phase: str, found: NodeMaintenance
+) -> None:
+    """The maintenance operator waits for us, and keeps the host cordoned as long."""
+    api, seen = Api(), see(in_phase("d1", phase), maintenance=ending(found))
+    step = PHASES[Phase(phase)](seen)
+    assert isinstance(step, Act)
+    assert step.do is effects.undo
+    await step.do(at_hand(api), seen)
+    assert api.asked == LET_GO, "it is deleted already"
+
+
+async def test_a_drain_that_others_delete_is_let_go_with_a_dpu_that_is_deleted() -> None:
+    api, found = Api(), ending(drain(requestors=("them", REQUESTOR), by="them"))
+    await deleting.take_back(at_hand(api), see(in_phase("d1", "Deleting"), maintenance=found))
+    assert api.asked == LET_GO
+
+
+def test_a_drain_that_others_delete_is_kept_while_another_dpu_needs_it_and_left_alone_once_let_go() -> None:
+    asked, done = ending(drain("uid-d1")), in_phase("d1", "Ready")
+    assert not effects.to_undo(see(done, maintenance=asked, siblings=(in_phase("d2", "OS Installing"),)))
+    assert not effects.to_undo(see(done, maintenance=ending(drain("uid-d1", requestors=()))))
+
+
+def test_a_drain_wakes_the_dpus_of_its_host_with_each_pod_that_is_still_in_its_way() -> None:
+    def waiting_for(*pods: str) -> NodeMaintenance:
+        status = {"drain": {"waitForEviction": list(pods), "drainProgress": 10}}
+        return NodeMaintenance.model_validate(to_wire(drain("uid-d1")) | {"status": status})
+
+    assert nodeeffect.stands(waiting_for("a/1", "a/2")) != nodeeffect.stands(waiting_for("a/2"))
+    progress = waiting_for("a/1")
+    assert progress.status.drain is not None
+    progress.status.drain["drainProgress"] = 20
+    assert nodeeffect.stands(progress) == nodeeffect.stands(waiting_for("a/1")), "nobody is told of it"
+    asked = drain("uid-d1")
+    assert nodeeffect.stands(asked) != nodeeffect.stands(ending(asked))

@@ -18,10 +18,12 @@ from dpf_api.dpu import DPU, ConditionType, Phase
 from test.spec import spec
 from test.unit.provisioning.decided import DMS, advanced, held
 from test.unit.provisioning.worlds import (
+    NOW,
     assigned,
     card_node,
     cluster,
     condition,
+    network,
     pod,
     see,
 )
@@ -142,6 +144,21 @@ def test_a_pod_that_vanished_is_made_anew(missing: str) -> None:
 def test_the_state_of_the_node_is_the_state_of_the_dpu() -> None:
     assert held(settled(dpu_node=None)) == ("Ready", "DPUNodeGetError")
     assert held(settled(dpu_node=card_node(ready=False, a="1"))) == ("Ready", "DPUNodeNotReady")
+
+
+@pytest.mark.parametrize(
+    "around",
+    [{"cluster": None}, {"cluster": cluster(uid="another")}, {"away": "refused"}],
+    ids=["gone", "other", "away"],
+)
+def test_what_is_amiss_besides_the_cluster_is_said_in_its_time_too(around: dict[str, Any]) -> None:
+    stopped = [{"type": "Ready", "status": "False", "lastTransitionTime": NOW.isoformat()}]
+    conditions = [condition(ConditionType.DMS_RUNNING, True), condition(ConditionType.READY, True)]
+    status = {"phase": "Ready", "conditions": conditions, "install": {"clusterUID": "uid-c"}}
+    world: dict[str, Any] = {"dms_pod": pod("d1-dms", ready=False, conditions=stopped), "hostnetwork_pod": network()}
+    step = ready.decide(see(assigned(status=status), **world | around))
+    assert isinstance(step, Hold)
+    assert step.after == ready.RESTART
 
 
 def test_labels_that_drift_are_put_back() -> None:

@@ -14,7 +14,6 @@ from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.steps import Act, Hold, waits
 from dpf.provisioning.dpu.upkeep import (
     kept_up,
-    mislabelled,
     other_mtu,
     relabel,
     renew,
@@ -222,7 +221,13 @@ async def test_a_label_that_is_refused_harms_nothing_and_is_tried_again_later() 
     assert changes is not None
     assert told.reasons == ["HostAddressNotLabelled"]
     status = subject.status.model_copy(update=dict(changes))
-    assert not mislabelled(see(subject.model_copy(update={"status": status})))
+    step = resting(subject.model_copy(update={"status": status}))
+    assert isinstance(step, Hold)
+    assert step.after == 600
+    status = status.model_copy(update={"certificate": DMSCertificate.model_validate(shown(retry=0))})
+    again = resting(subject.model_copy(update={"status": status}))
+    assert isinstance(again, Act)
+    assert again.do is relabel
 
 
 # The MTU

@@ -73,7 +73,7 @@ def _slow(seen: Seen, reason: str, message: str, since: datetime | None, then: s
 
 def _obstacle(maintenance: NodeMaintenance) -> str:
     """What keeps the host from being empty, as far as the maintenance operator says."""
-    pods = (maintenance.status.drain or {}).get("waitForEviction") or []
+    pods = nodeeffect.evicting(maintenance)
     if pods:
         more = f" and {len(pods) - 3} more" if len(pods) > 3 else ""
         return f"these pods are still there: {', '.join(map(str, pods[:3]))}{more}; look at their PodDisruptionBudgets"

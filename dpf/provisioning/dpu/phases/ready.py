@@ -50,7 +50,7 @@ def _state(seen: Seen) -> Hold | Advance:
     """How the DPU is."""
     also, after = _also(seen)
     if (blocked := dpu_cluster_config.unreachable(seen)) is not None:
-        return Hold(blocked.condition, also, cluster=blocked.cluster)
+        return Hold(blocked.condition, also, after, cluster=blocked.cluster)
     name, node = seen.dpu.name, seen.dpu_node
     if node is None:
         message = (
