@@ -112,7 +112,8 @@ class Owns:
 @dataclass(frozen=True)
 class Watch(Generic[O]):
     """Any other kind. ``to`` gives the keys to wake; it is asked for the object before and after the change, so that a
-    reference that moves wakes both sides."""
+    reference that moves wakes both sides. Of an object that can't be read it knows nothing, so that one which goes wakes nobody:
+    who waits for that adds a handler to the cache."""
 
     kind: type[O]
     to: Callable[[O], Iterable[Key]]

@@ -14,7 +14,8 @@ What it guarantees:
   :data:`SILENCE`, the probe runs at once too.
 * Whatever goes wrong with one cluster, and be it what nobody expected, is logged, shown as its health and tried again after a
   back-off: it ends neither the other clusters nor the process.
-* Whoever registered by :meth:`RemoteClusters.on_health` is told of each opening and closing.
+* Whoever registered by :meth:`RemoteClusters.on_health` is told of each opening and closing, and of whatever else changes in the
+  health of a cluster: what is wrong with it, or the version of its server.
 """
 
 from __future__ import annotations
@@ -198,8 +199,8 @@ class RemoteClusters:
             member.cluster.cache[kind].add_handler(make(member.key))
 
     def on_health(self, listener: Callable[[Key, bool], None]) -> None:
-        """Tells the listener whenever a cluster's circuit opens (False) or closes (True). That one with a closed circuit is
-        disconnected is told as an opening."""
+        """Tells the listener whenever a cluster's circuit opens (False) or closes (True), and how it is whenever the rest of
+        its health is another than before. That one with a closed circuit is disconnected is told as an opening."""
         if listener not in self._listeners:
             self._listeners.append(listener)
 
@@ -335,8 +336,9 @@ class RemoteClusters:
         since = now() if changed else before.since
         health = member.health = Health(health.ok, hidden(health.message), health.version, since)
         self._metrics.circuit(str(member.key), is_open=not health.ok)
-        if changed or before.message != health.message:
-            log.info("cluster_health", cluster=str(member.key), ok=health.ok, message=health.message)
+        if changed or (before.message, before.version) != (health.message, health.version):
+            said = {"ok": health.ok, "message": health.message, "version": health.version}
+            log.info("cluster_health", cluster=str(member.key), **said)
             self._tell(member.key, ok=health.ok)
 
     def _tell(self, key: Key, *, ok: bool) -> None:

@@ -26,7 +26,7 @@ from dpf.clustermanager.kamaji.judge import (
 )
 from dpf.clustermanager.kamaji.kinds import KamajiKinds, looks_different
 from dpf.clustermanager.kamaji.patience import Patience
-from dpf.clustermanager.kamaji.placement import claim, clusters_of
+from dpf.clustermanager.kamaji.placement import IN_THE_WAY, claim, clusters_of
 from dpf.clustermanager.kamaji.settings import Settings
 from dpf.clustermanager.kamaji.waits import Kept
 from dpf.runtime.cluster import Cluster
@@ -44,6 +44,8 @@ from dpf_api.kamaji import TenantControlPlane
 REFUSED_FIRST, REFUSED_AGAIN = 2.0, 60.0
 """Seconds after which what was refused is tried again: a port may have been about to become free, and a webhook may think
 differently later."""
+IN_THE_WAY_AGAIN = 10.0
+"""Seconds after which it is looked whether what has the name of one of the cluster's objects is gone."""
 
 
 class KamajiClusterReconciler(Finalizing[DPUCluster]):
@@ -88,6 +90,8 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
         if refused:
             soon = REFUSED_FIRST if any(each in news for each in refused) else REFUSED_AGAIN
             again = soon if again is None else min(soon, again)
+        if any(finding.reason in IN_THE_WAY for finding in findings):
+            again = IN_THE_WAY_AGAIN if again is None else min(IN_THE_WAY_AGAIN, again)
         return Result(requeue_after=again) if again is not None else None
 
     async def finalize(self, cluster: DPUCluster) -> Result | None:

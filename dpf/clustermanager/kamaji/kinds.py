@@ -69,9 +69,9 @@ class KamajiKinds:
         return [each.key for each in self._cache[DPUCluster].list() if each.spec.type == TYPE_KAMAJI]
 
     def _control_plane_changed(self, change: Change[TenantControlPlane]) -> None:
-        obj = change.new or change.old
-        if obj is not None and looks_different(change):
-            for key in clusters_of(obj):
+        if looks_different(change):
+            # Label and owner may have been edited away at once.
+            for key in {key for obj in (change.old, change.new) if obj is not None for key in clusters_of(obj)}:
                 self.wake(key)
 
     def _data_store_changed(self, change: Change[DataStore]) -> None:

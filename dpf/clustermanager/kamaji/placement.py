@@ -12,6 +12,10 @@ from dpf_api.names import LABEL_CLUSTER, LABEL_TENANT
 
 _ROLES = ("node-role.kubernetes.io/master", "node-role.kubernetes.io/control-plane")
 
+IN_THE_WAY = frozenset({"EarlierClusterLeaving", "NameTaken"})
+"""Why, if an object that must go first has the name of one of the cluster's. What is not labelled as a cluster's is in no cache,
+so that it is gone is found by asking again."""
+
 ON_CONTROL_PLANES: dict[str, Any] = {
     "nodeAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": {

@@ -77,6 +77,8 @@ class BFBReconciler(Finalizing[BFB]):
         # By uid, and only of what this process saw fail: after a restart a failed download is tried at once.
         self._failures: dict[str, int] = {}
         self._due: dict[str, datetime] = {}
+        self._tried: dict[str, object] = {}
+        """What its last try began with of what its user may mend."""
         self._idle: dict[str, asyncio.Event] = {}
         """Set when the BFB's download has ended."""
         self._running: dict[str, Progress] = {}
@@ -96,17 +98,20 @@ class BFBReconciler(Finalizing[BFB]):
     async def finalize(self, bfb: BFB) -> Result | None:
         self._jobs.cancel(bfb.key)
         users = self._dpus.keys_by(BFB_NAME, str(bfb.key))
+        again = None
         if not users:
             # The file is gone for good then: a DPU that was created just now may not be in the cache yet.
             there = await self._client.list(DPU, bfb.namespace)
             users = [dpu.key for dpu in there if dpu.spec.bfb == bfb.name]
+            # Of one that is gone before it gets there nobody would be told.
+            again = LOOK
         if users:
             shown = ", ".join(key.name for key in users[:5]) + (" ..." if len(users) > 5 else "")
             message = f"waiting for {len(users)} DPUs that use it to go: {shown}"
             # What was only being compared with its checksum is not known to be the image.
             kept = bfb.status.checksum if bfb.status.phase in (Phase.READY, Phase.DELETING) else ""
             await self._say(bfb, Phase.DELETING, "InUse", message, checksum=kept)
-            raise Waiting("InUse", message)
+            raise Waiting("InUse", message, retry_after=again)
         await self._download_ended(bfb)
         try:
             await self._volume.ask(remove, *self._leftovers(bfb))
@@ -152,6 +157,7 @@ class BFBReconciler(Finalizing[BFB]):
     def _forget(self, bfb: BFB) -> None:
         self._failures.pop(bfb.uid, None)
         self._due.pop(bfb.uid, None)
+        self._tried.pop(bfb.uid, None)
 
     def _part(self, bfb: BFB) -> Path:
         return part_of(self._volume.folder, bfb.uid)
@@ -162,6 +168,7 @@ class BFBReconciler(Finalizing[BFB]):
         :param checksum: of the image that is expected to be there still.
         """
         bfb = await self._say_begun(bfb, checksum)
+        self._tried[bfb.uid] = self._mendable(bfb)
         if (other := self._taken(bfb)) is not None:
             return await self._fail(bfb, "FileNameTaken", f"{file_of(bfb)} is the file of BFB {other} already")
 
@@ -294,9 +301,16 @@ class BFBReconciler(Finalizing[BFB]):
         return await self._client.merge_patch(bfb, {"metadata": {"annotations": {names.ANNOTATION_RETRY: None}}})
 
     def _wait(self, bfb: BFB) -> float:
-        """Seconds until a failed BFB is due for its next try; 0 for one that this process did not see fail."""
-        due = self._due.get(bfb.uid)
-        return 0.0 if due is None else max(0.0, (due - now()).total_seconds())
+        """Seconds until a failed BFB is due for its next try; 0 for one that this process did not see fail, and for one that
+        its user has mended since."""
+        due, tried = self._due.get(bfb.uid), self._tried.get(bfb.uid)
+        if due is None or (tried is not None and tried != self._mendable(bfb)):
+            return 0.0
+        return max(0.0, (due - now()).total_seconds())
+
+    def _mendable(self, bfb: BFB) -> object:
+        """What failures tell a user to change, and is seen without a look at volume or server."""
+        return bfb.annotations.get(names.ANNOTATION_CHECKSUM), self._taken(bfb)
 
     async def _look(self, bfb: BFB) -> Result | None:
         """A file that vanished is downloaded again; one that was written to is compared first."""
@@ -371,6 +385,9 @@ def bfb_controller(
 ) -> Controller[BFB]:
     """The controller of BFBs; ``jobs`` are its downloads."""
 
+    def of_file(bfb: BFB) -> Iterable[Key]:
+        return cluster.cache[BFB].keys_by(BY_FILE, file_of(bfb))
+
     def used(dpu: DPU) -> Iterable[Key]:
         return [Key(dpu.namespace, dpu.spec.bfb)] if dpu.spec.bfb else []
 
@@ -379,6 +396,8 @@ def bfb_controller(
         BFBReconciler(cluster, events, counts, jobs, volume),
         watches=[
             For(BFB),
+            # One that goes leaves its file to the next.
+            Watch(BFB, to=of_file, when=lambda change: change.type == "DELETED"),
             Watch(DPU, to=used, when=all_of(generation_changed, differs(lambda dpu: dpu.spec.bfb))),
         ],
         workers=workers,

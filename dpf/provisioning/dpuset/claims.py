@@ -70,6 +70,10 @@ class Claims:
         """The sets that wait for what the DPU has."""
         return {key for what in (held_by(dpu), dpu.key) for key in self._waiting.get(what, ())}
 
+    def waiting_for_name(self, dpu: Key) -> set[Key]:
+        """The sets that wait for a DPU's name, of one that can't be read."""
+        return set(self._waiting.get(dpu, ()))
+
     def refused(self, dpuset: DPUSet) -> dict[str, str]:
         """What the set is told of the cards that it does not get, by the name that their DPU would have."""
         cards = sorted(self._refused.get(dpuset.key, {}).items())

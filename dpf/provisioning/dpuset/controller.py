@@ -23,6 +23,7 @@ from dpf.runtime.conditions import find
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch
 from dpf.runtime.errors import AlreadyExists, Conflict, DpfError, NotFound
 from dpf.runtime.events import EventRecorder
+from dpf.runtime.informer import Change
 from dpf.runtime.k8s import Node
 from dpf.runtime.meta import Key, owner_reference, to_wire
 from dpf.runtime.predicates import any_of, differs, generation_changed, labels_changed
@@ -74,7 +75,7 @@ class Selection:
     synced: object = None
     """The state of the set that its DPUs were last brought up to."""
     moved: set[str] = field(default_factory=set)
-    """Names of DPUs of cards that are told of otherwise since."""
+    """Names of DPUs that were taken over since, or of whose cards otherwise is told."""
     made_at: float = float("-inf")
     """When the last batch of DPUs was made."""
     written_at: float = float("-inf")
@@ -105,7 +106,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
 
     async def reconcile(self, dpuset: DPUSet) -> Result | None:
         selection = self._select(dpuset)
-        errors = await self._adopt(dpuset, selection.wanted.keys() - self._members(dpuset))
+        errors = await self._adopt(dpuset, selection, selection.wanted.keys() - self._members(dpuset))
         have = self._members(dpuset)
         without = [] if unlabelled(dpuset) else [c for name, c in selection.wanted.items() if name not in have]
         missing = self._settle(dpuset, selection, without)
@@ -187,16 +188,16 @@ class DPUSetReconciler(Finalizing[DPUSet]):
     def _members(self, dpuset: DPUSet) -> set[str]:
         return {key.name for key in self._dpus.keys_by(members.OF_SET, dpuset.uid)}
 
-    async def _adopt(self, dpuset: DPUSet, missing: Iterable[str]) -> list[DpfError]:
+    async def _adopt(self, dpuset: DPUSet, selection: Selection, missing: Iterable[str]) -> list[DpfError]:
         """Takes over the DPUs of selected cards that a set of that name has left behind."""
         found = (self._dpus.get(name, dpuset.namespace) for name in missing)
         orphans = [dpu for dpu in found if dpu is not None and members.left(dpuset, dpu)]
         # The cache may not know yet that the set is being deleted, and leaves its DPUs on purpose.
         if not orphans or (await self._client.get(DPUSet, dpuset.name, dpuset.namespace)).deleting:
             return []
-        return await _at_once(lambda dpu: self._take_over(dpuset, dpu), orphans)
+        return await _at_once(lambda dpu: self._take_over(dpuset, selection, dpu), orphans)
 
-    async def _take_over(self, dpuset: DPUSet, dpu: DPU) -> DpfError | None:
+    async def _take_over(self, dpuset: DPUSet, selection: Selection, dpu: DPU) -> DpfError | None:
         owners = [*dpu.metadata.owner_references, owner_reference(dpuset)]
         patch = {"metadata": {"ownerReferences": [to_wire(owner) for owner in owners]}}
         try:
@@ -206,6 +207,8 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         except DpfError as error:
             self._events.warning(dpuset, "FailedAdopt", f"DPU {dpu.name}: {error}")
             return error
+        # The set's template may have reached all others before.
+        selection.moved.add(dpu.name)
         self._events.normal(
             dpuset, "SuccessfulAdopt", f"DPU {dpu.name}, which a set of this name had left, is taken over"
         )
@@ -229,8 +232,8 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         return None
 
     async def _sync(self, dpuset: DPUSet, selection: Selection) -> list[DpfError]:
-        """Brings what needs no flash to the DPUs that there are, once for each edit of the set; and to one whose card is told
-        of otherwise than before."""
+        """Brings what needs no flash to the DPUs that there are, once for each edit of the set; and to one that was taken
+        over since, or whose card is told of otherwise than before."""
         edit = dpuset.metadata.generation, dict(dpuset.labels)
         moved, selection.moved = selection.moved, set()
         if selection.synced != edit:
@@ -374,4 +377,12 @@ def dpuset_controller(cluster: Cluster, events: EventRecorder) -> Controller[DPU
         min_interval=INTERVAL,
     )
     reconciler.wake = controller.enqueue
+
+    def unreadable_went(change: Change[DPU]) -> None:
+        """A Watch is told nothing of what can't be read, but it may be what has the name of a set's DPU."""
+        if change.type == "DELETED" and change.old is None:
+            for key in reconciler.claims.waiting_for_name(change.key):
+                controller.enqueue(key)
+
+    cluster.cache[DPU].add_handler(unreadable_went)
     return controller

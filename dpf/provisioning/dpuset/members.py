@@ -201,4 +201,4 @@ def state(dpuset: DPUSet, dpu: DPU, *, selected: bool = True) -> Member:
 
 def stands(dpu: DPU) -> object:
     """What of a DPU concerns its set."""
-    return dpu.status.phase, available(dpu), dpu.deleting, dpu.spec.bfb, dpu.spec.dpu_flavor
+    return _owner(dpu), dpu.status.phase, available(dpu), dpu.deleting, dpu.spec.bfb, dpu.spec.dpu_flavor

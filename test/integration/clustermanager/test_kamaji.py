@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from dpf.clustermanager.kamaji import Settings
+from dpf.clustermanager.kamaji import Settings, controller
 from dpf.clustermanager.kamaji.controlplane import wanted_control_plane
 from dpf.runtime.conditions import find
 from dpf.runtime.errors import Invalid
@@ -348,7 +348,10 @@ async def test_what_v24_10_left_is_taken_over_with_its_port(world: World) -> Non
         assert (await world.eventually(TenantControlPlane)).spec.network_profile.port == port
 
 
-async def test_an_object_of_somebody_else_is_named_and_left_alone(world: World) -> None:
+async def test_an_object_of_somebody_else_is_named_and_left_alone_and_that_it_is_gone_is_seen(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "IN_THE_WAY_AGAIN", 0.2)
     meta = {"name": "c", "namespace": world.namespace}
     theirs = {"selector": {"app": "theirs"}, "ports": [{"port": 80}]}
     service = await world.host.create(Service.model_validate({"metadata": meta, "spec": theirs}))
@@ -358,6 +361,8 @@ async def test_an_object_of_somebody_else_is_named_and_left_alone(world: World) 
         assert (
             await world.host.get(Service, "c", world.namespace)
         ).metadata.resource_version == service.metadata.resource_version
+        await world.host.delete(service)
+        await world.says("Created", "EndpointMissing")
 
 
 async def test_somebody_elses_object_survives_a_virtual_ip_that_is_not_asked_for_any_more(world: World) -> None:

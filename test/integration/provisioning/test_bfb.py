@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import aclosing
+from typing import Any
 
+import msgspec
 import pytest
 
 from dpf.provisioning.bfb import controller as module
@@ -234,12 +236,18 @@ async def test_a_file_that_was_being_compared_when_its_bfb_was_deleted_counts_as
     assert (waiting.status.phase, waiting.status.checksum) == (Phase.DELETING, "")
 
 
-async def test_an_image_stays_while_a_dpu_uses_it_that_the_cache_does_not_know_yet(
+async def test_an_image_stays_while_a_dpu_uses_it_that_the_cache_never_knows(
     bfbs: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await bfbs.create("image", server.url, fileName="mine.bfb")
     bfb = await bfbs.until("image", Phase.READY)
-    monkeypatch.setattr(Informer, "keys_by", lambda *_: [])
+    apply = Informer.apply
+
+    def deaf(informer: Informer[Any], event_type: str, raw: bytes | msgspec.Raw) -> None:
+        if informer.kind is not DPU:
+            apply(informer, event_type, raw)
+
+    monkeypatch.setattr(Informer, "apply", deaf)
     meta = {"name": "d1", "namespace": bfbs.namespace}
     dpu = await bfbs.client.create(DPU.model_validate({"metadata": meta, "spec": {"nodeName": "n", "bfb": "image"}}))
     await bfbs.client.delete(bfb)
@@ -249,7 +257,10 @@ async def test_an_image_stays_while_a_dpu_uses_it_that_the_cache_does_not_know_y
     await eventually_gone(bfbs.client, BFB, "image", bfbs.namespace)
 
 
-async def test_of_two_bfbs_with_the_same_file_the_younger_waits(idle: Bfbs, server: ImageServer) -> None:
+async def test_of_two_bfbs_with_the_same_file_the_younger_waits_until_the_older_is_gone(
+    idle: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY", (3600.0, 3600.0))
     both = [await idle.create(name, server.url, fileName="mine.bfb") for name in ("one", "two")]
     older, younger = sorted(both, key=lambda bfb: (str(bfb.metadata.creation_timestamp), bfb.uid))
     async with idle.running():

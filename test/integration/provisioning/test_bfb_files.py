@@ -49,8 +49,9 @@ async def test_a_file_that_is_there_already_is_compared_with_the_size_that_the_s
 
 @pytest.mark.parametrize("sidecar", [None, f"{SHA[7:]}  bf.bfb".encode()])
 async def test_a_file_that_looks_like_another_image_is_left_alone_and_not_trusted(
-    bfbs: Bfbs, server: ImageServer, sidecar: bytes | None
+    bfbs: Bfbs, server: ImageServer, sidecar: bytes | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "RETRY", (3600.0, 3600.0))
     server.sidecar = sidecar
     (bfbs.folder / "mine.bfb").write_bytes(b"placed")
     await bfbs.create("image", server.url, fileName="mine.bfb")

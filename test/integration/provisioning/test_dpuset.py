@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
 import pytest
 
 from dpf.provisioning.dpuset import controller
 from dpf.runtime import conditions
-from dpf.runtime.errors import ConfigError, Forbidden
+from dpf.runtime.errors import ConfigError, Conflict, Forbidden
+from dpf.runtime.informer import Informer, Record
 from dpf.runtime.k8s import Event
 from dpf.runtime.meta import Object, ObjectMeta
 from dpf.runtime.testing import eventually_gone
@@ -129,6 +131,28 @@ async def test_a_set_that_is_made_again_takes_over_the_dpus_that_it_had_left(wor
     await world.eventually(DPUSet, "set", until=lambda each: each.status.replicas == 1)
 
 
+async def test_a_dpu_that_is_taken_over_at_the_second_try_gets_the_template_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = world.managers[0].cluster.client
+    patch, refused = client.merge_patch, 0
+
+    async def overtaken(obj: DPU, body: dict[str, Any], **more: str) -> Object:
+        nonlocal refused
+        if isinstance(obj, DPU) and "ownerReferences" in body.get("metadata", {}) and not refused:
+            refused += 1
+            raise Conflict(409, "Conflict", "the object has been modified")
+        return await patch(obj, body, **more)
+
+    monkeypatch.setattr(client, "merge_patch", overtaken)
+    await world.node()
+    dpu = await left_by(world, "set")
+    template = {"spec": {"bfb": {"name": "image"}, "nodeEffect": {"noEffect": True}, "automaticNodeReboot": False}}
+    dpuset = await world.dpuset(dpuTemplate=template)
+    found = await world.eventually(DPU, dpu.name, until=lambda each: each.spec.automatic_node_reboot is False)
+    assert (found.owned_by(dpuset), found.spec.node_effect.no_effect, refused) == (True, True, 1)
+
+
 async def test_a_dpu_that_a_set_of_another_name_had_left_is_not_taken_over(world: World) -> None:
     await world.node()
     dpu = await left_by(world, "first")
@@ -172,6 +196,27 @@ async def test_a_foreign_dpu_of_the_name_that_a_card_would_give_is_told_of_and_w
     dpuset = await world.dpuset()
     blocked = await world.eventually(DPUSet, "set", until=lambda each: each.status.reason == "CardTaken")
     assert f"DPU {world.namespace}/{name} has the name" in said(blocked, "Ready")[1]
+    await world.host.delete(foreign)
+    await world.eventually(DPU, name, until=lambda dpu: dpu.owned_by(dpuset))
+
+
+async def test_a_dpu_of_that_name_that_cannot_be_read_is_waited_for_until_it_is_deleted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{world.host_node}-{PCI}"
+    view = Informer.view
+
+    def unreadable(informer: Informer[Any], record: Record | None) -> Any:
+        obj = view(informer, record)
+        return None if isinstance(obj, DPU) and obj.spec.node_name == "unreadable" else obj
+
+    monkeypatch.setattr(Informer, "view", unreadable)
+    meta = {"name": name, "namespace": world.namespace}
+    spec = {"nodeName": "unreadable", "bfb": "image", "nodeEffect": {"noEffect": True}}
+    foreign = await world.host.create(DPU.model_validate({"metadata": meta, "spec": spec}))
+    await world.node()
+    dpuset = await world.dpuset()
+    await world.eventually(DPUSet, "set", until=lambda each: "can't be read" in said(each, "Ready")[1])
     await world.host.delete(foreign)
     await world.eventually(DPU, name, until=lambda dpu: dpu.owned_by(dpuset))
 

@@ -66,6 +66,10 @@ def test_a_dpu_that_cannot_be_read_is_in_the_way_of_its_own_set_too(dpus: Inform
     plain = to_wire(dpu(THERE.name, "first"))
     dpus.apply("ADDED", orjson.dumps({**plain, "spec": "nonsense"}))
     assert "can't be read" in claims.obstacle(dpuset("first"), THERE)
+    claims.settle(dpuset("first"), [THERE])
+    assert claims.waiting_for_name(Key("ns", THERE.name)) == {Key("ns", "first")}
+    claims.settle(dpuset("first"), ())
+    assert claims.waiting_for_name(Key("ns", THERE.name)) == set()
 
 
 def test_both_sets_are_told_until_the_conflict_ends(dpus: Informer[DPU], claims: Claims) -> None:

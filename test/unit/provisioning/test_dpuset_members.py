@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from dpf.provisioning.cards import Card
-from dpf.provisioning.dpuset.members import INDEXES, drift, state
+from dpf.provisioning.dpuset.members import INDEXES, drift, stands, state
 from dpf.provisioning.dpuset.rollout import replaceable
 from dpf.provisioning.dpuset.status import Refusals, summary, tally
 from dpf.runtime.conditions import find
@@ -138,6 +138,12 @@ def told(
 
 
 ROLLING = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}}
+
+
+def test_a_dpu_whose_owner_is_taken_off_wakes_its_set() -> None:
+    had = dpu()
+    alone = had.metadata.model_copy(update={"owner_references": []})
+    assert stands(had) != stands(had.model_copy(update={"metadata": alone}))
 
 
 def test_a_set_whose_dpus_are_all_ready_is_ready_and_up_to_date() -> None:

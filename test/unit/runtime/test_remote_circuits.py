@@ -28,6 +28,7 @@ class Servers:
         self.broken: set[str] = set()
         """Asking these raises what nobody expects."""
         self.probes: list[tuple[str, float]] = []
+        self.release = "v1"
 
     async def version(self, client: Client, *, timeout: float) -> dict[str, str]:
         server = client.transport.kubeconfig.server
@@ -37,7 +38,7 @@ class Servers:
         if server in self.down:
             await asyncio.sleep(timeout)
             raise Unavailable(0, "NoAnswer", f"{server}: no answer in time")
-        return {"gitVersion": f"v1 of {server}"}
+        return {"gitVersion": f"{self.release} of {server}"}
 
 
 @pytest.fixture
@@ -81,6 +82,20 @@ def test_a_circuit_opens_when_a_probe_fails_and_closes_when_one_succeeds(servers
             await asyncio.sleep(40)
             assert remotes.get(ONE).name == "n/one"
         assert told == [(ONE, True), (ONE, False), (ONE, True)]
+
+    run_virtual(body)
+
+
+def test_another_version_of_a_cluster_that_stays_healthy_is_told(servers: Servers) -> None:
+    async def body() -> None:
+        told: list[tuple[bool, str]] = []
+        async with keeping() as remotes:
+            remotes.on_health(lambda key, ok: told.append((ok, remotes.health(key).version)))
+            await remotes.connect(ONE, "uid", Kubeconfig("http://one"))
+            await asyncio.sleep(130)
+            servers.release = "v2"
+            await asyncio.sleep(130)
+        assert told == [(True, "v1 of http://one"), (True, "v2 of http://one")], "each once"
 
     run_virtual(body)
 
