@@ -198,8 +198,10 @@ async def _remove_token(hands: Hands, dpu: DPU) -> None:
     install, reference = dpu.status.install or Install(), dpu.spec.cluster
     if install.join_token_deleted or not reference.name:
         return
-    # An attempt takes the one before it away when it begins.
-    attempts = [install.attempt] if install.started_at is not None else [install.attempt - 1, install.attempt]
+    # An attempt takes the one before it away when it begins, and makes its own before it is on record.
+    attempts = [install.attempt, install.attempt + 1]
+    if install.started_at is None:
+        attempts.insert(0, install.attempt - 1)
     # One that can't be removed now goes with the Node that is left, or ends by itself.
     with suppress(ClusterUnavailable, ApiError):
         for attempt in attempts:

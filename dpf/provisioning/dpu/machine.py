@@ -89,9 +89,12 @@ class Pass:
     async def write(self) -> None:
         """Writes the status, if it differs from what is stored.
 
-        :raises Conflict: if the DPU has changed; all is looked at again then.
+        :raises Conflict: if the stored one is not what this pass began with; all is looked at again then.
         """
         dpu = self._current()
+        if dpu.status != self._dpu.status:
+            # What was decided here is not for that one: the leader before wrote last, or somebody's hand.
+            raise Conflict(409, "Conflict", f"the status of DPU {dpu.key} was changed meanwhile")
         status = self._status
         if status != dpu.status and status.observed_generation != dpu.metadata.generation:
             status = status.model_copy(update={"observed_generation": dpu.metadata.generation})

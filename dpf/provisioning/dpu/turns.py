@@ -101,7 +101,8 @@ def stuck(dpu: DPU) -> bool:
 def resetting(seen: Seen, dpu: DPU) -> float:
     """Seconds for which the host may still be at a reset that was asked for the DPU's card; 0 if it is at none.
 
-    That DPU may be deleted meanwhile: it stays until then, and its DMS with it: see ``deleting``.
+    That DPU may be deleted meanwhile: it stays until then, and its DMS with it: see ``deleting``. Nobody asks for it any more, and
+    whether somebody did just before is not known.
     """
     reboot, install = dpu.status.reboot, dpu.status.install
     if dpu.status.phase not in (Phase.REBOOTING, Phase.DELETING) or not announced(dpu):
@@ -109,9 +110,10 @@ def resetting(seen: Seen, dpu: DPU) -> float:
     said = find(dpu.status.conditions, ConditionType.REBOOTED.value)
     if said is not None and said.reason == REBOOT_FAILED:
         return 0.0
-    if reboot is None or reboot.issued_at is None or install is None or install.boot_id != seen.boot_id:
+    asked_at = reboot.issued_at or dpu.metadata.deletion_timestamp if reboot is not None else None
+    if asked_at is None or install is None or install.boot_id != seen.boot_id:
         return 0.0
-    return max(0.0, HOST_BACK - (seen.now - reboot.issued_at).total_seconds())
+    return max(0.0, HOST_BACK - (seen.now - asked_at).total_seconds())
 
 
 def _in_line(dpu: DPU) -> bool:

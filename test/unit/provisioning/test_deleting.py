@@ -204,14 +204,14 @@ async def test_nobody_is_at_work_for_a_dpu_whose_finalizer_somebody_took_off() -
 @pytest.mark.parametrize(
     ("install", "asked"),
     [
-        (None, [0]),
-        ({"attempt": 2, "startedAt": NOW.isoformat()}, [2]),
-        ({"attempt": 2}, [1, 2]),
+        (None, [0, 1]),
+        ({"attempt": 2, "startedAt": NOW.isoformat()}, [2, 3]),
+        ({"attempt": 2}, [1, 2, 3]),
         ({"attempt": 2, "startedAt": NOW.isoformat(), "joinTokenDeleted": True}, []),
     ],
     ids=[
         "killed before it was on record",
-        "not joined yet",
+        "not joined yet, or killed before its next attempt was on record",
         "tried again, not begun",
         "taken away when the card joined",
     ],

@@ -86,7 +86,8 @@ async def test_a_request_that_dms_does_not_answer_is_sent_again_after_a_pause_th
 def test_a_host_that_does_not_come_back_is_called_so() -> None:
     issued = (NOW - timedelta(hours=1)).isoformat()
     record = {"id": f"uid-d1/{BOOT}", "method": "WARM", "issuedAt": issued}
-    assert held(rebooting.decide(see(rebooted(reboot=record)))) == ("Rebooted", "HostDoesNotComeBack")
+    seen = see(rebooted(reboot=record), reboot_job=Outcome(done=True))
+    assert held(rebooting.decide(seen)) == ("Rebooted", "HostDoesNotComeBack")
 
 
 def test_another_boot_id_is_the_reboot() -> None:

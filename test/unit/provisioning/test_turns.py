@@ -20,7 +20,7 @@ from dpf.provisioning.dpu.phases import PHASES
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step, waits
 from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.metrics import Counts
-from dpf.runtime.errors import ClusterUnavailable
+from dpf.runtime.errors import ClusterUnavailable, Conflict
 from dpf.runtime.k8s import Pod
 from dpf.runtime.meta import Key
 from dpf_api.dpu import DPU, ConditionType, DPUStatus, Install, Phase, Retry
@@ -108,10 +108,28 @@ def test_a_dpu_that_is_deleted_stays_until_its_host_is_back_from_its_reset_if_th
             assert deleting.unfinished(see(leaving, siblings=(waiting,), node=node)) is None
 
 
-@pytest.mark.parametrize("ago", [None, 1801], ids=["not asked for", "long ago"])
-def test_a_dpu_that_is_deleted_does_not_stay_for_a_reset_that_does_not_come(ago: float | None) -> None:
-    leaving = changed(reset(ago=ago), {"phase": Phase.DELETING})
+@pytest.mark.parametrize("record", [rebooted(), reset(ago=1801)], ids=["not on record", "long ago"])
+def test_a_dpu_that_is_deleted_does_not_stay_for_a_reset_that_does_not_come(record: DPU) -> None:
+    leaving = stamped(changed(record, {"phase": Phase.DELETING}))
     assert deleting.unfinished(see(leaving, siblings=(flashed(begun=False),))) is None
+
+
+@pytest.mark.parametrize("phase", [Phase.REBOOTING, Phase.DELETING])
+def test_a_reset_that_may_have_been_asked_for_is_waited_for_though_its_dpu_is_deleted(phase: Phase) -> None:
+    """Its manager was killed before that was on record, or no answer came."""
+    leaving, waiting = stamped(changed(reset(), {"phase": phase})), flashed(begun=False)
+    hold = deleting.unfinished(see(leaving, siblings=(waiting,)))
+    assert hold is not None
+    assert (held(hold), hold.after) == (("Ready", "Rebooting"), 1800)
+    assert held(decided(waiting, leaving)) == ("OSInstalled", GOES_FIRST)
+
+
+def test_a_reset_that_failed_while_no_manager_was_there_is_heard_of_after_its_time_too() -> None:
+    late = reset(ago=4000)
+    assert acts(decided(late)) == "keep_an_eye"
+    step = decided(late, reboot_job=Outcome(done=True, error=RebootFailed("the Arm side did not go down")))
+    assert isinstance(step, Advance)
+    assert step.phase is Phase.ERROR
 
 
 class Taken:
@@ -119,9 +137,8 @@ class Taken:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.did: list[str] = []
-        asked = reset(ago=60)
         self.seen = see(
-            asked.model_copy(update={"metadata": asked.metadata.model_copy(update=STAMPED)}),
+            stamped(reset(ago=60)),
             siblings=(flashed(begun=False),),
             dms_pod=DMS,
             reboot_job=Outcome(error=error) if error is not None else None,
@@ -236,6 +253,10 @@ def test_a_reboot_by_hand_counts_for_every_card_whose_reset_has_failed() -> None
         assert dpus[mine].status.phase is Phase.HOST_NETWORK_CONFIGURATION
 
 
+def stamped(dpu: DPU) -> DPU:
+    return dpu.model_copy(update={"metadata": dpu.metadata.model_copy(update=STAMPED)})
+
+
 def changed(dpu: DPU, status: Mapping[str, Any]) -> DPU:
     return dpu.model_copy(update={"status": dpu.status.model_copy(update=dict(status))})
 
@@ -315,6 +336,20 @@ async def test_nothing_comes_between_the_look_at_the_others_and_the_flash() -> N
     assert world.did == ["flash"]
     assert (world.reason("d1"), world.reason("d2")) == (GOES_FIRST, "Installing")
     assert world.current(Key("ns", "d1")).status.reboot is None
+
+
+async def test_what_was_decided_on_a_status_that_another_manager_has_changed_since_is_not_done() -> None:
+    """The leader before wrote last that the card has failed; that is heard of in the middle of a pass."""
+    begun = flashed("d2", begun=True)
+    world = Host(begun)
+    said = [waits(ConditionType.OS_INSTALLED, "InstallationFailed", "the card is broken")]
+    run = asyncio.create_task(Pass(begun, cast("Any", world), hands_of(world)).run(PHASES.__getitem__))
+    await world.preparing.wait()
+    world.dpus[begun.key] = changed(begun, {"phase": Phase.ERROR, "conditions": said})
+    world.prepare_on.set()
+    with pytest.raises(Conflict):
+        await run
+    assert (world.did, world.current(begun.key).status.phase) == ([], Phase.ERROR)
 
 
 async def test_nothing_comes_between_the_request_to_reset_and_its_record() -> None:

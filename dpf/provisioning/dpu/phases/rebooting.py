@@ -33,6 +33,8 @@ MANUAL = "WaitingForManualPowerCycleOrReboot"
 SEND_AGAIN = (1.0, 60.0)
 """Seconds until a DMS that did not answer is asked for the reboot again: at least and at most. In between the longer, the longer it
 has not."""
+LOOK_ONCE = 60.0
+"""Seconds for which a DMS is asked at least: it answers in them, if it is there."""
 FOLLOW_AGAIN = 60.0
 """Seconds until an eye that could not be kept on a reboot is kept again."""
 
@@ -103,11 +105,12 @@ def _order(seen: Seen) -> Step:
 
 
 def _issued(seen: Seen, left: float) -> Step:
-    """The host was told to reboot: an eye is kept on whether DMS can do it, until the host should be back."""
+    """The host was told to reboot: an eye is kept on whether DMS can do it, until the host should be back. A manager that comes
+    later still looks once: who was there before may not have heard."""
     node, job = seen.dpu.spec.node_name, seen.reboot_job
     if job is not None and isinstance(job.error, RebootFailed):
         return fail(REBOOTED, turns.REBOOT_FAILED, f"node {node} could not be rebooted: {job.error}")
-    if job is None and left > 0:
+    if job is None:
         return Act(keep_an_eye, REBOOTED)
     if left > 0:
         if job is not None and job.error is not None:
@@ -159,7 +162,8 @@ async def send(hands: Hands, seen: Seen) -> Remember:
 
 async def keep_an_eye(hands: Hands, seen: Seen) -> Changes | None:
     """Begins to ask DMS whether it could carry the reboot out: it has taken the request, and can't call back."""
-    hands.card.follow_reboot(seen.dpu, HOST_BACK)
+    issued = seen.reboot.issued_at or seen.now
+    hands.card.follow_reboot(seen.dpu, max(LOOK_ONCE, HOST_BACK - (seen.now - issued).total_seconds()))
     return None
 
 
