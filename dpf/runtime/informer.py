@@ -175,6 +175,8 @@ class Informer(Generic[T]):
         """Called once per version of an object that its model can't read, with key, uid and error."""
         self.watched_version = 0
         """The newest version that the watch has shown: every change up to it is in the store."""
+        self.restored = 0
+        """How often the server was found restored from a backup: versions of before are compared with none of after."""
         self._records: dict[Key, Record] = {}
         self._tables: dict[str, _IndexTable] = {}
         self._handlers: list[Handler] = []
@@ -287,6 +289,7 @@ class Informer(Generic[T]):
         """Makes the store what a list showed, in one step, then tells the differences."""
         old, fresh = self._records, {}
         restored = version < self.watched_version
+        self.restored += restored
         hidden, self._deleted_here = set() if restored else self._deleted_here, set()
         for raw in raws:
             record = _record(raw, wire.identity(raw))

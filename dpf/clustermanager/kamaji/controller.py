@@ -35,7 +35,7 @@ from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch
 from dpf.runtime.errors import BadRequest, Forbidden, Invalid, NotFound, Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.k8s import ConfigMap, CustomResourceDefinition, DaemonSet, Pod, Service
-from dpf.runtime.meta import Condition, Object, T, now, to_wire
+from dpf.runtime.meta import Condition, Key, Object, T, now, to_wire
 from dpf.runtime.predicates import differs
 from dpf_api import names
 from dpf_api.dpucluster import TYPE_KAMAJI, DPUCluster, Keepalived
@@ -59,14 +59,14 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
     ) -> None:
         self.kinds = KamajiKinds(cluster, settings.data_store)
         self._client = cluster.client
-        self._pods = cluster.cache[Pod]
+        self._cache = cluster.cache
         self._events = events
         self._settings = settings
         self._patience = Patience(settings.control_plane_timeout, clock)
 
     async def reconcile(self, cluster: DPUCluster) -> Result | None:
         if not await managed(self._client, cluster, TYPE_KAMAJI):
-            self._patience.forget(cluster)
+            self._patience.forget(cluster.key)
             return None
         address = controlplane.keepalived_of(cluster)
         findings = []
@@ -81,7 +81,7 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
             if address is not None:
                 findings.append(await self._keepalived(cluster, address, port))
         dropped = () if address is not None else (KEEPALIVED_READY,)
-        if dropped and find(cluster.status.conditions, KEEPALIVED_READY) is not None:
+        if dropped and self._may_have_keepalived(cluster):
             await self._remove_keepalived(cluster)
         news = await report(self._client, cluster, findings, dropped=dropped)
         for finding in news:
@@ -95,8 +95,11 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
         return Result(requeue_after=again) if again is not None else None
 
     async def finalize(self, cluster: DPUCluster) -> Result | None:
-        self._patience.forget(cluster)
         return let_go(cluster, TYPE_KAMAJI)
+
+    async def gone(self, key: Key) -> None:
+        """Waits for its control plane no more."""
+        self._patience.forget(key)
 
     async def _port(self, cluster: DPUCluster, address: Keepalived | None) -> int:
         """Applies the Service and returns the port that it has on the nodes.
@@ -154,8 +157,14 @@ class KamajiClusterReconciler(Finalizing[DPUCluster]):
             daemon_set = await self._apply(keepalived.wanted_daemon_set(cluster, address, port, self._settings))
         except Waiting as waiting:
             return held(cluster, waiting, KEEPALIVED_READY)
-        pods = self._pods.matching({keepalived.LABEL: name}, cluster.namespace)
+        pods = self._cache[Pod].matching({keepalived.LABEL: name}, cluster.namespace)
         return keepalived_ready(cluster, daemon_set, pods)
+
+    def _may_have_keepalived(self, cluster: DPUCluster) -> bool:
+        """Whether it was made at some time: it says so, or, if whoever made it was killed before saying it, it is there."""
+        name, namespace = names.keepalived(cluster.name), cluster.namespace
+        said = find(cluster.status.conditions, KEEPALIVED_READY) is not None
+        return said or any(self._cache[kind].get(name, namespace) is not None for kind in (DaemonSet, ConfigMap))
 
     async def _remove_keepalived(self, cluster: DPUCluster) -> None:
         """Takes away what held a virtual IP that is not asked for any more, and nothing that merely has its name."""

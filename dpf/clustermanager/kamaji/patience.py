@@ -13,7 +13,7 @@ from datetime import datetime
 from dpf.clustermanager.common import CREATED
 from dpf.clustermanager.kamaji.judge import NOT_READY, OVERDUE
 from dpf.runtime.conditions import find, new
-from dpf.runtime.meta import Condition
+from dpf.runtime.meta import Condition, Key
 from dpf.runtime.options import written
 from dpf_api.dpucluster import DPUCluster
 from dpf_api.kamaji import NAME_LABEL, TenantControlPlane
@@ -28,18 +28,18 @@ class Patience:
         """
         self._limit = limit
         self._clock = clock
-        self._begun: dict[str, datetime] = {}
+        self._begun: dict[Key, datetime] = {}
 
-    def forget(self, cluster: DPUCluster) -> None:
+    def forget(self, cluster: Key) -> None:
         """The cluster is not waited for any more."""
-        self._begun.pop(cluster.uid, None)
+        self._begun.pop(cluster, None)
 
     def judge(
         self, cluster: DPUCluster, control_plane: TenantControlPlane, finding: Condition
     ) -> tuple[Condition, float | None]:
         """The finding, or that it is overdue; and the seconds after which it will be, if it is not yet."""
         if finding.reason != NOT_READY:
-            self.forget(cluster)
+            self.forget(cluster.key)
             return finding, None
         left = self._limit - self._waited(cluster, control_plane)
         if left > 0:
@@ -57,11 +57,11 @@ class Patience:
         if said is None or said.status != "False" or said.last_transition_time is None:
             return 0.0
         if said.reason not in (NOT_READY, OVERDUE):
-            self._begun[cluster.uid] = now
+            self._begun[cluster.key] = now
         moments = (
             said.last_transition_time,
             control_plane.metadata.creation_timestamp,
             control_plane.status.kubeconfig.admin.last_update,
-            self._begun.get(cluster.uid),
+            self._begun.get(cluster.key),
         )
         return max(0.0, (now - max(moment for moment in moments if moment is not None)).total_seconds())

@@ -4,11 +4,11 @@ those who are told of it: events and counts."""
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 from dpf.provisioning.dpu.cardaccess import Card
 from dpf.provisioning.dpu.certificates import Certificates
@@ -60,12 +60,12 @@ class Hands:
     volume: Volume
     events: EventRecorder
     counts: Counts
-    hosts: dict[str, asyncio.Lock] = field(default_factory=lambda: defaultdict(asyncio.Lock))
+    hosts: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     @asynccontextmanager
     async def alone(self, host: str) -> AsyncIterator[None]:
         """While no other DPU of the host is in here."""
-        turn = self.hosts[host]
+        turn = self.hosts.get(host) or self.hosts.setdefault(host, asyncio.Lock())
         async with elsewhere():  # another DPU may be asking a device
             await turn.acquire()
         try:

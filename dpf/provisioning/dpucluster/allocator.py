@@ -42,6 +42,8 @@ class Held:
     uid: str
     cluster: str
     version: int
+    restored: int
+    """How often the server had been restored then: versions of before mean nothing after."""
 
 
 def first_fitting(clusters: Iterable[DPUCluster], taken: Callable[[DPUCluster], int]) -> DPUCluster:
@@ -91,7 +93,7 @@ class Allocator:
                 for dpu in await self._cluster.client.list(DPU, self._cluster.namespace):
                     if dpu.spec.cluster.name and not dpu.deleting:
                         version = version_of(dpu.metadata.resource_version) - 1
-                        self._held.add(Held(dpu.key, dpu.uid, indexes.cluster_of(dpu), version))
+                        self._hold(dpu, indexes.cluster_of(dpu), version)
                 self._counted = True
 
     def choose(self, dpu: DPU) -> DPUCluster:
@@ -107,8 +109,11 @@ class Allocator:
             chosen = first_fitting(clusters, lambda each: self.assigned(each) + held[str(each.key)])
         except Waiting as error:
             raise Waiting(error.reason, error.message, retry_after=HELD_RETRY if held else None) from None
-        self._held.add(Held(dpu.key, dpu.uid, str(chosen.key), version_of(dpu.metadata.resource_version)))
+        self._hold(dpu, str(chosen.key), version_of(dpu.metadata.resource_version))
         return chosen
+
+    def _hold(self, dpu: DPU, cluster: str, version: int) -> None:
+        self._held.add(Held(dpu.key, dpu.uid, cluster, version, self._dpus.restored))
 
     def release(self, dpu: DPU) -> None:
         """The server has refused the assignment: it has not happened, and it won't."""
@@ -134,5 +139,9 @@ class Allocator:
 
     def _standing(self) -> set[Held]:
         """Places that the cache does not show as taken yet, or as free."""
-        self._held = {each for each in self._held if not self._dpus.past(each.key, each.uid, each.version)}
+        self._held = {
+            each
+            for each in self._held
+            if each.restored == self._dpus.restored and not self._dpus.past(each.key, each.uid, each.version)
+        }
         return self._held

@@ -74,7 +74,7 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         self._remotes = remotes
         self._allocator = allocator
         self._events = events
-        self._counted_at: dict[str, float] = {}
+        self._counted_at: dict[Key, float] = {}
 
     async def reconcile(self, cluster: DPUCluster) -> Result | None:
         return await self._say(cluster)
@@ -88,13 +88,13 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         if expected:
             return Result(requeue_after=FIRST_LOOK)
         await self.gone(cluster.key)
-        self._counted_at.pop(cluster.uid, None)
         return None
 
     async def gone(self, key: Key) -> None:
         """Forgets it, whoever took its finalizer off."""
         await self._remotes.disconnect(key)
         self._kubeconfigs.forget(key)
+        self._counted_at.pop(key, None)
 
     async def _say(self, cluster: DPUCluster, holders: Sequence[DPU] = ()) -> Result | None:
         """Connects the cluster and writes how it is.
@@ -149,9 +149,9 @@ class DPUClusterReconciler(Finalizing[DPUCluster]):
         if status.model_copy(update=counted) != cluster.status:
             return 0.0
         now = asyncio.get_running_loop().time()
-        wait = self._counted_at.get(cluster.uid, float("-inf")) + COUNT_INTERVAL - now
+        wait = self._counted_at.get(cluster.key, float("-inf")) + COUNT_INTERVAL - now
         if wait <= 0:
-            self._counted_at[cluster.uid] = now
+            self._counted_at[cluster.key] = now
         return wait
 
     async def _connect(self, cluster: DPUCluster) -> tuple[Health | None, str]:

@@ -40,19 +40,19 @@ class Claims:
             return f"{_title(card)}: there is a DPU {name} already, which can't be read; mend or delete it"
         return ""
 
-    def settle(self, dpuset: DPUSet, refused: Iterable[Card]) -> set[Key]:
+    def settle(self, dpuset: Key, refused: Iterable[Card]) -> set[Key]:
         """Notes which cards the set wants and does not get, all of them; returns the sets that are to be told."""
-        before, now = self._refused.pop(dpuset.key, {}), {card.name: card for card in refused}
+        before, now = self._refused.pop(dpuset, {}), {card.name: card for card in refused}
         came = [card for name, card in now.items() if name not in before]
         went = [card for name, card in before.items() if name not in now]
         for card in went:
-            self._stop_waiting(dpuset.key, card)
+            self._stop_waiting(dpuset, card)
         if now:
-            self._refused[dpuset.key] = now
+            self._refused[dpuset] = now
         for card in came:
-            self.wait(dpuset.key, card)
+            self.wait(dpuset, card)
         owners = {owner_of(dpu) for card in came + went for dpu in self._in_the_way(dpuset.namespace, card)}
-        return {owner for owner in owners if owner is not None and owner != dpuset.key}
+        return {owner for owner in owners if owner is not None and owner != dpuset}
 
     def wait(self, dpuset: Key, card: Card) -> None:
         """Has the set woken when a DPU of the card, or one of that name, comes or goes; until it is settled again."""

@@ -60,6 +60,8 @@ ROLLOUT = {
 class Selection:
     """What one set selects, node by node."""
 
+    uid: str
+    """The set's: one of the same name selects anew."""
     generation: int = -1
     choices: dict[str, Choice] = field(default_factory=dict)
     stale: set[str] = field(default_factory=set)
@@ -91,7 +93,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         self._nodes = cluster.cache[Node]
         self._dpus = cluster.cache[DPU]
         self._events = events
-        self._selections: dict[str, Selection] = {}
+        self._selections: dict[Key, Selection] = {}
         self.claims = Claims(self._dpus, cluster.cache[DPUSet])
         self.wake: Callable[[Key], None] = lambda _: None
         """Has another set looked at; the controller's."""
@@ -99,9 +101,10 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         for index in members.INDEXES:
             self._dpus.add_index(index)
 
-    def node_changed(self, dpuset: DPUSet, node: str) -> None:
-        """Notes that a node's labels or address changed. A set that was not looked at yet looks at all of them."""
-        if (selection := self._selections.get(dpuset.uid)) is not None:
+    def node_changed(self, node: str) -> None:
+        """Notes that a node's labels or address changed, for sets that can't be read at present too. A set that was not looked
+        at yet looks at all nodes."""
+        for selection in self._selections.values():
             selection.stale.add(node)
 
     async def reconcile(self, dpuset: DPUSet) -> Result | None:
@@ -128,10 +131,14 @@ class DPUSetReconciler(Finalizing[DPUSet]):
 
     async def finalize(self, dpuset: DPUSet) -> Result | None:
         """The DPUs go by garbage collection: the set is their controller."""
-        self._selections.pop(dpuset.uid, None)
-        for owner in self.claims.settle(dpuset, ()):
-            self.wake(owner)
+        await self.gone(dpuset.key)
         return None
+
+    async def gone(self, key: Key) -> None:
+        """Lets go of it, also if somebody took its finalizer off."""
+        self._selections.pop(key, None)
+        for owner in self.claims.settle(key, ()):
+            self.wake(owner)
 
     def _pause(self, dpuset: DPUSet, selection: Selection) -> float:
         """Seconds until the next batch may be made; 0 if it may be now. Then the time is noted."""
@@ -146,7 +153,9 @@ class DPUSetReconciler(Finalizing[DPUSet]):
     # What is selected
 
     def _select(self, dpuset: DPUSet) -> Selection:
-        selection = self._selections.setdefault(dpuset.uid, Selection())
+        selection = self._selections.get(dpuset.key)
+        if selection is None or selection.uid != dpuset.uid:
+            selection = self._selections[dpuset.key] = Selection(dpuset.uid)
         if selection.generation != dpuset.metadata.generation:
             selection.generation = dpuset.metadata.generation
             selection.choices.clear()
@@ -177,7 +186,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
     def _settle(self, dpuset: DPUSet, selection: Selection, cards: list[Card]) -> list[Card]:
         """Of the cards without a DPU those that can get one. Of the others their owners are told, and the set itself."""
         refused = {card.name: said for card in cards if (said := self.claims.obstacle(dpuset, card))}
-        for owner in self.claims.settle(dpuset, [card for card in cards if card.name in refused]):
+        for owner in self.claims.settle(dpuset.key, [card for card in cards if card.name in refused]):
             self.wake(owner)
         if fresh := [said for name, said in refused.items() if name not in selection.refused]:
             more = f" (other cards like it: {len(fresh) - 1})" if len(fresh) > 1 else ""
@@ -255,9 +264,12 @@ class DPUSetReconciler(Finalizing[DPUSet]):
 
     async def _update(self, dpuset: DPUSet, dpu: DPU, patch: dict[str, Any]) -> DpfError | None:
         try:
-            await self._client.merge_patch(dpu, patch)
+            # Locked: an earlier edit's, sent by a leader that has ended since, must not come after this one.
+            await self._client.merge_patch(dpu, patch, resource_version=dpu.metadata.resource_version)
         except NotFound:
             return None
+        except Conflict as error:
+            return error
         except DpfError as error:
             self._events.warning(dpuset, "FailedUpdate", f"DPU {dpu.name}: {error}")
             return error
@@ -354,9 +366,8 @@ def dpuset_controller(cluster: Cluster, events: EventRecorder) -> Controller[DPU
     sets = cluster.cache[DPUSet]
 
     def selecting(node: Node) -> Iterable[Key]:
-        for dpuset in sets.list():
-            reconciler.node_changed(dpuset, node.name)
-            yield dpuset.key
+        reconciler.node_changed(node.name)
+        return sets.keys()
 
     controller = Controller(
         "dpuset",

@@ -317,6 +317,20 @@ async def test_the_virtual_ip_is_held_by_pods_of_fitting_nodes_and_goes_when_it_
         await world.host.delete(node)
 
 
+async def test_a_virtual_ip_of_which_its_maker_did_not_live_to_tell_goes_as_well(world: World) -> None:
+    async with world.manager():
+        cluster = await world.create(clusterEndpoint=endpoint(world.namespace))
+        await world.serve()
+        await world.says("KeepalivedReady", "NoNodeFits")
+    told = await world.host.get(DPUCluster, "c", world.namespace)
+    untold = [each for each in told.status.conditions if each.type != "KeepalivedReady"]
+    await world.host.status(told).set(told.status.model_copy(update={"conditions": untold}))
+    await world.host.merge_patch(cluster, {"spec": {"clusterEndpoint": None}})
+    async with world.manager():
+        for kind in (DaemonSet, ConfigMap):
+            await eventually_gone(world.host, kind, "c-keepalived", world.namespace)
+
+
 @spec("provisioning:98")
 async def test_clusters_of_other_types_are_left_alone(world: World) -> None:
     async with world.manager():

@@ -105,6 +105,6 @@ def test_one_that_served_and_does_not_come_back_is_overdue_as_well(time: Time) -
 def test_another_cluster_of_the_same_name_has_its_own_time(time: Time) -> None:
     patience = Patience(600, time)
     judge(patience, says("EndpointMissing"), control_plane())
-    patience.forget(says("EndpointMissing"))
+    patience.forget(says("EndpointMissing").key)
     time.passes(11)
     assert judge(patience, says("ClusterNotReady"), control_plane())[0].reason == "ControlPlaneOverdue"

@@ -150,6 +150,20 @@ def test_a_cluster_that_goes_waits_for_an_assignment_that_is_not_seen_yet() -> N
     assert not world.allocator.expects(one)
 
 
+def test_a_place_that_was_given_before_the_server_was_restored_is_held_no_more() -> None:
+    world = World(cluster(max_nodes=1))
+    world.version = 1000
+    [there] = world.cluster.cache[DPUCluster].list()
+    lost = world.dpu("a")
+    world.assign(lost, world.allocator.choose(lost))
+    backup = to_wire(dpu("a"))
+    backup["metadata"]["resourceVersion"] = "900"
+    world.cluster.cache[DPU].replace([orjson.dumps(backup)], 901)
+    world.version = 901
+    assert not world.allocator.expects(there)
+    assert world.allocator.choose(world.dpu("b")).name == there.name
+
+
 def test_who_finds_only_held_places_looks_again() -> None:
     world = World(cluster(max_nodes=1))
     world.allocator.choose(world.dpu("d1"))

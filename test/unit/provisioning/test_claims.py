@@ -66,21 +66,21 @@ def test_a_dpu_that_cannot_be_read_is_in_the_way_of_its_own_set_too(dpus: Inform
     plain = to_wire(dpu(THERE.name, "first"))
     dpus.apply("ADDED", orjson.dumps({**plain, "spec": "nonsense"}))
     assert "can't be read" in claims.obstacle(dpuset("first"), THERE)
-    claims.settle(dpuset("first"), [THERE])
+    claims.settle(dpuset("first").key, [THERE])
     assert claims.waiting_for_name(Key("ns", THERE.name)) == {Key("ns", "first")}
-    claims.settle(dpuset("first"), ())
+    claims.settle(dpuset("first").key, ())
     assert claims.waiting_for_name(Key("ns", THERE.name)) == set()
 
 
 def test_both_sets_are_told_until_the_conflict_ends(dpus: Informer[DPU], claims: Claims) -> None:
     held = dpu(THERE.name, "first", pciAddress="0000-04-00")
     put(dpus, held)
-    assert claims.settle(dpuset("second"), [THERE]) == {Key("ns", "first")}
-    assert claims.settle(dpuset("second"), [THERE]) == set(), "it was told already"
+    assert claims.settle(dpuset("second").key, [THERE]) == {Key("ns", "first")}
+    assert claims.settle(dpuset("second").key, [THERE]) == set(), "it was told already"
     assert claims.waiting_for(held) == {Key("ns", "second")}
     assert list(claims.refused(dpuset("second"))) == [THERE.name]
     assert "DPUSet ns/second too" in claims.contested(dpuset("first"))[0]
-    assert claims.settle(dpuset("second"), ()) == {Key("ns", "first")}
+    assert claims.settle(dpuset("second").key, ()) == {Key("ns", "first")}
     assert claims.contested(dpuset("first")) == []
     assert claims.waiting_for(held) == set()
 
@@ -91,5 +91,5 @@ def test_a_set_that_waits_for_what_is_not_known_yet_is_woken_by_it_and_told_noth
     claims.wait(dpuset("second").key, FREE)
     assert claims.refused(dpuset("second")) == {}
     assert claims.waiting_for(dpu(FREE.name, nodeName="elsewhere")) == {Key("ns", "second")}
-    claims.settle(dpuset("second"), ())
+    claims.settle(dpuset("second").key, ())
     assert claims.waiting_for(dpu(FREE.name, nodeName="elsewhere")) == set()
