@@ -46,6 +46,7 @@ class ServerConfig:
     :param address: ``HOST:PORT`` to listen on.
     :param state_file: where it remembers what it was asked to do.
     :param exec_timeout: seconds that the card may take for an activation; 0 is no limit.
+    :param owner: uid of the DPU that it is started for; empty if it is for none.
     """
 
     address: str
@@ -55,6 +56,7 @@ class ServerConfig:
     image_folder: Path
     state_file: Path
     exec_timeout: float = 900.0
+    owner: str = ""
 
 
 class Server:
@@ -66,7 +68,7 @@ class Server:
         store = Store(config.state_file)
         images = Images(config.image_folder, config.state_file.stem)
         self._activator = Activator(card, images, store, timeout=config.exec_timeout or None, metrics=metrics)
-        self._reboots = HostReboots(card, store, metrics)
+        self._reboots = HostReboots(card, store, metrics, config.owner)
         self._server = grpc.aio.server(
             interceptors=[CountCalls(metrics)],
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 1 << 20)],
