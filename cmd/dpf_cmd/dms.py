@@ -67,6 +67,9 @@ class Options:
     target_pci: Annotated[
         str, "PCI address of the card, for example 0000:04:00; where there is one domain it may be left out"
     ] = ""
+    owner: Annotated[
+        str, "uid of the DPU that it is for: a host reboot that an earlier DPU of the card asked for is not taken up"
+    ] = ""
     card: Annotated[
         Literal["rshim", "simulated"], "a BlueField behind rshim, or one that a sandbox's fleet simulates"
     ] = "rshim"
@@ -128,6 +131,7 @@ async def _serve(options: Options) -> None:
         image_folder=options.image_folder,
         state_file=state_dir / f"{name}.json",
         exec_timeout=options.exec_timeout,
+        owner=options.owner,
     )
     metrics = DmsMetrics()
     shown = Servers(health=options.health_probe_bind_address, metrics=options.metrics_bind_address, source=metrics)

@@ -2,7 +2,8 @@
 
 A request is on disk before anything is done. After a restart, one that was not finished is taken up again unless the host has
 another boot id by now: then it was what ended this process. One that failed waits until it is asked for again: a host must not
-go down hours later only because this process was restarted.
+go down hours later only because this process was restarted. Nor for a DPU that is gone: the record is the card's, and the card's
+next DPU finds it.
 """
 
 from __future__ import annotations
@@ -23,19 +24,23 @@ POWERS = ("cycle", "reset")
 
 
 class HostReboots:
-    """The reboots of one card's host."""
+    """The reboots of one card's host.
 
-    def __init__(self, card: Card, store: Store, metrics: DmsMetrics) -> None:
+    :param owner: uid of the DPU that is served. Its requests begin with it; one of another is not taken up. Empty: all are.
+    """
+
+    def __init__(self, card: Card, store: Store, metrics: DmsMetrics, owner: str = "") -> None:
         self._card = card
         self._store = store
         self._metrics = metrics
+        self._owner = owner
         self._task: asyncio.Task[None] | None = None
 
     @property
     def failure(self) -> str:
-        """Why the latest request could not be carried out."""
+        """Why the latest request could not be carried out; one of another DPU is nothing to this one."""
         asked = self._store.record.reboot
-        return asked.failure if asked is not None else ""
+        return asked.failure if asked is not None and self._mine(asked) else ""
 
     @property
     def active(self) -> bool:
@@ -49,6 +54,9 @@ class HostReboots:
             return
         if asked.boot_id and asked.boot_id != await self._card.boot_id():
             self._store.settle(reboot=replace(asked, done=True))
+            return
+        if not self._mine(asked):
+            self._failed(asked, "the DPU for which it was asked is gone")
             return
         log.info("host_reboot_resumed", method=asked.method)
         self._start(asked)
@@ -81,6 +89,9 @@ class HostReboots:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    def _mine(self, asked: HostReboot) -> bool:
+        return not self._owner or asked.request.startswith(f"{self._owner}/")
 
     def _start(self, asked: HostReboot) -> None:
         self._task = asyncio.create_task(self._run(asked), name="host reboot")

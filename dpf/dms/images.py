@@ -5,6 +5,7 @@ Nothing in it is named by a path. A file is under its name whole or not at all.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import re
@@ -15,6 +16,9 @@ from typing import BinaryIO
 
 from dpf.gnxi import dms
 from dpf.host import files
+from dpf.runtime.log import get_logger
+
+log = get_logger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
@@ -41,6 +45,15 @@ class Images:
         if not _NAME.fullmatch(version) or not version.endswith((".bfb", dms.CONFIG_SUFFIX)):
             raise BadName(f"{version!r} is not the name of a .bfb or .cfg file")
         return self._folder / version
+
+    def tidy(self) -> None:
+        """Removes what is left of transfers to a server that was killed: nobody goes on with them. At the start alone."""
+        try:
+            # With the suffix, for another host's name may end with this one's.
+            for part in list(self._folder.glob(f".*.bfb.{glob.escape(self._owner)}.part")):
+                files.remove(part)
+        except OSError as error:
+            log.warning("part_not_removed", path=error.filename, error=error.strerror)
 
     def find(self, version: str) -> Path | None:
         """The file of a version, if it is there."""
@@ -73,7 +86,7 @@ class Images:
 
     def begin(self, version: str) -> tuple[BinaryIO, Path]:
         """A file to write an image to; :meth:`finish` puts it in its place."""
-        # By owner: two servers may be given the same image at the same time. One that was killed finds its own again.
+        # By owner: two servers may be given the same image at the same time. One that was killed removes its own.
         part = self.path(version).with_name(f".{version}.{self._owner}.part")
         return part.open("wb"), part
 

@@ -46,6 +46,7 @@ class ServerConfig:
     :param address: ``HOST:PORT`` to listen on.
     :param state_file: where it remembers what it was asked to do.
     :param exec_timeout: seconds that the card may take for an activation; 0 is no limit.
+    :param owner: uid of the DPU that it is started for; empty if it is for none.
     """
 
     address: str
@@ -55,6 +56,7 @@ class ServerConfig:
     image_folder: Path
     state_file: Path
     exec_timeout: float = 900.0
+    owner: str = ""
 
 
 class Server:
@@ -64,15 +66,15 @@ class Server:
         self._config = config
         metrics = metrics or DmsMetrics()
         store = Store(config.state_file)
-        images = Images(config.image_folder, config.state_file.stem)
-        self._activator = Activator(card, images, store, timeout=config.exec_timeout or None, metrics=metrics)
-        self._reboots = HostReboots(card, store, metrics)
+        self._images = Images(config.image_folder, config.state_file.stem)
+        self._activator = Activator(card, self._images, store, timeout=config.exec_timeout or None, metrics=metrics)
+        self._reboots = HostReboots(card, store, metrics, config.owner)
         self._server = grpc.aio.server(
             interceptors=[CountCalls(metrics)],
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 1 << 20)],
         )
         gnmi_pb2_grpc.add_gNMIServicer_to_server(Gnmi(card), self._server)
-        gnoi_os_pb2_grpc.add_OSServicer_to_server(Os(images, self._activator), self._server)  # type: ignore[no-untyped-call]
+        gnoi_os_pb2_grpc.add_OSServicer_to_server(Os(self._images, self._activator), self._server)  # type: ignore[no-untyped-call]
         system = System(self._activator, self._reboots)
         gnoi_system_pb2_grpc.add_SystemServicer_to_server(system, self._server)  # type: ignore[no-untyped-call]
         self._credentials = _Credentials(config)
@@ -88,6 +90,7 @@ class Server:
             self._server.add_secure_port(self._config.address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {self._config.address}: is another dms running there?") from error
+        self._images.tidy()
         self._activator.resume()
         await self._reboots.resume()
         await self._server.start()

@@ -68,7 +68,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
                 image=settings.dms_image,
                 image_pull_policy="IfNotPresent",
                 command=["dms"],
-                args=arguments(f"{domain}:{address}", settings, port),
+                args=arguments(dpu, f"{domain}:{address}", settings, port),
                 ports=_ports(settings, port),
                 readiness_probe={"tcpSocket": {"host": LOCAL, "port": port}, "periodSeconds": 5},
                 security_context=podparts.PRIVILEGED,
@@ -89,7 +89,7 @@ def build(dpu: DPU, settings: Settings, port: int = names.DMS_PORT) -> Pod:
     )
 
 
-def arguments(address: str, settings: Settings, port: int) -> list[str]:
+def arguments(dpu: DPU, address: str, settings: Settings, port: int) -> list[str]:
     """The flags of ``dms``."""
     flags = {
         "--bind-address": f"0.0.0.0:{port}",
@@ -99,6 +99,7 @@ def arguments(address: str, settings: Settings, port: int) -> list[str]:
         "--image-folder": IMAGES,
         "--state-dir": STATE,
         "--target-pci": address,
+        "--owner": dpu.uid,
         "--exec-timeout": str(settings.dms_timeout),
     }
     if metrics := metrics_port(settings, port):

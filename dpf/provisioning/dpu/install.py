@@ -6,8 +6,9 @@ is no Verify: that a card runs what it was given, not what its boot loader fell 
 Every call may be made again: a manager that takes over, or a connection that breaks, begins at the top, and DMS does nothing
 twice for the same image and configuration.
 
-An answer that the card failed is final (:class:`Refused`); no answer is not: DMS restarts, hosts reboot, networks heal. But who
-does not answer for a while lets others go first: the job ends (:class:`Unreachable`), and is begun anew in its turn.
+An answer that the card failed is final (:class:`Refused`), also if it failed while nobody looked; no answer is not: DMS restarts,
+hosts reboot, networks heal. But who does not answer for a while lets others go first: the job ends (:class:`Unreachable`), and is
+begun anew in its turn.
 """
 
 from __future__ import annotations
@@ -185,10 +186,14 @@ class _Flash:
 
     async def _install(self, dms: Dms) -> None:
         order = self._order
-        if (before := await dms.report()).active:
+        found = before = await dms.report()
+        if found.active:
             self._ends_in_time()
-            await self._settled(dms, before)
-        else:
+            before = await self._settled(dms, found)
+        if self._progress.activated_at is not None and before.outcome == "failure":
+            # This attempt's, for a new one has no time yet at which the card was asked.
+            raise Refused(_failure(before))
+        if not found.active:
             # Whatever was asked of it has ended: what is asked now has time of its own.
             self._tell(activated_at=None)
         await dms.set_mode(MODE)
@@ -205,7 +210,7 @@ class _Flash:
             if report.outcome == "success":
                 return
             if report.outcome != "retriable":
-                raise Refused(report.text or f"the card reports {report.outcome}")
+                raise Refused(_failure(report))
             self._tell(text=f"trying again: {report.text}")
         raise Refused(f"the card failed {RETRIES} times: {report.text}")
 
@@ -249,6 +254,10 @@ class _Flash:
 
     def _tell(self, *, lost: bool = False, **changes: Any) -> None:
         self._job.progress = replace(self._progress, lost=lost, **changes)
+
+
+def _failure(report: Report) -> str:
+    return report.text or f"the card reports {report.outcome}"
 
 
 async def _firmware(dms: Dms) -> Firmware | None:

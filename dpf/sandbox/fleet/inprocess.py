@@ -90,6 +90,7 @@ async def run_dms_in_process(container: Container, run: Run) -> int:
         image_folder=Path(given["--image-folder"]),
         state_file=state_folder(container) / f"{container.card.name}.json",
         exec_timeout=duration(given.get("--exec-timeout", "0")),
+        owner=given.get("--owner", ""),
     )
     async with Server(config, LocalCard(container.card, container.host)):
         run.ready()

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from dpf.dms.card import CardError, State
 from dpf.dms.simulated import SimulatedCard
+from dpf.dms.state import HostReboot, Store
 from dpf.provisioning.dpu.dms import DmsClient, dial
 from dpf.provisioning.dpu.install import Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
@@ -141,7 +142,8 @@ async def test_a_killed_process_goes_on_where_the_card_is(tmp_path: Path) -> Non
                 await first.wait()
                 with pytest.raises(Unreachable):
                     await client.report()
-        async with process(*arguments) as second:
+        Store(settings.image_folder / ".dms" / "d.json").save(reboot=HostReboot("gone/boot-1", "WARM", "reset", ""))
+        async with process(*arguments, "--owner", "uid") as second:
             await serving(second)
             async with dial(settings.address, CLIENT) as client:
                 assert (await client.report()).active

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from dpf.dms.card import CardError
 from dpf.dms.hostreboot import HostReboots
 from dpf.dms.metrics import DmsMetrics
-from dpf.dms.state import Store
+from dpf.dms.state import HostReboot, Store
 from dpf.gnxi.gen import gnoi_system_pb2 as system_pb2
 from dpf.gnxi.gen import gnoi_types_pb2 as types_pb2
 from dpf.provisioning.dpu.install import Unreachable
@@ -130,6 +131,42 @@ async def test_a_reboot_cut_short_is_taken_up_in_the_same_boot(tmp_path: Path) -
         async with asyncio.timeout(20):
             while not card.resets:
                 await asyncio.sleep(0.01)
+    assert card.resets == [("WARM", "reset")]
+
+
+async def test_a_reboot_cut_short_is_not_taken_up_for_the_next_dpu_of_the_card(tmp_path: Path) -> None:
+    card, settings = CountingCard(), config(tmp_path)
+    begun = asyncio.Event()
+
+    async def hang(power: str, request: str) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    original, card.reset = card.reset, hang  # type: ignore[method-assign]
+    async with served(replace(settings, owner="uid-1"), card) as client:
+        await client.reboot(Policy("WARM", Power.RESET), "uid-1/boot-1")
+        await asyncio.wait_for(begun.wait(), 20)
+    card.reset = original  # type: ignore[method-assign]
+    async with served(replace(settings, owner="uid-2"), card) as client:
+        left = Store(settings.state_file).record.reboot
+        assert left is not None
+        assert left.failure == "the DPU for which it was asked is gone"
+        assert await client.reboot_failure() == "", "no reboot of its own has failed"
+        await client.reboot(Policy("COLD", Power.RESET), "uid-2/boot-1")
+        async with asyncio.timeout(20):
+            while not card.resets:
+                await asyncio.sleep(0.01)
+    assert card.resets == [("COLD", "reset")]
+
+
+async def test_a_reboot_cut_short_is_taken_up_for_the_dpu_that_asked_for_it(tmp_path: Path) -> None:
+    card, store = CountingCard(), Store(tmp_path / "card.json")
+    store.save(reboot=HostReboot("uid-1/boot-1", "WARM", "reset", card.host_boot_id))
+    reboots = HostReboots(card, store, DmsMetrics(), "uid-1")
+    await reboots.resume()
+    async with asyncio.timeout(20):
+        while reboots.active:
+            await asyncio.sleep(0)
     assert card.resets == [("WARM", "reset")]
 
 

@@ -58,6 +58,22 @@ async def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None
         assert list(settings.image_folder.iterdir()) == []
 
 
+async def test_what_a_killed_server_left_of_images_is_removed_by_the_next_and_no_others(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    others = {".x.bfb.other.part", ".x.bfb.big.card.part", "x.bfb", ".a-bfb-uid.part"}
+    for name in (".x.bfb.card.part", ".y.bfb.card.part", *others):
+        (settings.image_folder / name).write_bytes(IMAGE)
+    async with served(settings, CountingCard()):
+        assert {path.name for path in settings.image_folder.iterdir()} == others
+
+
+async def test_what_can_not_be_removed_of_an_image_keeps_no_server_from_starting(tmp_path: Path) -> None:
+    settings = config(tmp_path)
+    (settings.image_folder / ".x.bfb.card.part").mkdir()
+    async with served(settings, CountingCard()) as client:
+        await client.install("y.bfb", IMAGE)
+
+
 async def test_a_sender_that_falls_silent_does_not_keep_others_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import pytest
 
-from dpf.provisioning.dpu import deleting, jointoken
+from dpf.provisioning.dpu import bfcfgfile, deleting, jointoken
 from dpf.provisioning.dpu.controller import DPUReconciler
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
@@ -119,6 +119,14 @@ def test_a_volume_that_keeps_a_configuration_is_told_of_and_not_waited_for_after
     assert (waiting.condition.reason, waiting.after) == ("DeletionFailed", 30)
     assert "it is silent; it is tried again; given up 10m after" in waiting.condition.message
     assert deleting.unfinished(leaving(601, **around), "", "d1.cfg can't be removed: it is silent") is None
+
+
+async def test_what_a_killed_dms_has_written_of_a_configuration_goes_with_it(tmp_path: Path) -> None:
+    for name in ("d1.cfg", ".d1.cfg.new", "d2.cfg"):
+        (tmp_path / name).write_text("kubeadm join --token secret")
+    for _ in range(2):
+        await bfcfgfile.remove(Volume(tmp_path), "d1")
+        assert [path.name for path in tmp_path.iterdir()] == ["d2.cfg"]
 
 
 class Leaving:

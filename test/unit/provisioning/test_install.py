@@ -123,6 +123,43 @@ def test_a_failure_of_the_card_ends_it() -> None:
         flash(Script(IDLE, Report(active=False, outcome="failure", text="write error")))
 
 
+FAILED = Report(active=False, outcome="failure", text="write error")
+
+
+@pytest.mark.parametrize("reports", [(FAILED, DONE), (busy(40), FAILED, DONE)], ids=["before", "then"])
+def test_a_card_that_failed_while_nobody_looked_is_not_flashed_again(reports: tuple[Report, ...]) -> None:
+    script = Script(*reports)
+    with pytest.raises(Refused, match="write error"):
+        flash(script, activated=ago(seconds=120))
+    assert script.calls == []
+
+
+def test_a_card_that_fails_while_its_connection_is_lost_is_not_flashed_again() -> None:
+    class Lost(Script):
+        broken = False
+
+        async def activate(self, version: str) -> None:
+            await super().activate(version)
+            self.broken = True
+
+        async def report(self) -> Report:
+            if self.broken:
+                self.broken = False
+                raise Unreachable("connection reset")
+            return await super().report()
+
+    script = Lost(IDLE, FAILED, DONE)
+    with pytest.raises(Refused, match="write error"):
+        flash(script)
+    assert script.calls.count("activate image.bfb;d1.cfg") == 1
+
+
+def test_a_failure_of_an_earlier_attempt_is_nothing_to_this_one() -> None:
+    script = Script(FAILED, DONE)
+    flash(script)
+    assert script.calls.count("activate image.bfb;d1.cfg") == 1
+
+
 def test_a_passing_failure_is_tried_again_and_then_ends_it() -> None:
     script = Script(IDLE, Report(active=False, outcome="retriable", text="busy"))
     with pytest.raises(Refused, match="3 times: busy"):

@@ -63,6 +63,7 @@ def test_the_dms_pod_belongs_to_its_dpu_and_to_its_host() -> None:
     assert pod["containers"][0]["ports"] == [{"containerPort": 9340}]
     assert "0.0.0.0:9340" in pod["containers"][0]["args"]
     assert "0000:04:00" in pod["containers"][0]["args"]
+    assert parse(DmsOptions, pod["containers"][0]["args"], prog="dms", description="").owner == dpu().uid
     assert [c["name"] for c in pod["initContainers"]] == ["rshim-preflight", "devlink-grace-period"]
 
 

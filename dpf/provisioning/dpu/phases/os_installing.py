@@ -1,7 +1,9 @@
 """OS Installing: the card is flashed with the image and its configuration, by a job beside the workers.
 
 What is asked of the card (version, digest of the configuration, attempt) is in the status before the card is asked. A manager
-that takes over renders the same bytes again and asks again; DMS knows the pair and goes on or answers that it is done. None
+that takes over renders the same bytes again and asks again; DMS knows the pair and goes on or answers that it is done. If what it
+renders from has changed meanwhile (the cluster's endpoint or CA, a token made anew, a release that writes it otherwise), they are
+other bytes, and the card is flashed with those too: what it has may not let it join. None
 begins on a host that is about to be reset for another of its cards: see ``turns``.
 """
 
