@@ -28,6 +28,8 @@ from urllib.parse import urlsplit
 import aiohappyeyeballs
 import httptools
 
+from dpf.runtime.resolver import Resolver
+
 CONNECT_TIMEOUT = 10.0
 """Seconds for a connection and its TLS handshake."""
 NEXT_ADDRESS = 0.25
@@ -69,6 +71,7 @@ class HttpConnections:
         self.authority = url.netloc
         self._host = url.hostname or ""
         self._port = url.port or (443 if tls is not None else 80)
+        self._resolver = Resolver(self._host, self._port)
         self._tls = tls
         self._server_hostname = (server_hostname or self._host) if tls is not None else None
         self._slots = asyncio.Semaphore(limit)
@@ -152,7 +155,7 @@ class HttpConnections:
 
     async def _reached(self) -> dict[str, Any]:
         """What is to be connected to: the server's one address, or a socket that is connected to one of several."""
-        addresses = await asyncio.get_running_loop().getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        addresses = await self._resolver.addresses()
         if len(addresses) == 1:
             return {"host": addresses[0][4][0], "port": self._port}
         try:

@@ -261,13 +261,12 @@ async def test_an_address_that_is_silent_does_not_keep_from_the_next(monkeypatch
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         # Its queue is full: what comes further is dropped, as by a host that is away.
         stack.enter_context(socket.create_connection(silent.getsockname()))
-        loop = asyncio.get_running_loop()
-        resolve = loop.getaddrinfo
+        resolve = socket.getaddrinfo
 
-        async def both(_: str, port: int, **more: Any) -> Any:
-            return [*await resolve(*silent.getsockname(), **more), *await resolve("127.0.0.1", port, **more)]
+        def both(_: str, port: int, **more: Any) -> Any:
+            return [*resolve(*silent.getsockname(), **more), *resolve("127.0.0.1", port, **more)]
 
-        monkeypatch.setattr(loop, "getaddrinfo", both)
+        monkeypatch.setattr(socket, "getaddrinfo", both)
         async with server(Says(OK)) as one:
             connections = HttpConnections(f"http://server.test:{one._port}", tls=None, limit=1)
             assert (await connections.request(HEAD, b"", 5)).body == b"ok"
