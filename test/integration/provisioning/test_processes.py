@@ -50,6 +50,7 @@ def bfb(host_client: Client, namespace: str) -> Callable[[str, str], Awaitable[B
 Make = Callable[[str, str], Awaitable[BFB]]
 
 
+@pytest.mark.timeout(300)
 async def test_of_two_managers_one_acts_and_when_it_is_killed_the_other_goes_on(
     host_client: Client, namespace: str, start: Start, bfb: Make, tmp_path: Path
 ) -> None:

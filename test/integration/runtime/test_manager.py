@@ -129,6 +129,7 @@ async def test_lost_leadership_ends_it_with_an_error_and_without_further_writes(
     assert (await host_client.get(Lease, NAME, namespace)).spec.holder_identity == "usurper"
 
 
+@pytest.mark.timeout(300)
 async def test_of_two_managers_one_acts_and_when_it_is_killed_the_other_goes_on(
     host_client: Client, namespace: str, start: Start, widget: Make
 ) -> None:
