@@ -230,12 +230,12 @@ class Supervisor:
 async def _cluster_ready(api: Api) -> None:
     """Returns when the DPUCluster is Ready.
 
-    :raises NotReady: after 30 seconds, with what its conditions say.
+    :raises NotReady: after 90 seconds, with what its conditions say.
     """
     path = f"/apis/provisioning.dpu.nvidia.com/v1alpha1/namespaces/{NAMESPACE}/dpuclusters"
     phase = "unknown"
     try:
-        async with asyncio.timeout(30.0):
+        async with asyncio.timeout(90.0):
             async for _, cluster in api.follow(path):
                 phase = (cluster.get("status") or {}).get("phase", "")
                 if phase == "Ready":

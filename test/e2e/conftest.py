@@ -32,7 +32,9 @@ from dpf_api.dpu import DPU, Phase
 from dpf_api.dpuset import DPUSet
 
 HOSTS = 48
-"""No more than have a ``dms`` of their own each."""
+"""Of a sandbox; no more than have a ``dms`` of their own each. Whoever finds fewer than a test takes gets another sandbox."""
+MOST_OF_A_TEST = 2
+"""Hosts that one test takes at most."""
 READY_WITHIN = 90.0
 LOOK = 0.2
 """Seconds between looks at what nobody tells of."""
@@ -197,17 +199,49 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(400))
 
 
+class Sandboxes:
+    """The sandbox of a worker, and the next one when its hosts are used up: who has most of the tests, or tests that are run once
+    more, takes more than one has."""
+
+    def __init__(self) -> None:
+        # A unix socket's path must be short.
+        self.layout = Layout(Path(f"/tmp/dpf-e2e-{os.getpid()}"))
+        self.free: list[str] = []
+        """Hosts that no test has used."""
+        self._up = False
+
+    def with_free_hosts(self) -> None:
+        """Returns when there is a sandbox that has as many as a test takes."""
+        if self._up and len(self.free) >= MOST_OF_A_TEST:
+            return
+        self.down()
+        # All that the managers ever log, so that the test of secrets has seen it.
+        dpfctl("up", "--data-dir", str(self.layout.data_dir), "--dpus", str(HOSTS), "--log-level", "debug")
+        self._up = True
+        asyncio.run(_restrained(self.layout))
+        self.free = [f"worker{number}" for number in range(1, HOSTS + 1)]
+
+    def down(self) -> None:
+        """Takes it away, if there is one."""
+        if self._up:
+            self.free, self._up = [], False
+            dpfctl("down", "--data-dir", str(self.layout.data_dir))
+
+
 @pytest.fixture(scope="session")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Layout]:
-    # A unix socket's path must be short.
-    folder = Path(f"/tmp/dpf-e2e-{os.getpid()}")
-    # All that the managers ever log, so that the test of secrets has seen it.
-    dpfctl("up", "--data-dir", str(folder), "--dpus", str(HOSTS), "--log-level", "debug")
+def sandboxes() -> Iterator[Sandboxes]:
+    found = Sandboxes()
     try:
-        asyncio.run(_restrained(Layout(folder)))
-        yield Layout(folder)
+        yield found
     finally:
-        dpfctl("down", "--data-dir", str(folder))
+        found.down()
+
+
+@pytest.fixture
+def sandbox(sandboxes: Sandboxes) -> Sandboxes:
+    """One that is up and has hosts for a test."""
+    sandboxes.with_free_hosts()
+    return sandboxes
 
 
 async def _restrained(layout: Layout) -> None:
@@ -226,22 +260,20 @@ async def _restrained(layout: Layout) -> None:
         await client.delete(dpu)
 
 
-_free: list[str] = [f"worker{number}" for number in range(1, HOSTS + 1)]
-
-
 @pytest.fixture
-async def box(sandbox: Layout) -> AsyncIterator[Box]:
+async def box(sandbox: Sandboxes) -> AsyncIterator[Box]:
+    layout = sandbox.layout
     async with (
-        Client(Kubeconfig.load(sandbox.host_kubeconfig), field_owner="test") as client,
-        Client(Kubeconfig.load(sandbox.dpu_kubeconfig), field_owner="test") as dpu_client,
+        Client(Kubeconfig.load(layout.host_kubeconfig), field_owner="test") as client,
+        Client(Kubeconfig.load(layout.dpu_kubeconfig), field_owner="test") as dpu_client,
     ):
-        yield Box(sandbox, Settings.read(sandbox), client, dpu_client, _free)
+        yield Box(layout, Settings.read(layout), client, dpu_client, sandbox.free)
 
 
 @pytest.fixture
-def host() -> str:
+def host(sandbox: Sandboxes) -> str:
     """A host that no other test uses."""
-    return _free.pop(0)
+    return sandbox.free.pop(0)
 
 
 async def gather(*work: Any) -> list[Any]:

@@ -209,8 +209,9 @@ class Chaos:
         return await self.there() - before
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def fleet() -> Iterator[Layout]:
+    """Of one try of the test: what is counted begins at nothing."""
     folder = Path(f"/tmp/dpf-chaos-{os.getpid()}")
     dpfctl("up", "--data-dir", str(folder), "--dpus", str(DPUS), "--dpus-per-host", str(DPUS_PER_HOST))
     yield Layout(folder)

@@ -9,14 +9,14 @@ from dpf.sandbox.layout import NAMESPACE
 from dpf_api.bfb import BFB, BFBSpec
 from dpf_api.dpu import DPU, Phase
 from dpf_api.dpuset import DPUSet, StrategyType
-from test.e2e.conftest import Box
+from test.e2e.conftest import READY_WITHIN, Box
 
 
 async def test_a_card_that_cannot_be_flashed_says_so_and_others_go_on(box: Box, host: str) -> None:
     await box.fault(f"{host}-0000-04-00", "install-fails")
     dpu = await box.provision(host)
     broken = await eventually(
-        box.client, DPU, dpu, NAMESPACE, until=lambda obj: obj.status.phase is Phase.ERROR, timeout=60
+        box.client, DPU, dpu, NAMESPACE, until=lambda obj: obj.status.phase is Phase.ERROR, timeout=READY_WITHIN
     )
     condition = conditions.find(broken.status.conditions, "OSInstalled")
     assert condition is not None

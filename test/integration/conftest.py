@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,11 +98,23 @@ async def may_list(account: Path, *kinds: type[Object], namespace: str) -> None:
 
     :raises TimeoutError: after half a minute.
     """
+
+    def listing(kind: type[Object]) -> Callable[[Client], Awaitable[object]]:
+        return lambda client: client.list(kind, namespace if kind.RESOURCE.namespaced else "")
+
+    await may(account, *map(listing, kinds))
+
+
+async def may(account: Path, *asked: Callable[[Client], Awaitable[object]]) -> None:
+    """Returns once none of what is asked is forbidden to an account any more.
+
+    :raises TimeoutError: after half a minute.
+    """
     async with Client(Kubeconfig.load(account), field_owner="test") as client, asyncio.timeout(30):
-        for kind in kinds:
+        for ask in asked:
             while True:
                 try:
-                    await client.list(kind, namespace if kind.RESOURCE.namespaced else "")
+                    await ask(client)
                     break
                 except Forbidden:
                     await asyncio.sleep(RETRY)

@@ -15,14 +15,14 @@ from typing import Any
 from dpf.sandbox.processes import die_with_parent
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 30.0
-LEASE = 8.0
-"""Seconds that a lease of :data:`QUICK` holds."""
+TIMEOUT = 60.0
+"""Seconds for a process to say something or to end, and for a lease of :data:`QUICK` besides."""
 QUICK = (
-    f"--leader-elect-lease-duration={LEASE:g}s",
-    "--leader-elect-renew-deadline=6s",
+    "--leader-elect-lease-duration=20s",
+    "--leader-elect-renew-deadline=15s",
     "--leader-elect-retry-period=500ms",
 )
+"""Soon enough to be awaited, and no end to a leader whose machine stalls for seconds."""
 
 
 class Process:

@@ -9,6 +9,7 @@ import base64
 from contextlib import aclosing, suppress
 from pathlib import Path
 
+import pytest
 import yaml
 
 from dpf.runtime.client import APPLY_PATCH, Client
@@ -17,6 +18,7 @@ from dpf.runtime.k8s import Namespace
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
 from dpf.runtime.scraping import ScrapeGuard
+from dpf.runtime.testing import RETRY
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api
 from test.integration.conftest import Planes
@@ -33,6 +35,7 @@ async def make_namespace(client: Client) -> None:
         await client.create(Namespace(metadata=ObjectMeta(name=NAMESPACE)))
 
 
+@pytest.mark.timeout(300)
 async def test_the_scraper_is_let_in_with_the_token_that_the_cluster_makes_for_it(
     control_planes: Planes, host_client: Client
 ) -> None:
@@ -41,13 +44,17 @@ async def test_the_scraper_is_let_in_with_the_token_that_the_cluster_makes_for_i
         scraper = [obj for obj in build(CONFIG / "observability") if obj["kind"] not in FOREIGN]
         await manifests.Applier(api).apply(scraper)
         token = ""
-        async with asyncio.timeout(30), aclosing(api.follow(f"/api/v1/namespaces/{NAMESPACE}/secrets")) as secrets:
+        async with asyncio.timeout(90), aclosing(api.follow(f"/api/v1/namespaces/{NAMESPACE}/secrets")) as secrets:
             async for _, secret in secrets:
                 if secret["metadata"]["name"] == "dpf-metrics-scraper" and "token" in secret.get("data", {}):
                     token = base64.b64decode(secret["data"]["token"]).decode()
                     break
     guard = ScrapeGuard(host_client)
-    assert await guard.verdict(f"Bearer {token}", "/metrics") == 200
+    async with asyncio.timeout(90):
+        while await guard.verdict(f"Bearer {token}", "/metrics") != 200:
+            # The API server hears of the binding some moments after it was made; a guard remembers what it was told.
+            await asyncio.sleep(RETRY)
+            guard = ScrapeGuard(host_client)
     assert await guard.verdict(f"Bearer {token}", "/debug") == 403
 
 

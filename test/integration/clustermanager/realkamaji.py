@@ -23,10 +23,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field
 
 from dpf.runtime.client import Client
+from dpf.runtime.errors import ApiError
 from dpf.runtime.k8s import Namespace, Secret, ServiceAccount
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import Object, ObjectMeta, Resource
-from dpf.runtime.testing import eventually
+from dpf.runtime.testing import RETRY, eventually
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api, Json
 from dpf.sandbox.controlplane import binaries
@@ -35,6 +36,7 @@ from dpf.sandbox.controlplane.plane import LOOPBACK, ProcessSpec, command
 from dpf.sandbox.controlplane.planes import ControlPlanes, free_ports
 from dpf.sandbox.controlplane.running import START_TIMEOUT, finish, supervised
 from dpf.sandbox.processes import Supervised
+from dpf_api.kamaji import TenantControlPlane
 from test import kamaji
 from test.integration.conftest import crds
 
@@ -248,7 +250,8 @@ class RealKamaji:
             yield client
 
     async def rolled_out(self, deployment: Deployment) -> None:
-        """Says that all pods run as the Deployment wants them."""
+        """Says that all pods run as the Deployment wants them by now; Kamaji may have changed it since it was seen."""
+        deployment = await self.host.get(Deployment, deployment.name, deployment.namespace)
         wanted = deployment.spec["replicas"]
         counts = ("replicas", "readyReplicas", "updatedReplicas", "availableReplicas")
         status = {**dict.fromkeys(counts, wanted), "observedGeneration": deployment.metadata.generation}
@@ -327,7 +330,32 @@ async def real_kamaji(folder: Path) -> AsyncIterator[RealKamaji]:
         process = _process(program, planes.host.admin_kubeconfig, serving, folder, proxy)
         async with _name_service(proxy), _all_running(process):
             await applier.apply(_webhooks(serving))
+            await _in_force(host)
             yield RealKamaji(planes, store, host, folder)
+
+
+async def _in_force(host: Client) -> None:
+    """Returns when Kamaji is asked about control planes; the API server hears of a registration some moments after it was made.
+
+    :raises AssertionError: if it is not after a minute, with what was said last.
+    """
+    kind, said = TenantControlPlane.RESOURCE, "it was taken"
+    spec = {
+        "dataStore": "default",
+        "controlPlane": {"service": {"serviceType": "NodePort"}},
+        "kubernetes": {"version": "v99.0.0", "kubelet": {}},
+    }
+    bad = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": {"name": "bad"}, "spec": spec}
+    try:
+        async with asyncio.timeout(60):
+            while "greater than the supported one" not in said:
+                try:
+                    await host.request("POST", kind.path(KAMAJI_NAMESPACE), params={"dryRun": "All"}, body=bad)
+                except ApiError as error:
+                    said = error.message
+                await asyncio.sleep(RETRY)
+    except TimeoutError:
+        raise AssertionError(f"Kamaji's webhooks are not in force: {said}") from None
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
@@ -9,7 +10,7 @@ import pytest
 
 from dpf.runtime.client import Client
 from dpf.runtime.conditions import find
-from dpf.runtime.errors import AlreadyExists
+from dpf.runtime.errors import AlreadyExists, NotFound
 from dpf.runtime.k8s import ConfigMap, CustomResourceDefinition, DaemonSet, Event, Namespace, Service
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import ObjectMeta
@@ -17,9 +18,9 @@ from dpf.runtime.testing import eventually, eventually_gone
 from dpf.sandbox import manifests
 from dpf.sandbox.api import Api, Json
 from dpf_api.dpucluster import DPUCluster
-from dpf_api.kamaji import TenantControlPlane
+from dpf_api.kamaji import DataStore, TenantControlPlane
 from test.integration.clustermanager.conftest import World
-from test.integration.conftest import Planes, crds, may_list
+from test.integration.conftest import Planes, crds, may, may_list
 
 NAMESPACE = "dpf-operator-system"
 
@@ -36,8 +37,15 @@ async def bare(control_planes: Planes, dpu_client: Client, namespace: str) -> As
     async with Api(Kubeconfig.load(control_planes.dpu), user_agent="test") as api:
         await manifests.Applier(api).install_crds(definitions("dpuclusters"))
     yield World(dpu_client, control_planes.dpu, namespace)
+    # Nobody is left who would take the finalizers off, and with an object stays its definition.
+    for kind in (DPUCluster, TenantControlPlane):
+        with suppress(NotFound):
+            for obj in await dpu_client.list(kind, namespace):
+                await dpu_client.merge_patch(obj, {"metadata": {"finalizers": None}})
     for crd in definitions("dpuclusters", "tenantcontrolplanes", "datastores"):
-        await dpu_client.delete(CustomResourceDefinition(metadata=ObjectMeta(name=crd["metadata"]["name"])))
+        name = crd["metadata"]["name"]
+        await dpu_client.delete(CustomResourceDefinition(metadata=ObjectMeta(name=name)))
+        await eventually_gone(dpu_client, CustomResourceDefinition, name)
 
 
 async def test_a_manager_waits_for_kamaji_to_be_installed_and_goes_on_when_it_is(
@@ -68,20 +76,26 @@ async def test_its_rights_are_enough(control_planes: Planes, host_client: Client
     account = control_planes.account("kamaji-cluster-manager", NAMESPACE)
     world = World(host_client, account, NAMESPACE)
     await may_list(account, DPUCluster, namespace=NAMESPACE)
+    await may(
+        account,
+        lambda client: client.get(CustomResourceDefinition, str(TenantControlPlane.RESOURCE)),
+        lambda client: client.get(DataStore, "default"),
+    )
+    name = f"rights-{uuid.uuid4().hex[:8]}"
     keepalived = {"vip": "192.0.2.11", "virtualRouterID": 8, "interface": "eth0", "nodeSelector": {"test": "rights"}}
     async with world.manager():
-        cluster = await world.create("rights", clusterEndpoint={"keepalived": keepalived})
-        await world.serve("rights")
-        await world.says("Created", "Created", "rights")
-        await world.says("KeepalivedReady", "NoNodeFits", "rights")
-        await eventually_event(host_client, "rights", "Created")
+        cluster = await world.create(name, clusterEndpoint={"keepalived": keepalived})
+        await world.serve(name)
+        await world.says("Created", "Created", name)
+        await world.says("KeepalivedReady", "NoNodeFits", name)
+        await eventually_event(host_client, name, "Created")
         await host_client.merge_patch(cluster, {"spec": {"clusterEndpoint": None}})
-        await eventually_gone(host_client, DaemonSet, "rights-keepalived", NAMESPACE)
-        await eventually_gone(host_client, ConfigMap, "rights-keepalived", NAMESPACE)
+        await eventually_gone(host_client, DaemonSet, f"{name}-keepalived", NAMESPACE)
+        await eventually_gone(host_client, ConfigMap, f"{name}-keepalived", NAMESPACE)
         await eventually(
             host_client,
             DPUCluster,
-            "rights",
+            name,
             NAMESPACE,
             until=lambda c: find(c.status.conditions, "KeepalivedReady") is None,
         )

@@ -135,6 +135,7 @@ async def test_the_port_outlives_each_of_the_two_objects_that_know_it(world: Wor
         assert (await world.eventually(TenantControlPlane)).spec.network_profile.port == port
 
 
+@pytest.mark.timeout(300)
 async def test_a_user_may_choose_the_port_and_is_told_if_it_is_taken(world: World) -> None:
     async with world.manager():
         # Any two tests might choose the same, so it is one that the server has given to another cluster.
@@ -149,8 +150,8 @@ async def test_a_user_may_choose_the_port_and_is_told_if_it_is_taken(world: Worl
         # The garbage collector would do it, some time.
         await world.host.delete(Service(metadata=ObjectMeta(name="first", namespace=world.namespace)))
         await world.host.merge_patch(await world.host.get(DPUCluster, "c", world.namespace), {"spec": {"maxNodes": 7}})
-        # The cluster that is gone may have had its Service once more, for a moment: what was refused is tried again after a minute.
-        service = await world.eventually(Service, timeout=90.0)
+        # The cluster that is gone may have had its Service once more, for a moment: what was refused is tried again each minute.
+        service = await world.eventually(Service, timeout=200.0)
         assert service.spec.ports[0].node_port == taken
 
 

@@ -216,7 +216,7 @@ async def test_retry_annotates_what_is_in_error_and_nothing_else(
     assert (status, out) == (0, "dpu/bad is tried again (failed: InstallationFailed: write error)\n")
     found = {each.name: ANNOTATION_RETRY in each.annotations for each in await host_client.list(DPU, namespace)}
     assert found == {"good": False, "bad": True}
-    status, _, err = await dpfctl("wait", "dpu", "bad", "--timeout", "3s")
+    status, _, err = await dpfctl("wait", "dpu", "bad", "--timeout", "10s")
     assert status == 124, "what is tried again has not failed"
     assert "bad: is tried again; was in Error: write error" in err
 

@@ -68,7 +68,7 @@ async def test_a_manager_that_takes_over_goes_on_with_the_same_installation(idle
         await idle.cluster()
         name = (await idle.create_dpu()).name
         await idle.pod_ready(f"{name}-dms")
-        await asyncio.wait_for(dms.begun.wait(), 20)
+        await asyncio.wait_for(dms.begun.wait(), 60)
     before = await idle.host.get(DPU, name, idle.namespace)
     assert before.status.phase is Phase.OS_INSTALLING
     async with idle.manager():
@@ -113,7 +113,7 @@ async def test_a_dpu_that_waited_for_its_turn_for_hours_has_all_its_time_under_t
         await idle.host.merge_patch(begun, {"status": status}, subresource="status")
     dms.asked_anew()
     async with idle.manager():
-        await asyncio.wait_for(dms.followed.wait(), 20)
+        await asyncio.wait_for(dms.followed.wait(), 60)
         dms.finished.set()
         for name in names:
             dpu = await idle.eventually(DPU, name, until=lambda dpu: dpu.status.phase is Phase.REBOOTING)
@@ -130,7 +130,7 @@ async def test_a_deleted_dpu_cancels_its_install(idle: World) -> None:
         await idle.cluster()
         dpu = await idle.create_dpu()
         await idle.pod_ready(f"{dpu.name}-dms")
-        await asyncio.wait_for(dms.begun.wait(), 20)
+        await asyncio.wait_for(dms.begun.wait(), 60)
         await idle.host.delete(await idle.host.get(DPU, dpu.name, idle.namespace))
         await eventually_gone(idle.host, DPU, dpu.name, idle.namespace)
     assert dms.count("reboot") == 0

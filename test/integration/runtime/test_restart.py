@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -126,6 +127,11 @@ async def eventually_there(client: Client) -> None:
                 return
 
 
+def own(name: str) -> str:
+    """A name that nobody has used yet: the server outlives a test that is run once more."""
+    return f"{name}-{uuid.uuid4().hex[:8]}"
+
+
 def config_map(name: str, **data: str) -> ConfigMap:
     return ConfigMap(metadata=ObjectMeta(name=name, namespace=NAMESPACE), data=data)
 
@@ -168,7 +174,8 @@ async def caching(client: Client) -> AsyncIterator[Cluster]:
 
 
 async def test_a_watch_outlives_a_restart_and_tells_nothing_but_what_changed(server: Server) -> None:
-    await server.client.create(config_map("before"))
+    before, after = own("before"), own("after")
+    await server.client.create(config_map(before))
     async with (
         Client(server.client.transport.kubeconfig, field_owner="watcher") as watcher,
         caching(watcher) as cluster,
@@ -176,13 +183,14 @@ async def test_a_watch_outlives_a_restart_and_tells_nothing_but_what_changed(ser
         told = Told(cluster)
         stats = cluster.cache.reflectors[ConfigMap].stats
         await server.restart()
-        assert cluster.cache[ConfigMap].get("before", NAMESPACE) is not None, "what was known stays readable"
-        await server.client.create(config_map("after"))
-        await told.of("ADDED", "after")
-        assert told.changes == [("ADDED", "after")]
+        assert cluster.cache[ConfigMap].get(before, NAMESPACE) is not None, "what was known stays readable"
+        await server.client.create(config_map(after))
+        await told.of("ADDED", after)
+        assert told.changes == [("ADDED", after)]
         assert stats.failures >= 1, "the metrics do notice"
 
 
+@pytest.mark.timeout(300)  # three starts of a server
 async def test_a_server_that_was_restored_from_a_backup_is_believed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,7 +234,8 @@ async def test_a_server_that_was_restored_from_a_backup_is_believed_again(
 
 
 async def test_a_leading_manager_outlives_a_restart(server: Server) -> None:
-    done: dict[str, asyncio.Event] = {name: asyncio.Event() for name in ("first", "second")}
+    name, first, second = own("manager"), own("first"), own("second")
+    done: dict[str, asyncio.Event] = {name: asyncio.Event() for name in (first, second)}
 
     class Reconciler:
         async def reconcile(self, obj: ConfigMap) -> None:
@@ -246,43 +255,45 @@ async def test_a_leading_manager_outlives_a_restart(server: Server) -> None:
     )
     async with Client(server.client.transport.kubeconfig, field_owner="manager") as client:
         metrics = Metrics()
-        manager = Manager("manager", Cluster("host", client, namespace=NAMESPACE), options, metrics)
+        manager = Manager(name, Cluster("host", client, namespace=NAMESPACE), options, metrics)
         manager.add(Controller("config-map", Reconciler(), watches=[For(ConfigMap)]))
         task = asyncio.create_task(manager.run())
-        await server.client.create(config_map("first"))
-        await asyncio.wait_for(done["first"].wait(), 30)
-        await server.restart()
-        await server.client.create(config_map("second"))
-        await asyncio.wait_for(done["second"].wait(), 60)
-        assert metrics.leading == {"manager": True}
-        assert not task.done()
-        manager.stop()
-        await task
+        try:
+            await server.client.create(config_map(first))
+            await asyncio.wait_for(done[first].wait(), 30)
+            await server.restart()
+            await server.client.create(config_map(second))
+            await asyncio.wait_for(done[second].wait(), 60)
+            assert metrics.leading == {name: True}
+            assert not task.done()
+        finally:
+            manager.stop()
+            await task
 
 
 async def test_a_token_that_was_rotated_is_read_again_by_a_watch_that_resumes(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(credentials, "TOKEN_FILE_AGE", 3600.0)  # not because it is old, but because it was refused
-    token = tmp_path / "token"
-    token.write_text(await server.token("early"))
+    token, early, rotated = tmp_path / "token", own("early"), own("rotated")
+    token.write_text(await server.token(early))
     async with (
         Client(server.with_token(token), field_owner="rotating") as client,
         caching(client) as cluster,
     ):
         told = Told(cluster)
         stale = token.read_text()
-        token.write_text(await server.token("late"))
-        await server.client.delete(ServiceAccount(metadata=ObjectMeta(name="early", namespace=NAMESPACE)))
+        token.write_text(await server.token(own("late")))
+        await server.client.delete(ServiceAccount(metadata=ObjectMeta(name=early, namespace=NAMESPACE)))
         # A server keeps for seconds that a token was good; one that has just started does not.
         await server.restart()
         refused = Kubeconfig(server.plane.url, ca=server.plane.ca, token=stale)
         async with Client(refused, field_owner="stale") as old:
             with pytest.raises(Unauthorized):
                 await old.get(ConfigMap, "x", NAMESPACE)
-        await server.client.create(config_map("rotated"))
-        await told.of("ADDED", "rotated")
-        assert (await client.get(ConfigMap, "rotated", NAMESPACE)).name == "rotated"
+        await server.client.create(config_map(rotated))
+        await told.of("ADDED", rotated)
+        assert (await client.get(ConfigMap, rotated, NAMESPACE)).name == rotated
 
 
 async def test_a_remote_cluster_that_restarts_opens_and_closes_its_circuit_and_its_watches_go_on(
@@ -302,9 +313,10 @@ async def test_a_remote_cluster_that_restarts_opens_and_closes_its_circuit_and_i
         assert not await asyncio.wait_for(states.get(), 30)
         while not await asyncio.wait_for(states.get(), 60):
             """Refusals of a server that starts have other words: those are told too."""
-        await server.client.create(config_map("remote"))
-        await told.of("ADDED", "remote")
-        assert told.changes == [("ADDED", "remote")]
+        created = own("remote")
+        await server.client.create(config_map(created))
+        await told.of("ADDED", created)
+        assert told.changes == [("ADDED", created)]
 
 
 async def test_a_client_certificate_is_changed_under_the_watches_of_a_remote_cluster(server: Server) -> None:
@@ -323,9 +335,10 @@ async def test_a_client_certificate_is_changed_under_the_watches_of_a_remote_clu
         watches = stats.watches
         await remotes.connect(key, "uid", second)
         assert await whoami(remotes.get(key).client) == "second"
-        await server.client.create(config_map("changed"))
-        await told.of("ADDED", "changed")
-        assert told.changes == [("ADDED", "changed")]
+        changed = own("changed")
+        await server.client.create(config_map(changed))
+        await told.of("ADDED", changed)
+        assert told.changes == [("ADDED", changed)]
         assert stats.watches > watches, "the watch of the old certificate has ended"
         assert stats.lists == 1, "the new one went on where it was"
 

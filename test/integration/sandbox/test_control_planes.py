@@ -44,6 +44,7 @@ def admin(kubeconfig: Path) -> Client:
     return Client(Kubeconfig.load(kubeconfig), field_owner="test")
 
 
+@pytest.mark.timeout(300)
 async def test_they_come_up_and_a_second_start_goes_on_with_what_was_there(tmp_path: Path) -> None:
     binaries.ensure()
     note = ConfigMap(metadata=ObjectMeta(name="note", namespace="default"), data={"kept": "yes"})
@@ -59,12 +60,14 @@ async def test_they_come_up_and_a_second_start_goes_on_with_what_was_there(tmp_p
                 assert (await client.get(ConfigMap, "note", "default")).data == {"kept": "yes"}
 
 
+@pytest.mark.timeout(300)
 async def test_a_namespace_goes_with_what_is_in_it(host_client: Client) -> None:
     name = f"test-{secrets.token_hex(5)}"
     created = await host_client.create(Namespace(metadata=ObjectMeta(name=name)))
     await eventually(host_client, ServiceAccount, "default", name)
     await host_client.delete(created)
-    await eventually_gone(host_client, Namespace, name)
+    # Its controller takes the namespaces of all tests one after the other.
+    await eventually_gone(host_client, Namespace, name, timeout=180.0)
 
 
 async def test_a_service_account_may_do_nothing_that_it_has_no_right_to(

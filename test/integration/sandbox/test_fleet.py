@@ -34,7 +34,10 @@ async def test_hosts_are_nodes_with_labels_address_and_lease(fleet: Fleet) -> No
         node = await fleet.host.get(f"/api/v1/nodes/{host}")
         assert node["metadata"]["labels"]["feature.node.kubernetes.io/dpu-0-pci-address"] == "0000-04-00"
         assert node["status"]["addresses"][0]["address"] == fleet.inventory.address(host)
-        await fleet.host.get(f"/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/{host}")
+        # It comes after the Node, to which it belongs.
+        async for event, lease in fleet.host.follow(lease_path()):
+            if event != "DELETED" and lease["metadata"]["name"] == host:
+                break
 
 
 async def test_hostnetwork_makes_functions_on_the_host_and_makes_them_again_after_a_reboot(fleet: Fleet) -> None:

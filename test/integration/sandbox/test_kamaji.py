@@ -53,7 +53,7 @@ def is_ready(version: str, control_plane: TenantControlPlane) -> bool:
     return (running.status, running.version) == ("Ready", version)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)  # four starts of a control plane, and a garbage collector in between
 async def test_a_control_plane_comes_is_upgraded_survives_its_runner_and_goes(
     control_planes: Planes, host_client: Client, namespace: str, tmp_path: Path
 ) -> None:
@@ -111,7 +111,7 @@ async def test_a_control_plane_comes_is_upgraded_survives_its_runner_and_goes(
             await eventually_gone(host_client, TenantControlPlane, "c", namespace)
             assert list((tmp_path / "tenants").iterdir()) == []
         # The Service goes with its owner. Another control plane of the same name begins with nothing.
-        await eventually_gone(host_client, Service, "c", namespace, timeout=60.0)
+        await eventually_gone(host_client, Service, "c", namespace, timeout=120.0)
         port = (await host_client.create(Service(metadata=meta, spec=spec))).spec.ports[0].node_port
         profile = wanted.network_profile.model_copy(update={"port": port})
         wanted = wanted.model_copy(update={"network_profile": profile})
