@@ -200,6 +200,9 @@ class DMSCertificate(Model):
     retry_at: Timestamp | None = None
     """When a renewal that failed is tried again."""
 
+    authorities: list[str] = Field(default_factory=list)
+    """Fingerprints of the authorities that the DMS was told to trust; the first one signed the certificate."""
+
 
 NAME_FITS = Rule(
     "oldSelf.hasValue() || self.metadata.name.size() <= 63",

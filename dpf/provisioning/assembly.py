@@ -65,7 +65,7 @@ def add_controllers(
         events=events,
         counts=counts,
     )
-    observer = Observer(cluster, remotes, jobs, reboots, settings)
+    observer = Observer(cluster, remotes, jobs, reboots, settings, certificates.authorities)
     dpus = dpu_controller(cluster, remotes, observer, hands, manager.options.workers)
     jobs.bind(dpus)
     reboots.bind(dpus)

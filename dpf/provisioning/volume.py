@@ -2,8 +2,8 @@
 
 It may be a server's at the other end of a wire (NFS), which can fall silent and wake up hours later.
 
-* What only reads or can be done again (``ask``) has a deadline. A thread that the volume holds is left behind; while it is, and
-  for a minute, others are told at once that the volume is silent, so that neither workers nor threads pile up.
+* What only reads or can be done again (``ask``) has a deadline. A thread that the volume holds is left behind; while it is, others
+  are told at once that the volume is silent, so that neither workers nor threads pile up. Once a minute one asks for all of them.
 * A reconcile that waits for it lends its worker's place.
 * What writes (``write``) has none: whoever goes on while a thread still writes mixes two downloads up. Only a caller that is
   cancelled leaves it, after some seconds; :meth:`Volume.quiet` is where the next one waits for it.
@@ -54,7 +54,8 @@ class Volume:
         self.folder = folder
         self._threads = _Threads(THREADS)
         self._held: set[Future[Any]] = set()
-        self._ask_at = 0.0
+        self._ask_at: float | None = None
+        """When the next one asks while threads are held; None if it has answered since."""
         self._writes: dict[Future[Any], tuple[Path, float]] = {}
 
     async def ask(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -62,18 +63,30 @@ class Volume:
 
         :raises VolumeSilent: if there is no answer in time.
         """
-        if self._held and monotonic() < self._ask_at:
-            raise VolumeSilent(self.folder)
+        probes = False
+        if self._held and self._ask_at is not None:
+            if monotonic() < self._ask_at:
+                raise VolumeSilent(self.folder)
+            probes, self._ask_at = True, monotonic() + PROBE
         call = self._threads.submit(partial(work, *args, **kwargs))
         try:
             async with elsewhere(), asyncio.timeout(SILENT):
                 return await asyncio.wrap_future(call)
         except TimeoutError as error:
+            probes = False
             if not call.done():
-                self._ask_at = monotonic() + PROBE
                 self._held.add(call)
                 call.add_done_callback(self._held.discard)
+            # Also if all threads are held and this one got none.
+            self._ask_at = monotonic() + PROBE
             raise VolumeSilent(self.folder) from error
+        finally:
+            if probes and call.done() and not call.cancelled():
+                self._ask_at = None  # It answers, whatever that was: others may ask too.
+
+    def leave(self, work: Callable[[], object]) -> None:
+        """Calls something that nobody waits for, in a thread."""
+        self._threads.submit(work)
 
     def begin(self, part: Path, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
         """Begins a write of the image whose part that is; :meth:`ended` waits for it."""
@@ -143,7 +156,8 @@ class VolumeFile:
             while chunk := await self.volume.ask(file.read, size):
                 yield chunk
         finally:
-            file.close()
+            # On NFS it may have to ask the server.
+            self.volume.leave(file.close)
 
 
 class _Threads:

@@ -14,6 +14,7 @@ What it guarantees:
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import ssl
@@ -83,6 +84,15 @@ def renew_at(pem: bytes) -> datetime:
     certificate = x509.load_pem_x509_certificate(pem)
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return start + (end - start) * RENEW_AT
+
+
+def fingerprints(bundle: bytes) -> list[str]:
+    """What tells the certificates of a PEM text from any others, in their order."""
+    found = []
+    while pem := _first_pem(bundle):
+        found.append(hashlib.sha256(pem.strip()).hexdigest()[:16])
+        bundle = bundle[len(pem) :]
+    return found
 
 
 def due(pem: bytes) -> bool:

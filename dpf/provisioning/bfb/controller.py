@@ -10,10 +10,8 @@ removed.
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import Iterable
-from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,21 +22,25 @@ from dpf.provisioning.bfb.file import BY_FILE
 from dpf.provisioning.bfb.files import Files
 from dpf.provisioning.bfb.progress import PATIENCE, SLOWEST, Progress
 from dpf.provisioning.bfb.source import DownloadFailed, Image, Source, shown
-from dpf.provisioning.bfb.storage import part_of, remove, tag_of
+from dpf.provisioning.bfb.storage import VOLUME, part_of, remove, tag_of, volume_failed
+from dpf.provisioning.bfb.tries import AllTries, Tries
 from dpf.provisioning.indexes import BFB_NAME
 from dpf.provisioning.metrics import Counts
 from dpf.provisioning.volume import Volume, VolumeSilent
 from dpf.runtime import conditions
 from dpf.runtime.cluster import Cluster
-from dpf.runtime.controller import Controller, Finalizing, For, Result, Watch
+from dpf.runtime.controller import Controller, Finalizing, For, Forgetting, Result, Watch
 from dpf.runtime.errors import Waiting
 from dpf.runtime.events import EventRecorder
 from dpf.runtime.jobs import Job, Jobs
-from dpf.runtime.meta import Key, now
+from dpf.runtime.log import get_logger
+from dpf.runtime.meta import Key
 from dpf.runtime.predicates import all_of, differs, generation_changed
 from dpf_api import names
-from dpf_api.bfb import BFB, LONGEST_FILE_NAME, BFBStatus, ConditionType, Phase, file_of
+from dpf_api.bfb import BFB, BFBStatus, ConditionType, Phase, file_of
 from dpf_api.dpu import DPU
+
+log = get_logger(__name__)
 
 LOOK = 5.0
 """Seconds between looks at the file of a Ready image; a look is one stat of the volume and no request."""
@@ -48,15 +50,11 @@ RETRY = (5.0, 300.0)
 """Seconds until a failed download is tried again: at first, and at most; doubled each time."""
 DOWNLOADS = 8
 """Images downloaded at once."""
-
-
 ENDING = 1.0
 """Seconds that a deletion waits at once for its download to end, as most do."""
-VOLUME = frozenset({"VolumeSilent", "VolumeFailed"})
-"""Failures that say nothing of the image: one that was there is expected to be there still."""
 
 
-class BFBReconciler(Finalizing[BFB]):
+class BFBReconciler(Finalizing[BFB], Forgetting):
     """Makes an image's file as its BFB says."""
 
     finalizer = names.FINALIZER_BFB
@@ -74,16 +72,12 @@ class BFBReconciler(Finalizing[BFB]):
         self._jobs = jobs
         self._volume = volume
         self._files = Files(self._volume, events)
-        # By uid, and only of what this process saw fail: after a restart a failed download is tried at once.
-        self._failures: dict[str, int] = {}
-        self._due: dict[str, datetime] = {}
-        self._tried: dict[str, object] = {}
-        """What its last try began with of what its user may mend."""
-        self._idle: dict[str, asyncio.Event] = {}
-        """Set when the BFB's download has ended."""
-        self._running: dict[str, Progress] = {}
+        self._tries = AllTries()
 
     async def reconcile(self, bfb: BFB) -> Result | None:
+        if (known := self._tries.known(bfb.key)) is not None and known.uid != bfb.uid:
+            await self.gone(bfb.key)
+        tries = self._tries.of(bfb)
         job = self._jobs.take(bfb.key, bfb.uid)
         if job is not None:
             return await self._judge(bfb, job)
@@ -91,7 +85,7 @@ class BFBReconciler(Finalizing[BFB]):
             bfb = await self._retry(bfb)
         if bfb.status.phase is Phase.READY:
             return await self._look(bfb)
-        if bfb.status.phase is Phase.ERROR and (wait := self._wait(bfb)) > 0:
+        if bfb.status.phase is Phase.ERROR and (wait := tries.wait(self._mendable(bfb))) > 0:
             return Result(requeue_after=wait)
         return await self._begin(bfb, bfb.status.checksum)
 
@@ -116,25 +110,44 @@ class BFBReconciler(Finalizing[BFB]):
         try:
             await self._volume.ask(remove, *self._leftovers(bfb))
         except VolumeSilent as error:
-            await self._wait_deleting(bfb, *_volume_failed(error))
+            await self._wait_deleting(bfb, *volume_failed(error))
         except OSError as error:
             self._events.warning(bfb, "FailedDelete", f"{error.filename}: {error.strerror}")
             raise
         self._events.normal(bfb, "Removed", f"{file_of(bfb)} is gone from the volume")
-        self._forget(bfb)
-        self._files.forget(bfb)
-        self._idle.pop(bfb.uid, None)
+        self._files.forget(bfb.uid)
+        self._tries.drop(bfb.key)
         return None
+
+    async def gone(self, key: Key) -> None:
+        """Ends the download of a BFB whose finalizer somebody took off, and removes what it has written so far. An image that is
+        whole stays: whoever took the finalizer off may want it.
+
+        :raises Waiting: while the download still holds the volume.
+        """
+        self._jobs.cancel(key)
+        if (tries := self._tries.known(key)) is None:
+            return
+        part = part_of(self._volume.folder, tries.uid)
+        if not await self._ended(tries):
+            raise Waiting(
+                "DownloadEnding", f"the download of BFB {key}, which is gone, is being ended", retry_after=LOOK
+            )
+        try:
+            await self._volume.ask(remove, part, tag_of(part))
+        except OSError as error:
+            log.warning("bfb_part_left_behind", object=str(key), file=str(part), error=str(error))
+        self._files.forget(tries.uid)
+        self._tries.drop(key)
 
     async def _download_ended(self, bfb: BFB) -> None:
         """:raises Waiting: while the BFB's download still holds the volume."""
-        if (idle := self._idle.get(bfb.uid)) is not None:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(ENDING):
-                    await idle.wait()
-        if (idle is not None and not idle.is_set()) or self._volume.busy(self._part(bfb)):
+        if not await self._ended(self._tries.of(bfb)):
             message = "its download is being ended; if this stays so the volume does not take what is written: look at its storage"
             await self._wait_deleting(bfb, "DownloadEnding", message)
+
+    async def _ended(self, tries: Tries) -> bool:
+        return await tries.ended(ENDING) and not self._volume.busy(part_of(self._volume.folder, tries.uid))
 
     async def _wait_deleting(self, bfb: BFB, reason: str, message: str) -> NoReturn:
         await self._say(bfb, Phase.DELETING, reason, message, checksum=bfb.status.checksum)
@@ -154,11 +167,6 @@ class BFBReconciler(Finalizing[BFB]):
         first = min([bfb, *others], key=age)
         return None if first.uid == bfb.uid else first.key
 
-    def _forget(self, bfb: BFB) -> None:
-        self._failures.pop(bfb.uid, None)
-        self._due.pop(bfb.uid, None)
-        self._tried.pop(bfb.uid, None)
-
     def _part(self, bfb: BFB) -> Path:
         return part_of(self._volume.folder, bfb.uid)
 
@@ -168,18 +176,17 @@ class BFBReconciler(Finalizing[BFB]):
         :param checksum: of the image that is expected to be there still.
         """
         bfb = await self._say_begun(bfb, checksum)
-        self._tried[bfb.uid] = self._mendable(bfb)
+        tries = self._tries.of(bfb)
+        tries.begin(self._mendable(bfb))
         if (other := self._taken(bfb)) is not None:
             return await self._fail(bfb, "FileNameTaken", f"{file_of(bfb)} is the file of BFB {other} already")
 
         async def work(job: Job[Image]) -> Image:
-            idle = self._idle[bfb.uid] = asyncio.Event()
-            job.progress = self._running[bfb.uid] = Progress()
+            job.progress = tries.run()
             try:
                 return await self._fetch(bfb, job.progress)
             finally:
-                del self._running[bfb.uid]
-                idle.set()
+                tries.end()
 
         self._jobs.start(bfb.key, bfb.uid, work)
         return Result(requeue_after=PROGRESS_EVERY)
@@ -199,7 +206,7 @@ class BFBReconciler(Finalizing[BFB]):
         await self._volume.quiet(self._part(bfb))
         if (image := await self._files.take(bfb, checksum)) is not None:
             return image
-        self._files.forget(bfb)
+        self._files.forget(bfb.uid)
         clock, url = asyncio.get_running_loop().time, bfb.spec.url
 
         def told(have: int, total: int) -> None:
@@ -212,14 +219,10 @@ class BFBReconciler(Finalizing[BFB]):
             if not progress.begun:
                 progress.mark(clock())
 
-        place = Place(self._volume, self._part(bfb), self._files.target(bfb), lambda: self._promised(bfb))
+        place = Place(self._volume, self._part(bfb), self._files.target(bfb), lambda: self._tries.promised(bfb.uid))
         image = await download(Source(url, checksum or await web.sidecar(url)), place, told)
         await self._files.keep(bfb)
         return image
-
-    def _promised(self, bfb: BFB) -> int:
-        """Bytes that other downloads are still going to write."""
-        return sum(progress.missing for uid, progress in self._running.items() if uid != bfb.uid)
 
     async def _judge(self, bfb: BFB, job: Job[Image]) -> Result | None:
         if not job.done:
@@ -229,8 +232,8 @@ class BFBReconciler(Finalizing[BFB]):
         except DownloadFailed as error:
             return await self._fail(bfb, error.reason, error.message)
         except OSError as error:
-            return await self._fail(bfb, *_volume_failed(error))
-        self._forget(bfb)
+            return await self._fail(bfb, *volume_failed(error))
+        self._tries.of(bfb).forget()
         self._counts.downloads["success"] += 1
         self._events.normal(bfb, "SuccessfulDownload", f"{file_of(bfb)}: {image.size} bytes")
         await self._say(
@@ -281,9 +284,7 @@ class BFBReconciler(Finalizing[BFB]):
         )
 
     async def _fail(self, bfb: BFB, reason: str, message: str) -> Result:
-        failures = self._failures[bfb.uid] = self._failures.get(bfb.uid, 0) + 1
-        pause = min(RETRY[0] * 2.0 ** (failures - 1), RETRY[1])
-        self._due[bfb.uid] = now() + timedelta(seconds=pause)
+        pause = self._tries.of(bfb).failed(*RETRY)
         self._counts.downloads["failure"] += 1
         self._events.warning(bfb, "FailedDownload", f"{reason}: {message}; tried again in {pause:g} s")
         checksum = bfb.status.checksum if reason in VOLUME else ""
@@ -296,17 +297,9 @@ class BFBReconciler(Finalizing[BFB]):
         too: kept, it would count for a failure one day."""
         if bfb.status.phase is Phase.ERROR:
             self._events.normal(bfb, "Retrying", f"asked for by annotation; failed before: {bfb.status.message}")
-            self._forget(bfb)
+            self._tries.of(bfb).forget()
             bfb = await self._say_begun(bfb, bfb.status.checksum)
         return await self._client.merge_patch(bfb, {"metadata": {"annotations": {names.ANNOTATION_RETRY: None}}})
-
-    def _wait(self, bfb: BFB) -> float:
-        """Seconds until a failed BFB is due for its next try; 0 for one that this process did not see fail, and for one that
-        its user has mended since."""
-        due, tried = self._due.get(bfb.uid), self._tried.get(bfb.uid)
-        if due is None or (tried is not None and tried != self._mendable(bfb)):
-            return 0.0
-        return max(0.0, (due - now()).total_seconds())
 
     def _mendable(self, bfb: BFB) -> object:
         """What failures tell a user to change, and is seen without a look at volume or server."""
@@ -317,7 +310,7 @@ class BFBReconciler(Finalizing[BFB]):
         try:
             found = await self._files.look(bfb)
         except OSError as error:
-            return await self._fail(bfb, *_volume_failed(error))
+            return await self._fail(bfb, *volume_failed(error))
         if found is None:
             self._events.warning(bfb, "ImageVanished", f"{file_of(bfb)} is gone from the volume; downloaded again")
             return await self._begin(bfb)
@@ -367,17 +360,6 @@ class BFBReconciler(Finalizing[BFB]):
             conditions=kept,
         )
         return await self._client.status(bfb).set(status)
-
-
-def _volume_failed(error: OSError) -> tuple[str, str]:
-    """Reason and message."""
-    if isinstance(error, VolumeSilent):
-        return "VolumeSilent", str(error.strerror)
-    if error.errno == errno.ENAMETOOLONG:
-        name = Path(str(error.filename)).name
-        message = f"the volume takes no file name of {len(name)} characters, most take {LONGEST_FILE_NAME}; spec.fileName can't be"
-        return "FileNameTooLong", f"{message} changed, so make another BFB with a shorter one"
-    return "VolumeFailed", f"{error.filename}: {error.strerror}"
 
 
 def bfb_controller(

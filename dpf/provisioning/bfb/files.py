@@ -38,9 +38,9 @@ class Files:
         """The image's place."""
         return self._volume.folder / file_of(bfb)
 
-    def forget(self, bfb: BFB) -> None:
-        """The image is downloaded anew, or gone."""
-        self._seen.pop(bfb.uid, None)
+    def forget(self, uid: str) -> None:
+        """The image of that BFB is downloaded anew, or gone."""
+        self._seen.pop(uid, None)
 
     async def keep(self, bfb: BFB) -> None:
         """Notes what the file looks like that was downloaded just now.

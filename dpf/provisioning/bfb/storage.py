@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dpf.provisioning.bfb.source import Image
-from dpf.provisioning.volume import Volume
+from dpf.provisioning.volume import Volume, VolumeSilent
+from dpf_api.bfb import LONGEST_FILE_NAME
 
 STEP = 64 << 20
 """Bytes that are read and summed up within one deadline."""
 RESERVE = 256 << 20
 """Bytes that images leave free: room for the bf.cfg of 2,000 cards, which have at most 128 KiB each."""
 MODE = 0o644
+VOLUME = frozenset({"VolumeSilent", "VolumeFailed"})
+"""Failures that say nothing of the image: one that was there is expected to be there still."""
 
 
 @dataclass(frozen=True)
@@ -105,3 +108,14 @@ def _sum_up(path: Path, start: int, found: hashlib._Hash) -> int:
             found.update(buffer[:size])
             done += size
     return done
+
+
+def volume_failed(error: OSError) -> tuple[str, str]:
+    """Reason and message of what a BFB says when the volume did not do as it was told."""
+    if isinstance(error, VolumeSilent):
+        return "VolumeSilent", str(error.strerror)
+    if error.errno == errno.ENAMETOOLONG:
+        name = Path(str(error.filename)).name
+        message = f"the volume takes no file name of {len(name)} characters, most take {LONGEST_FILE_NAME}; spec.fileName can't be"
+        return "FileNameTooLong", f"{message} changed, so make another BFB with a shorter one"
+    return "VolumeFailed", f"{error.filename}: {error.strerror}"

@@ -47,7 +47,10 @@ class Verdict:
 
 
 def unfit(flavor: DPUFlavorSpec) -> Unfit | None:
-    """What keeps a bf.cfg from being made from the flavor; None if nothing does. It asks the shell, and waits for the answer."""
+    """What keeps a bf.cfg from being made from the flavor; None if nothing does. It asks the shell, and waits for the answer.
+
+    :raises OSError: if the shell gave none.
+    """
     try:
         render(BfCfg(HOST_NAME, flavor, LONGEST_JOIN, extra_reboot=True))
     except Unfit as error:
@@ -61,7 +64,10 @@ def known(flavor: DPUFlavorSpec) -> Verdict | None:
 
 
 async def judge(flavor: DPUFlavorSpec) -> Verdict:
-    """As :func:`unfit`, beside the event loop; what was found before is not looked for again."""
+    """As :func:`unfit`, beside the event loop; what was found before is not looked for again.
+
+    :raises OSError: if the shell gave no answer, which is not remembered: the next one asks again.
+    """
     name = _name(flavor)
 
     def work() -> Verdict:

@@ -6,6 +6,10 @@ Secret ``<dpu>-server-secret`` beside the DPU, the client's is ``dpf-provisionin
 
 Servers' certificates are renewed for as long as there is a DMS pod. When each is due stands in its DPU's status, so that no
 Secret is read to find out; DPUs that were provisioned together are renewed apart, each at its own moment within some days.
+
+The Secret has the authority, and this process a copy of it for seconds. Where somebody deletes, restores or replaces it, what is
+signed next is signed by what it holds then. Which authorities a DMS was told of stands in its DPU's status too, so that one that
+knows only others is given another certificate.
 """
 
 from __future__ import annotations
@@ -14,11 +18,12 @@ import asyncio
 import hashlib
 from collections import defaultdict
 from datetime import datetime, timedelta
+from time import monotonic
 from typing import Any
 
 from dpf.provisioning.dpu import podparts
 from dpf.provisioning.settings import CertificateSource
-from dpf.runtime.certs import KeyPair, SmallCA, due, expires, renew_at, shared_ca
+from dpf.runtime.certs import KeyPair, SmallCA, due, expires, fingerprints, renew_at, shared_ca
 from dpf.runtime.client import Client
 from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
 from dpf.runtime.k8s import Node, Secret
@@ -32,6 +37,9 @@ SERVER_LIFETIME = timedelta(days=30)
 SPREAD = 0.1
 """Share of a certificate's life over which renewals are spread, before two thirds of it: three days."""
 
+COPY = 30.0
+"""Seconds for which an authority is used as it was read."""
+
 COMMON_NAME = 64
 """Characters that X.509 allows; whom a certificate is for stands in its addresses."""
 CLIENT_NAME = "dpf-provisioning-client"
@@ -43,7 +51,8 @@ class Certificates:
     def __init__(self, client: Client, source: CertificateSource) -> None:
         self._client = client
         self._source = source
-        self._authorities: dict[str, SmallCA] = {}
+        self._authorities: dict[str, tuple[SmallCA, float]] = {}
+        """By namespace, and when each was read."""
         self._clients: dict[str, KeyPair] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """By namespace: what is missing is made once, and nobody waits who has what he needs."""
@@ -66,7 +75,18 @@ class Certificates:
             metadata=_owned(dpu, names.dms_secret(dpu.name)), type="kubernetes.io/tls", data=pair.secret_data()
         )
         await self._store(secret, {"data": secret.data}, dpu)
-        return DMSCertificate(address=address, expires_at=expires(pair.cert), renew_at=_turn(dpu, pair.cert))
+        return DMSCertificate(
+            address=address,
+            expires_at=expires(pair.cert),
+            renew_at=_turn(dpu, pair.cert),
+            authorities=fingerprints(pair.ca),
+        )
+
+    def authorities(self, namespace: str) -> list[str]:
+        """Fingerprints of those that this process trusts there, the one that signs first; empty if it has not had to know yet, or
+        they are cert-manager's."""
+        known = self._authorities.get(namespace)
+        return fingerprints(known[0].bundle) if known is not None else []
 
     async def _store(self, obj: Secret | Certificate, change: dict[str, Any], dpu: DPU) -> None:
         """Creates the object, or changes the one that is there; what is more likely is tried first."""
@@ -99,8 +119,10 @@ class Certificates:
 
     def _present(self, namespace: str) -> KeyPair | None:
         """The client's pair, if it is at hand and need not be made anew yet."""
-        pair = self._clients.get(namespace)
-        return pair if pair is not None and not due(pair.cert) else None
+        pair, known = self._clients.get(namespace), self._authorities.get(namespace)
+        if pair is None or due(pair.cert) or (known is not None and pair.ca != known[0].bundle):
+            return None
+        return pair
 
     async def _read_client(self, namespace: str) -> KeyPair:
         secret: Secret | None
@@ -134,17 +156,21 @@ class Certificates:
             return
 
     async def _authority(self, namespace: str) -> SmallCA:
-        authority = self._authorities.get(namespace)
-        if authority is not None and not authority.due:
+        if (authority := self._copy(namespace)) is not None:
             return authority
         async with self._locks[namespace]:
             return await self._unlocked_authority(namespace)
 
     async def _unlocked_authority(self, namespace: str) -> SmallCA:
-        authority = self._authorities.get(namespace)
-        if authority is None or authority.due:
-            authority = self._authorities[namespace] = await shared_ca(self._client, names.CA_SECRET, namespace)
+        if (authority := self._copy(namespace)) is None:
+            authority = await shared_ca(self._client, names.CA_SECRET, namespace)
+            self._authorities[namespace] = authority, monotonic()
         return authority
+
+    def _copy(self, namespace: str) -> SmallCA | None:
+        """The authority, if it was read just now and is not due."""
+        authority, read = self._authorities.get(namespace, (None, 0.0))
+        return authority if authority is not None and monotonic() - read < COPY and not authority.due else None
 
 
 def _turn(dpu: DPU, cert: bytes) -> datetime:

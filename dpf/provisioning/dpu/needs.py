@@ -80,7 +80,10 @@ def no_flavor(dpu: DPU) -> str:
 
 
 async def judge(_: Hands, seen: Seen) -> None:
-    """Finds out whether a bf.cfg can be made from the flavor."""
+    """Finds out whether a bf.cfg can be made from the flavor.
+
+    :raises OSError: if the shell that is asked gave no answer.
+    """
     if seen.flavor is not None:
         await check.judge(seen.flavor.spec)
 
@@ -93,7 +96,7 @@ def flavor(seen: Seen, kind: ConditionType) -> Act | Hold | None:
     if seen.flavor is None:
         return Hold(waits(kind, "DPUFlavorNotFound", no_flavor(seen.dpu)))
     if (verdict := check.known(seen.flavor.spec)) is None:
-        return Act(judge, kind)
+        return Act(judge, kind, "FlavorNotChecked")
     if (found := verdict.unfit) is not None:
         message = f"DPUFlavor {name}: {found}; a flavor can't be changed, so make another and name that in the DPU"
         return Hold(waits(kind, "FlavorInvalid", message))

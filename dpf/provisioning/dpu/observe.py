@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -43,6 +43,7 @@ class Seen:
     :param full: whether an installation that is begun now has to wait for its turn.
     :param job: the installation of the card, if one was begun by this process.
     :param reboot_job: the eye kept on the host's reboot, likewise.
+    :param authorities: fingerprints of those whose certificates are trusted of a DMS, the one that signs first; empty if not known.
     """
 
     dpu: DPU
@@ -65,6 +66,7 @@ class Seen:
     full: bool = False
     job: Outcome | None = None
     reboot_job: Outcome | None = None
+    authorities: Sequence[str] = ()
 
     @property
     def boot_id(self) -> str:
@@ -136,7 +138,13 @@ class Observer:
     """Looks things up for a DPU."""
 
     def __init__(
-        self, cluster: Cluster, remotes: RemoteClusters, jobs: Jobs[Any], reboots: Jobs[Any], settings: Settings
+        self,
+        cluster: Cluster,
+        remotes: RemoteClusters,
+        jobs: Jobs[Any],
+        reboots: Jobs[Any],
+        settings: Settings,
+        authorities: Callable[[str], Sequence[str]],
     ) -> None:
         self._cache = cluster.cache
         self._watched = cluster.namespace
@@ -144,6 +152,7 @@ class Observer:
         self._jobs = jobs
         self._reboots = reboots
         self._settings = settings
+        self._authorities = authorities
         indexes.add(cluster)
 
     def current(self, key: Key) -> DPU | None:
@@ -177,6 +186,7 @@ class Observer:
             full=self._jobs.full,
             job=Outcome.of(self._jobs.get(dpu.key, dpu.uid)),
             reboot_job=Outcome.of(self._reboots.get(dpu.key, dpu.uid)),
+            authorities=self._authorities(namespace),
         )
 
     def _pod(self, dpu: DPU, name: str) -> Pod | None:

@@ -53,6 +53,7 @@ ATTENTION = frozenset(
         "DrainOverdue",
         "ExistingRshimInstallDetected",
         "FlavorInvalid",
+        "FlavorNotChecked",
         "GetBFBFailed",
         "HostDoesNotComeBack",
         "HostNetworkOverdue",

@@ -1,7 +1,7 @@
 """What is kept up while a DPU rests: the certificate of its DMS, the label with its host's address, the MTU of the host's network.
 
 None may hold up the phase, so they come after what it decided, and a renewal that fails is tried again later, long before the
-certificate ends.
+certificate ends. Only one whose authority is trusted no more is renewed before: no phase gets an answer by it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ RETRY = timedelta(minutes=10)
 PUT_BACK = frozenset({Phase.HOST_NETWORK_CONFIGURATION, Phase.READY})
 """Phases that make a host network pod where there is none. In any other one it is left as it is: in Error it would be gone until
 somebody asks for a retry."""
+
+
+def cut_off(seen: Seen) -> Step | None:
+    """What comes before anything else that a phase does: its DMS would not answer this process."""
+    left = renewal_in(seen) if distrusted(seen) else None
+    return Act(renew, ConditionType.DMS_RUNNING) if left is not None and left <= 0 else None
 
 
 def kept_up(step: Hold, seen: Seen) -> Step:
@@ -55,9 +61,19 @@ def renewal_in(seen: Seen) -> float | None:
         return None
     if certificate.expires_at is not None and certificate.expires_at - SERVER_LIFETIME > seen.now:
         due = seen.now  # It was made while a clock was ahead, and does not hold yet.
+    if distrusted(seen):
+        due = seen.now
     if certificate.retry_at is not None:
         due = max(due, certificate.retry_at)
     return (due - seen.now).total_seconds()
+
+
+def distrusted(seen: Seen) -> bool:
+    """Whether DMS and this process trust different authorities: somebody deleted, restored or replaced the one in the Secret."""
+    certificate, ours = seen.dpu.status.certificate, seen.authorities
+    if certificate is None or not certificate.authorities or not ours:
+        return False
+    return certificate.authorities[0] not in ours or ours[0] not in certificate.authorities
 
 
 async def renew(hands: Hands, seen: Seen) -> Changes | None:

@@ -170,6 +170,29 @@ async def test_the_status_tells_how_fast_a_download_is_and_how_long_it_takes(idl
         assert f"{told.status.seconds_left} s left" in told.status.message
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["for good", "made again"])
+async def test_a_download_whose_bfb_lost_its_finalizer_makes_room_and_leaves_no_part(
+    idle: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch, again: bool
+) -> None:
+    monkeypatch.setattr(module, "DOWNLOADS", 1)
+    async with ImageServer(os.urandom(GREAT_SIZE), silent_after=1 << 20).listening() as trickling, idle.running():
+        await idle.create("image", trickling.url, fileName="mine.bfb")
+        bfb = await idle.eventually("image", lambda found: found.status.downloaded_bytes > 0)
+        part = part_of(idle.folder, bfb.uid)
+        assert part.exists()
+        await idle.client.merge_patch(bfb, {"metadata": {"finalizers": None}})
+        await idle.client.delete(bfb)
+        await eventually_gone(idle.client, BFB, "image", idle.namespace)
+        name = "image" if again else "another"
+        await idle.create(name, server.url, fileName="mine.bfb")
+        await idle.until(name, Phase.READY)
+        assert (idle.folder / "mine.bfb").read_bytes() == BODY
+        async with asyncio.timeout(20):
+            while part.exists():
+                await asyncio.sleep(0.01)
+        assert [file.name for file in idle.folder.iterdir()] == ["mine.bfb"]
+
+
 @spec("provisioning:80")
 async def test_63_images_at_once(idle: Bfbs, server: ImageServer, monkeypatch: pytest.MonkeyPatch) -> None:
     # Else a slow machine does nothing but look at the files that are there.

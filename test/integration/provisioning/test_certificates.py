@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -244,6 +244,26 @@ async def test_dms_is_reached_through_renewal_move_and_change_of_authority(idle:
             while not host.card.resets:
                 await asyncio.sleep(0.01)
     await serving.__aexit__(None, None, None)
+    assert host.card.resets == [("WARM", "reset")]
+
+
+async def test_dms_is_reached_again_after_the_authority_was_deleted(idle: World, host: Host) -> None:
+    host.card.go.set()
+    async with AsyncExitStack() as stack:
+        async with idle.manager():
+            await idle.cluster()
+            name = (await idle.create_dpu(automaticNodeReboot=False)).name
+            first = await host.mount(name)
+            await stack.enter_async_context(host.serving())
+            await idle.pod_ready(f"{name}-dms")
+            dpu = await waits_for_a_person(idle, name)
+        await idle.host.delete(await idle.host.get(Secret, CA_SECRET, idle.namespace))
+        async with idle.manager():
+            await idle.host.merge_patch(dpu, {"spec": {"automaticNodeReboot": True}})
+            await host.mount(name, another(first))
+            async with asyncio.timeout(30):
+                while not host.card.resets:
+                    await asyncio.sleep(0.01)
     assert host.card.resets == [("WARM", "reset")]
 
 

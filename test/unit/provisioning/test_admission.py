@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from dpf.provisioning.admission.register import webhooks
+from dpf.provisioning.bfcfg import shell
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -385,6 +386,18 @@ def test_a_flavor_that_was_stored_unchecked_can_still_be_labelled_and_deleted(
     stored = flavor(**spec)
     assert admission.ask("vdpuflavor.kb.io", stored, stored)["allowed"]
     assert admission.ask("vdpuflavor.kb.io", stored, None)["allowed"]
+
+
+def test_a_flavor_that_the_shell_gave_no_answer_about_may_be_sent_again(
+    admission: Admission, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = flavor(bfcfgParameters=["SENT_TWICE='yes'"])
+    with monkeypatch.context() as unlucky:
+        unlucky.setattr(shell, "COMMAND", ("sh", "-c", "kill -9 $$"))
+        answer = admission.ask("vdpuflavor.kb.io", None, asked)
+    assert (answer["allowed"], answer["status"]["code"]) == (False, 503)
+    assert "ended by signal 9" in answer["status"]["message"]
+    assert admission.ask("vdpuflavor.kb.io", None, asked)["allowed"]
 
 
 @pytest.mark.parametrize("kind", [DPU, DPUSet, BFB, DPUFlavor])

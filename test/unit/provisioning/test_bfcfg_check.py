@@ -91,11 +91,23 @@ async def test_a_shell_that_does_not_answer_is_killed_at_its_deadline(
     held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shell, "DEADLINE", 2.0)
-    # A word alone is found unread by the deadline too; of that the message tells.
-    verdict = await judge(flavor("late"))
-    assert verdict.unfit is not None
-    assert "not read it within 2 s" in verdict.unfit.message
+    with pytest.raises(shell.NoAnswer, match="not read it within 2 s"):
+        await judge(flavor("late"))
     assert gone(await held.pid())
+
+
+@pytest.mark.parametrize(("script", "said"), [("kill -9 $$", "ended by signal 9"), ("exec sleep 60", "within 1 s")])
+async def test_a_shell_that_gave_no_answer_is_asked_again(
+    script: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = flavor("unlucky")
+    with monkeypatch.context() as unlucky:
+        unlucky.setattr(shell, "COMMAND", ("sh", "-c", script))
+        unlucky.setattr(shell, "DEADLINE", 1.0)
+        with pytest.raises(shell.NoAnswer, match=said):
+            await judge(spec)
+    assert known(spec) is None
+    assert await judge(spec) == check.Verdict(None)
 
 
 async def test_no_more_than_so_many_are_looked_at_at_once_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,20 @@ from typing import Any, cast
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 
+from dpf.provisioning.dpu import certificates as module
 from dpf.provisioning.dpu.certificates import SERVER_LIFETIME, SPREAD, Certificates
 from dpf.provisioning.settings import CertificateSource
 from dpf.runtime import certs
-from dpf.runtime.certs import RENEW_AT, SKEW
+from dpf.runtime.certs import RENEW_AT, SKEW, KeyPair
 from dpf.runtime.client import Client
 from dpf.runtime.errors import AlreadyExists, NotFound, Waiting
 from dpf.runtime.k8s import Node, Secret
 from dpf.runtime.meta import Object, now
 from dpf_api.certificate import Certificate
 from dpf_api.dpu import DPU, DMSCertificate
+from dpf_api.names import CA_SECRET
 from test.unit.provisioning.worlds import dpu, host
 
 
@@ -115,6 +118,51 @@ async def test_a_long_name_is_cut_for_the_common_name() -> None:
     assert len(certificate.spec.common_name) == 64
     assert certificate.spec.secret_name == f"{name}-server-secret"
     assert told == DMSCertificate(address="10.0.0.1"), "cert-manager renews it"
+
+
+def signers(pair: KeyPair, bundle: bytes) -> bool:
+    """Whether one of the bundle's signed the pair's certificate."""
+    certificate = x509.load_pem_x509_certificate(pair.cert)
+
+    def signed(authority: x509.Certificate) -> bool:
+        try:
+            certificate.verify_directly_issued_by(authority)
+        except (ValueError, InvalidSignature):
+            return False
+        return True
+
+    return any(signed(each) for each in x509.load_pem_x509_certificates(bundle))
+
+
+def server_pair(store: Store, name: str) -> KeyPair:
+    pair = KeyPair.from_secret(store.objects[f"{name}-server-secret"])
+    assert pair is not None
+    return pair
+
+
+async def test_an_authority_that_is_gone_signs_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store()
+    certificates = issuing(store)
+    before = await certificates.ensure_server(dpu("d1"), host())
+    await certificates.client_pair("ns")
+    assert before.authorities == certificates.authorities("ns")
+    store.objects.clear()
+    monkeypatch.setattr(module, "COPY", 0.0)
+    after = await certificates.ensure_server(dpu("d2"), host())
+    for manager in (certificates, issuing(store)):
+        client, server = await manager.client_pair("ns"), server_pair(store, "d2")
+        assert signers(server, client.ca)
+        assert signers(client, server.ca)
+        assert manager.authorities("ns") == after.authorities
+    assert CA_SECRET in store.objects
+    assert not set(before.authorities) & set(after.authorities), "by that d1's is known to be another's"
+
+
+async def test_an_authority_is_read_once_for_all_that_are_made_at_once() -> None:
+    store = Store()
+    certificates = issuing(store)
+    await asyncio.gather(*(certificates.ensure_server(dpu(f"d{number}"), host()) for number in range(20)))
+    assert store.requests.count(f"get {CA_SECRET}") == 1
 
 
 class Stuck(Store):

@@ -22,6 +22,7 @@ PASSES = {
     "DPUNodeEnding": "given up after --deletion-timeout",
     "DPUNodeGetError": "a loss of Ready, which is always told",
     "DPUNodeNotReady": "JoinOverdue after --join-timeout; of a DPU that was Ready it is told",
+    "DownloadEnding": "of a BFB: it is told by the BFB's own controller",
     "DrainEnding": "DrainOverdue after --drain-timeout",
     "Draining": "DrainOverdue after --drain-timeout",
     "EarlierPodEnding": "PodsDoNotEnd after 5 minutes",

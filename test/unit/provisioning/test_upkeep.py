@@ -134,6 +134,42 @@ def test_it_is_renewed_whatever_the_phase_waits_for_and_before_a_later_look_of_t
     assert kept_up(wait, see(ready())) == wait, "without a pod there is nobody to show one"
 
 
+@pytest.mark.parametrize(
+    ("told", "ours", "cut"),
+    [
+        (["a"], ["a"], False),
+        (["a"], [], False),
+        ([], ["a"], False),
+        (["a"], ["a", "heir"], False),
+        (["a", "heir"], ["heir", "a"], False),
+        (["a"], ["b"], True),
+        (["a"], ["heir", "a"], True),
+        (["heir", "a"], ["a"], True),
+    ],
+    ids=[
+        "the same",
+        "ours not known yet",
+        "made by an earlier version",
+        "a successor is announced",
+        "the successor took over",
+        "another",
+        "one that it was never told of signs",
+        "restored from a backup",
+    ],
+)
+@pytest.mark.parametrize("phase", list(Phase))
+def test_a_dms_that_trusts_other_authorities_gets_another_certificate_before_anything_else(
+    phase: Phase, told: list[str], ours: list[str], cut: bool
+) -> None:
+    subject = ready(certificate=shown() | {"authorities": told})
+    seen = see(subject, dms_pod=pod("d1-dms"), authorities=ours)
+    step = deciding(phase)(seen)
+    assert (isinstance(step, Act) and step.do is renew) == cut
+    failed = ready(certificate=shown(retry=0.01) | {"authorities": told})
+    step = deciding(phase)(replace(seen, dpu=failed))
+    assert not isinstance(step, Act) or step.do is not renew, "what failed just now holds nobody up"
+
+
 class Told:
     """Keeps the reasons of events."""
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -75,6 +79,51 @@ async def test_a_silent_volume_holds_nobody_and_one_thread(
     monkeypatch.setattr(module, "SILENT", 20.0)
     await volume.ask(asked.append, 2)
     assert asked == [2]
+
+
+async def test_of_a_volume_that_holds_all_threads_one_asks_at_a_time(
+    tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(module, "SILENT", 0.05)
+    monkeypatch.setattr(module, "THREADS", 2)
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    volume, asked = Volume(tmp_path), list[object]()
+    submit = volume._threads.submit
+
+    def spied(work: Callable[[], Any]) -> Future[Any]:
+        asked.append(work)
+        return submit(work)
+
+    monkeypatch.setattr(volume._threads, "submit", spied)
+
+    async def five() -> int:
+        """How many of five asked."""
+        asked.clear()
+        told = await asyncio.gather(*(volume.ask(held) for _ in range(5)), return_exceptions=True)
+        assert all(isinstance(each, VolumeSilent) for each in told)
+        return len(asked)
+
+    assert await five() == 5, "nobody knows yet"
+    assert len(volume._held) == 2
+    for _ in range(3):
+        assert await five() == 0
+        now += module.PROBE
+        assert await five() == 1
+
+
+async def test_once_one_was_answered_all_are(volume: Volume, held: Held, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(module, "monotonic", lambda: now)
+    monkeypatch.setattr(module, "SILENT", 0.05)
+    with pytest.raises(VolumeSilent):
+        await volume.ask(held)
+    monkeypatch.setattr(module, "SILENT", 20.0)
+    now += module.PROBE
+    with pytest.raises(FileNotFoundError):
+        await volume.ask((volume.folder / "nowhere").stat)
+    assert await asyncio.gather(*(volume.ask(int, "7") for _ in range(5))) == [7] * 5
+    assert len(volume._held) == 1, "the thread may be held for ever"
 
 
 @pytest.mark.parametrize("writes", [False, True])
@@ -188,3 +237,20 @@ async def test_a_file_that_the_volume_does_not_give_holds_no_reader(
     monkeypatch.setattr(Path, "open", lambda *_, **__: held())
     with pytest.raises(VolumeSilent):
         await anext(VolumeFile(volume, volume.folder / "image").chunks(4))
+
+
+async def test_a_file_is_closed_where_it_was_read_for_the_volume_may_not_let_it_be(volume: Volume) -> None:
+    closed, loop = asyncio.Event(), asyncio.get_running_loop()
+    threads: list[threading.Thread] = []
+
+    class File(io.BytesIO):
+        def close(self) -> None:
+            threads.append(threading.current_thread())
+            loop.call_soon_threadsafe(closed.set)
+
+    file = File(b"0123")
+    path = cast("Path", SimpleNamespace(open=lambda *_, **__: file))
+    assert [chunk async for chunk in VolumeFile(volume, path).chunks(4)] == [b"0123"]
+    async with asyncio.timeout(20):
+        await closed.wait()
+    assert threads[0] is not threading.main_thread()
