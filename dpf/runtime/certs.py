@@ -21,6 +21,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 from dpf.runtime.client import Client
@@ -86,13 +87,14 @@ def renew_at(pem: bytes) -> datetime:
     return start + (end - start) * RENEW_AT
 
 
-def fingerprints(bundle: bytes) -> list[str]:
+@lru_cache(maxsize=64)
+def fingerprints(bundle: bytes) -> tuple[str, ...]:
     """What tells the certificates of a PEM text from any others, in their order."""
-    found = []
+    found: list[str] = []
     while pem := _first_pem(bundle):
         found.append(hashlib.sha256(pem.strip()).hexdigest()[:16])
         bundle = bundle[len(pem) :]
-    return found
+    return tuple(found)
 
 
 def due(pem: bytes) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any
@@ -79,14 +80,14 @@ class Certificates:
             address=address,
             expires_at=expires(pair.cert),
             renew_at=_turn(dpu, pair.cert),
-            authorities=fingerprints(pair.ca),
+            authorities=list(fingerprints(pair.ca)),
         )
 
-    def authorities(self, namespace: str) -> list[str]:
+    def authorities(self, namespace: str) -> Sequence[str]:
         """Fingerprints of those that this process trusts there, the one that signs first; empty if it has not had to know yet, or
         they are cert-manager's."""
         known = self._authorities.get(namespace)
-        return fingerprints(known[0].bundle) if known is not None else []
+        return fingerprints(known[0].bundle) if known is not None else ()
 
     async def _store(self, obj: Secret | Certificate, change: dict[str, Any], dpu: DPU) -> None:
         """Creates the object, or changes the one that is there; what is more likely is tried first."""
