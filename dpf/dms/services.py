@@ -27,6 +27,7 @@ from dpf.gnxi.gen import (
     gnoi_system_pb2,
     gnoi_system_pb2_grpc,
 )
+from dpf.host import threads
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
@@ -122,7 +123,7 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
             async for received in _written(file, requests, version, size):
                 yield _progress(received)
             _check_size(version, file.tell(), size)
-            await asyncio.to_thread(self._images.finish, version, file, part)
+            await threads.outcome(self._images.finish, version, file, part)
         finally:
             file.close()
             part.unlink(missing_ok=True)
@@ -242,7 +243,7 @@ async def _written(file: BinaryIO, requests: AsyncIterator[Any], version: str, s
             told = received
             # Now and not at the end alone: the sender would hear nothing while a whole image goes to disk.
             file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
+            await threads.outcome(os.fsync, file.fileno())
             yield received
 
 
