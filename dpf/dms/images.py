@@ -90,6 +90,13 @@ class Images:
         part = self.path(version).with_name(f".{version}.{self._owner}.part")
         return part.open("wb"), part
 
+    def drop(self, file: BinaryIO, part: Path) -> None:
+        """Ends what :meth:`begin` began; after :meth:`finish` there is nothing left of it."""
+        try:
+            file.close()
+        finally:
+            part.unlink(missing_ok=True)
+
     def finish(self, version: str, file: BinaryIO, part: Path) -> None:
         """Puts a written image in its place, on disk before under its name."""
         file.flush()

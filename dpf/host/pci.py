@@ -7,7 +7,6 @@ that those make. The root is a parameter: in a container the host's sysfs lies e
 from __future__ import annotations
 
 import asyncio
-import errno
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,10 +72,7 @@ class Sysfs:
         :raises OSError: if it can't be read, TimeoutError if it does not answer; at once while an earlier read still waits.
         """
         path = self.devices / address / "vpd"
-        try:
-            return await threads.within(VPD, str(path), _start_of, path)
-        except TimeoutError:
-            raise TimeoutError(errno.ETIMEDOUT, f"no answer for {VPD:g} s", str(path)) from None
+        return await threads.within(VPD, str(path), _start_of, path)
 
     def driver(self, address: str) -> str:
         """The name of the driver that holds it; empty if none does."""

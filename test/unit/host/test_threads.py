@@ -53,6 +53,21 @@ async def test_who_is_cancelled_leaves_a_call_behind_that_ends_by_itself() -> No
         await ended.wait()
 
 
+async def test_a_line_does_one_thing_after_the_other_whoever_waits() -> None:
+    free, done = threading.Event(), list[int]()
+    line = threads.Line()
+    first = asyncio.create_task(line.outcome(free.wait, 20))
+    await asyncio.sleep(0)
+    first.cancel()
+    line.add(done.append, 1)
+    await line.close(0.01)
+    assert not line.ended.done()
+    free.set()
+    async with asyncio.timeout(20):
+        await asyncio.wrap_future(line.ended)
+    assert done == [1]
+
+
 async def test_an_error_is_whose_it_is() -> None:
     with pytest.raises(FileNotFoundError):
         await threads.within(5.0, "c", open, "/nowhere/at/all")
