@@ -91,7 +91,7 @@ class Server:
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {self._config.address}: is another dms running there?") from error
         self._images.tidy()
-        self._activator.resume()
+        await self._activator.resume()
         await self._reboots.resume()
         await self._server.start()
         log.info("serving", address=self._config.address)

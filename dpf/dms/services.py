@@ -20,7 +20,7 @@ from dpf.dms.activation import Activator, Busy, NoSuchVersion
 from dpf.dms.card import CardError
 from dpf.dms.gnmi import code_of
 from dpf.dms.hostreboot import HostReboots
-from dpf.dms.images import BadName, Images
+from dpf.dms.images import SILENT, BadName, Images
 from dpf.gnxi import dms
 from dpf.gnxi.gen import (
     gnoi_os_pb2,
@@ -38,8 +38,6 @@ PROGRESS_EVERY = 4 << 20
 """Bytes of an image between two reports of progress: real targets answer every few MB."""
 SILENCE = 60.0
 """Seconds without a message that end a transfer: its sender may be gone without a word, and others wait for it."""
-SILENT = 30.0
-"""Seconds that the volume may take to tell whether it has an image."""
 LET_GO = 1.0
 """Seconds that the end of a transfer waits for what the volume still does of it."""
 
@@ -151,7 +149,7 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
     async def Activate(self, request: Any, context: Context) -> Any:
         """Begins an activation, or finds it begun."""
         try:
-            self._activator.activate(request.version)
+            await self._activator.activate(request.version)
         except NoSuchVersion as error:
             return _not_activated(gnoi_os_pb2.ActivateError.NON_EXISTENT_VERSION, str(error))
         except Busy as error:

@@ -318,7 +318,7 @@ async def test_a_server_that_ends_while_the_card_takes_the_last_of_an_image_note
         return Activator(card, Images(folder, "card"), store, timeout=None, metrics=DmsMetrics())
 
     first = activator()
-    first.activate("x.bfb;d.cfg")
+    await first.activate("x.bfb;d.cfg")
     assert await asyncio.to_thread(boot.closing.wait, 20)
     ending = asyncio.create_task(first.close())
     await asyncio.sleep(0)
@@ -327,7 +327,7 @@ async def test_a_server_that_ends_while_the_card_takes_the_last_of_an_image_note
     second = activator()
     assert second.current is not None
     assert second.current.progress == "pushed"
-    second.resume()
+    await second.resume()
     device.log = [*INSTALLED, *UP]
     async with asyncio.timeout(20):
         while second.current.running:

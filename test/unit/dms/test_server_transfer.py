@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 
 from dpf.dms import services
-from dpf.dms.images import Images
 from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 from dpf.host import files
 from dpf.provisioning.dpu.dms import DmsClient
 from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
-from test.unit.dms.asking import CONFIG, IMAGE, begun, failing
+from test.unit.dms.asking import CONFIG, IMAGE, Hang, begun, failing
 from test.unit.dms.fakes import CountingCard, config, served
 
 
@@ -122,22 +119,6 @@ async def test_servers_that_share_a_folder_may_be_given_one_image_at_once(tmp_pa
         await stream.write(os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
         assert (await stream.read()).WhichOneof("response") == "validated"
     assert (settings.image_folder / "x.bfb").read_bytes() == b"parts"
-
-
-class Hang:
-    """A piece of work on the volume, which falls silent the first time that it is asked."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        self.begun, self.free = threading.Event(), threading.Event()
-        work = getattr(Images, name)
-
-        def hang(images: Images, *arguments: Any) -> Any:
-            if not self.begun.is_set():
-                self.begun.set()
-                assert self.free.wait(20)
-            return work(images, *arguments)
-
-        monkeypatch.setattr(Images, name, hang)
 
 
 async def test_a_volume_that_does_not_say_what_it_has_stops_nothing_else(
