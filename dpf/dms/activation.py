@@ -14,17 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dpf.dms.card import Card, CardError, CardStatus, State
-from dpf.dms.images import BadName, Images
+from dpf.dms.images import SILENT, BadName, Images
 from dpf.dms.metrics import DmsMetrics
 from dpf.dms.state import Activation, Store
 from dpf.gnxi import dms
+from dpf.host import threads
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
+
+
+LET_GO = 1.0
+"""Seconds that the end waits for the image folder to let go of a bf.cfg; else it is removed at the next start."""
 
 
 class Busy(CardError):
@@ -33,6 +38,27 @@ class Busy(CardError):
 
 class NoSuchVersion(CardError):
     """An image or bf.cfg that was never installed."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the image folder has of ``IMAGE;CONFIG``: where the image lies, and what is in the bf.cfg."""
+
+    version: str
+    image: Path | None
+    config: bytes | None
+
+    def both(self) -> tuple[Path, bytes]:
+        """Both.
+
+        :raises NoSuchVersion: if one is missing.
+        """
+        image, _, config = self.version.partition(dms.SEPARATOR)
+        if self.image is None:
+            raise NoSuchVersion(f"{image!r} is not installed")
+        if self.config is None:
+            raise NoSuchVersion(f"{config!r} is not installed")
+        return self.image, self.config
 
 
 class Activator:
@@ -45,6 +71,7 @@ class Activator:
         self._timeout = timeout
         self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
+        self._forgetting: set[asyncio.Task[None]] = set()
         self.seen = CardStatus(State.EMPTY)
         """What the card said last."""
 
@@ -53,32 +80,35 @@ class Activator:
         """The latest activation."""
         return self._store.record.activation
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Goes on with an activation that was running when the process ended."""
         if self.current is not None and self.current.running:
             log.info("activation_resumed", version=self.current.version, progress=self.current.progress)
             self._start()
         elif self.current is not None:
-            self._forget(self.current)
+            await asyncio.wait([self._forget(self.current)], timeout=SILENT)
 
-    def activate(self, version: str) -> None:
+    async def activate(self, version: str) -> None:
         """Begins the activation of ``IMAGE;CONFIG`` unless it is under way or done. Without a bf.cfg that was handed over anew the
         latest one is meant.
 
         :raises NoSuchVersion: if one of the two is missing.
         :raises Busy: if another activation runs.
+        :raises OSError: if the image folder does not tell, or the state can't be saved.
         """
+        parts = await self._parts(version)
+        # From here on nothing comes between the checks and the start, or two callers would both pass them.
         now = self.current
         known = now is not None and not now.over and now.version == version
-        if now is not None and known and self._images.find(version.partition(dms.SEPARATOR)[2]) is None:
+        if now is not None and known and parts.config is None:
             log.info("activation_known", version=version, progress=now.progress)
             return
-        image, config = self._parts(version)
-        asked = Activation(version, hashlib.sha256(config.read_bytes()).hexdigest())
+        image, config = parts.both()
+        asked = Activation(version, hashlib.sha256(config).hexdigest())
         if now is not None and known and now.config_sha256 == asked.config_sha256:
             log.info("activation_known", version=version, progress=now.progress)
             if now.progress != "asked":
-                self._forget(now)
+                await asyncio.wait([self._forget(now)], timeout=SILENT)
             return
         if now is not None and now.running:
             raise Busy(f"the card is being given {now.version}")
@@ -91,14 +121,16 @@ class Activator:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+        if self._forgetting:
+            await asyncio.wait(self._forgetting, timeout=LET_GO)
 
-    def _parts(self, version: str) -> tuple[Path, Path]:
+    async def _parts(self, version: str) -> Parts:
+        return await threads.within(SILENT, f"{version} in {self._images.name}", self._read, version)
+
+    def _read(self, version: str) -> Parts:
         image, _, config = version.partition(dms.SEPARATOR)
-        paths = self._images.find(image), self._images.find(config)
-        for name, path in zip((image, config), paths, strict=True):
-            if path is None:
-                raise NoSuchVersion(f"{name!r} is not installed")
-        return paths  # type: ignore[return-value]
+        path = self._images.find(config)
+        return Parts(version, self._images.find(image), path.read_bytes() if path is not None else None)
 
     def _start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="activation")
@@ -132,12 +164,12 @@ class Activator:
             return
         self.seen = await self._card.status()
         if self.seen.id != activation.config_sha256 or self.seen.state in {State.EMPTY, State.FAILED}:
-            image, config = self._parts(activation.version)
-            data = config.read_bytes()
-            if hashlib.sha256(data).hexdigest() != activation.config_sha256:
-                raise NoSuchVersion(f"{config.name} was replaced before the card got it")
+            image, config = (await self._parts(activation.version)).both()
+            if hashlib.sha256(config).hexdigest() != activation.config_sha256:
+                name = activation.version.partition(dms.SEPARATOR)[2]
+                raise NoSuchVersion(f"{name} was replaced before the card got it")
             self.seen = CardStatus(State.INSTALLING, version=image.name, message="pushing")
-            await self._card.boot(image, image.name, data, activation.config_sha256)
+            await self._card.boot(image, image.name, config, activation.config_sha256)
         self._store.save(activation=replace(activation, progress="pushed"))
         self._forget(activation)
         if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -165,10 +197,16 @@ class Activator:
         self._metrics.ended(progress)
         log.info("activation_ended", outcome=progress, message=message)
 
-    def _forget(self, activation: Activation) -> None:
-        """Removes the bf.cfg: the card has it, or will not get it."""
+    def _forget(self, activation: Activation) -> asyncio.Task[None]:
+        """Removes the bf.cfg: the card has it, or will not get it. Nothing of the activation waits for that."""
+        task = asyncio.create_task(self._remove(activation), name="bf.cfg removed")
+        self._forgetting.add(task)
+        task.add_done_callback(self._forgetting.discard)
+        return task
+
+    async def _remove(self, activation: Activation) -> None:
         name = activation.version.partition(dms.SEPARATOR)[2]
         try:
-            self._images.forget(name, activation.config_sha256)
+            await threads.outcome(self._images.forget, name, activation.config_sha256)
         except (OSError, BadName) as error:
             log.warning("bfcfg_not_removed", name=name, error=str(error))

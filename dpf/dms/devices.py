@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dpf.dms.card import CardError
+from dpf.host import threads
 
 R = TypeVar("R")
 
@@ -117,14 +117,14 @@ def tell(misc: Path, level: int, emptying: bool) -> tuple[str, bool]:
 
 
 async def in_thread(work: Callable[[], R], what: str, timeout: float = MISC_TIMEOUT) -> R:
-    """Device files block; a card that hangs must not stop the others.
+    """Device files block; a card that hangs must not stop anything but what is asked of it.
 
+    :param what: the file.
     :param timeout: seconds.
-    :raises CardError: if it takes longer or fails.
+    :raises CardError: if it takes longer or fails; at once while an earlier call that took longer still holds the file.
     """
     try:
-        async with asyncio.timeout(timeout):
-            return await asyncio.to_thread(work)
+        return await threads.within(timeout, what, work)
     except TimeoutError:
         raise CardError(f"{what} does not answer for {timeout:g} s", passing=True) from None
     except OSError as error:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +24,10 @@ log = get_logger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
+SILENT = 10.0
+"""Seconds that the folder may take to tell what is in it: it may be a server's at the other end of a wire (NFS)."""
+
+
 class BadName(ValueError):
     """A version that is no plain file name ending in .bfb or .cfg."""
 
@@ -34,8 +39,12 @@ class Images:
     """
 
     def __init__(self, folder: Path, owner: str) -> None:
+        self.name = str(folder)
+        """What it is called in messages."""
         self._folder = folder
         self._owner = owner
+        # A bf.cfg is looked at and removed in one thread while another may put the next in its place.
+        self._configs = threading.Lock()
 
     def path(self, version: str) -> Path:
         """Where a version lies, or would.
@@ -74,13 +83,14 @@ class Images:
 
     def write_config(self, version: str, data: bytes) -> None:
         """Stores a bf.cfg; it holds a join token, so nobody else may read it."""
-        files.put(self.path(version), data, mode=0o600)
+        with self._configs:
+            files.put(self.path(version), data, mode=0o600)
 
     def forget(self, version: str, sha256: str) -> None:
         """Removes the bf.cfg with that digest; one that has come in its place stays."""
         path = self.path(version)
         for left in (path, files.part_of(path)):
-            with suppress(FileNotFoundError):
+            with self._configs, suppress(FileNotFoundError):
                 if left == files.part_of(path) or hashlib.sha256(left.read_bytes()).hexdigest() == sha256:
                     left.unlink()
 
@@ -89,6 +99,13 @@ class Images:
         # By owner: two servers may be given the same image at the same time. One that was killed removes its own.
         part = self.path(version).with_name(f".{version}.{self._owner}.part")
         return part.open("wb"), part
+
+    def drop(self, file: BinaryIO, part: Path) -> None:
+        """Ends what :meth:`begin` began; after :meth:`finish` there is nothing left of it."""
+        try:
+            file.close()
+        finally:
+            part.unlink(missing_ok=True)
 
     def finish(self, version: str, file: BinaryIO, part: Path) -> None:
         """Puts a written image in its place, on disk before under its name."""

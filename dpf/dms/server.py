@@ -5,7 +5,7 @@ What it guarantees:
 * Only a client whose certificate the CA signed gets in. Certificates are read again when their files change: new connections
   get the new ones, those that are open stay.
 * Killed at any line and started again it goes on: see :mod:`dpf.dms.activation` and :mod:`dpf.dms.hostreboot`.
-* It holds no global state and no thread of its own, so a process may run hundreds.
+* It holds no global state, and a thread only while the volume works for it, so a process may run hundreds.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Server:
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {self._config.address}: is another dms running there?") from error
         self._images.tidy()
-        self._activator.resume()
+        await self._activator.resume()
         await self._reboots.resume()
         await self._server.start()
         log.info("serving", address=self._config.address)

@@ -10,7 +10,8 @@ import asyncio
 import errno
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any, BinaryIO
 
 import grpc
@@ -19,7 +20,7 @@ from dpf.dms.activation import Activator, Busy, NoSuchVersion
 from dpf.dms.card import CardError
 from dpf.dms.gnmi import code_of
 from dpf.dms.hostreboot import HostReboots
-from dpf.dms.images import BadName, Images
+from dpf.dms.images import SILENT, BadName, Images
 from dpf.gnxi import dms
 from dpf.gnxi.gen import (
     gnoi_os_pb2,
@@ -27,6 +28,8 @@ from dpf.gnxi.gen import (
     gnoi_system_pb2,
     gnoi_system_pb2_grpc,
 )
+from dpf.host import threads
+from dpf.host.threads import Line
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
@@ -35,6 +38,8 @@ PROGRESS_EVERY = 4 << 20
 """Bytes of an image between two reports of progress: real targets answer every few MB."""
 SILENCE = 60.0
 """Seconds without a message that end a transfer: its sender may be gone without a word, and others wait for it."""
+LET_GO = 1.0
+"""Seconds that the end of a transfer waits for what the volume still does of it."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Error = gnoi_os_pb2.InstallError
@@ -61,8 +66,9 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
     async def Install(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         """Takes an image or a bf.cfg; one that is there complete is validated without a transfer."""
         try:
-            async for response in self._install(requests):
-                yield response
+            async with aclosing(self._install(requests)) as responses:
+                async for response in responses:
+                    yield response
         except InstallFailure as failure:
             log.warning("install_refused", kind=Error.Type.Name(failure.kind), detail=failure.detail)
             yield _failed(failure.kind, failure.detail)
@@ -70,26 +76,30 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
             log.warning("install_failed", error=str(error))
             await context.abort(code_of(error), _disk(error, "the image folder"))
 
-    async def _install(self, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _install(self, requests: AsyncIterator[Any]) -> AsyncGenerator[Any, None]:
         first = await anext(aiter(requests), None)
         if first is None or first.WhichOneof("request") != "transfer_request":
             raise InstallFailure(Error.PARSE_FAIL, "the first message must be a transfer_request")
         version, size = first.transfer_request.version, first.transfer_request.package_size
         self._check(version, size)
         is_config = version.endswith(dms.CONFIG_SUFFIX)
-        if not is_config and self._images.complete(version, size):
+        if not is_config and await self._complete(version, size):
             yield _validated(version)
             return
         if version in self._installing:
             raise InstallFailure(Error.INSTALL_IN_PROGRESS, f"{version} is being transferred already")
         self._installing.add(version)
+        # Who sends may be gone while the volume keeps a write: the next transfer of that version must not write beside it.
+        volume = Line()
+        volume.ended.add_done_callback(lambda _: self._installing.discard(version))
         try:
             yield gnoi_os_pb2.InstallResponse(transfer_ready=gnoi_os_pb2.TransferReady())
             take = self._take_config if is_config else self._take_image
-            async for response in take(version, size, requests):
-                yield response
+            async with aclosing(take(volume, version, size, requests)) as responses:
+                async for response in responses:
+                    yield response
         finally:
-            self._installing.discard(version)
+            await volume.close(LET_GO)
         log.info("installed", version=version)
         yield _validated(version)
 
@@ -101,36 +111,45 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
         if version.endswith(dms.CONFIG_SUFFIX) and size > dms.CONFIG_LIMIT:
             raise InstallFailure(Error.TOO_LARGE, f"a bf.cfg may have {dms.CONFIG_LIMIT} bytes, not {size}")
 
+    async def _complete(self, version: str, size: int) -> bool:
+        path = str(self._images.path(version))
+        return await threads.within(SILENT, path, self._images.complete, version, size)
+
     def _check_room(self, version: str, size: int) -> None:
         if (room := self._images.room()) < size:
             raise OSError(errno.ENOSPC, f"{version} has {size} bytes, there is room for {room}")
 
-    async def _take_config(self, version: str, size: int, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async def _take_config(
+        self, volume: Line, version: str, size: int, requests: AsyncIterator[Any]
+    ) -> AsyncGenerator[Any, None]:
         data = bytearray()
         async for content in _content(requests):
             data += content
             if len(data) > dms.CONFIG_LIMIT:
                 raise InstallFailure(Error.TOO_LARGE, f"a bf.cfg may have {dms.CONFIG_LIMIT} bytes")
         _check_size(version, len(data), size)
-        self._images.write_config(version, bytes(data))
+        await volume.outcome(self._images.write_config, version, bytes(data))
         yield _progress(len(data))
 
-    async def _take_image(self, version: str, size: int, requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-        file, part = self._images.begin(version)
+    async def _take_image(
+        self, volume: Line, version: str, size: int, requests: AsyncIterator[Any]
+    ) -> AsyncGenerator[Any, None]:
+        opening = volume.add(self._images.begin, version)
         try:
-            self._check_room(version, size)
-            async for received in _written(file, requests, version, size):
+            file, part = await asyncio.wrap_future(opening)
+            await volume.outcome(self._check_room, version, size)
+            async for received in _written(volume, file, requests, version, size):
                 yield _progress(received)
             _check_size(version, file.tell(), size)
-            await asyncio.to_thread(self._images.finish, version, file, part)
+            await volume.outcome(self._images.finish, version, file, part)
         finally:
-            file.close()
-            part.unlink(missing_ok=True)
+            # It may be opened when nobody waits for it any more.
+            volume.add(lambda: self._images.drop(*opening.result()))
 
     async def Activate(self, request: Any, context: Context) -> Any:
         """Begins an activation, or finds it begun."""
         try:
-            self._activator.activate(request.version)
+            await self._activator.activate(request.version)
         except NoSuchVersion as error:
             return _not_activated(gnoi_os_pb2.ActivateError.NON_EXISTENT_VERSION, str(error))
         except Busy as error:
@@ -230,19 +249,21 @@ async def _content(requests: AsyncIterator[Any]) -> AsyncIterator[bytes]:
                 raise InstallFailure(Error.PARSE_FAIL, "expected transfer_content or transfer_end")
 
 
-async def _written(file: BinaryIO, requests: AsyncIterator[Any], version: str, size: int) -> AsyncIterator[int]:
+async def _written(
+    volume: Line, file: BinaryIO, requests: AsyncIterator[Any], version: str, size: int
+) -> AsyncIterator[int]:
     """Writes the chunks; yields how many bytes are on disk every few MB."""
     received, told = 0, 0
     async for content in _content(requests):
-        file.write(content)
+        await volume.outcome(file.write, content)
         received += len(content)
         if received > size > 0:
             _check_size(version, received, size)
         if received - told >= PROGRESS_EVERY:
             told = received
             # Now and not at the end alone: the sender would hear nothing while a whole image goes to disk.
-            file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
+            await volume.outcome(file.flush)
+            await volume.outcome(os.fsync, file.fileno())
             yield received
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import aiohttp
 import orjson
 
 from dpf.dms.card import CardError, CardStatus, Power, State
+from dpf.host import threads
 
 WAIT = 30.0
 """Seconds that one look at the card may wait for a change."""
@@ -53,7 +53,7 @@ class SimulatedCard:
 
     async def boot(self, image: Path, version: str, config: bytes, request: str) -> None:
         body = {"image": str(image), "version": version, "config": config.decode(), "id": request}
-        size = (await asyncio.to_thread(image.stat)).st_size
+        size = (await threads.outcome(image.stat)).st_size
         await self._ask("POST", "/boot", body)
         self._wrote(size + len(config))
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from dpf.host import threads
 from dpf.host.vpd import LARGEST
 
 VENDOR = 0x15B3
@@ -18,6 +19,8 @@ DPUS = {0xA2DC: "BlueField-3", 0xA2D6: "BlueField-2"}
 """Device ids of the network functions of cards."""
 RSHIMS = {0xC2D2, 0xC2D3, 0xC2D4, 0xC2D5}
 """Device ids of the functions through which a host manages cards, BlueField-1 to -3; its number depends on the card's ports."""
+VPD = 10.0
+"""Seconds that a device may take to tell its vital product data."""
 
 SLOT = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]")
 _FUNCTION = re.compile(rf"({SLOT.pattern})\.([0-7])")
@@ -64,12 +67,12 @@ class Sysfs:
         return (found[0] / "board_id").read_text().strip() if found else ""
 
     async def vpd(self, address: str) -> bytes:
-        """Its vital product data. A device takes up to a second to tell it, in which others go on."""
-        return await asyncio.to_thread(self._vpd, address)
+        """Its vital product data. A device takes up to a second to tell it, in which others go on.
 
-    def _vpd(self, address: str) -> bytes:
-        with (self.devices / address / "vpd").open("rb") as file:
-            return file.read(LARGEST)
+        :raises OSError: if it can't be read, TimeoutError if it does not answer; at once while an earlier read still waits.
+        """
+        path = self.devices / address / "vpd"
+        return await threads.within(VPD, str(path), _start_of, path)
 
     def driver(self, address: str) -> str:
         """The name of the driver that holds it; empty if none does."""
@@ -101,6 +104,11 @@ class Sysfs:
 
     def _number(self, address: str, name: str) -> int:
         return int((self.devices / address / name).read_text(), 16)
+
+
+def _start_of(vpd: Path) -> bytes:
+    with vpd.open("rb") as file:
+        return file.read(LARGEST)
 
 
 def _represents(netdev: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from dpf.detector import bridge
 from dpf.detector.cards import AGAIN, Scanner
 from dpf.detector.detector import Detector
 from dpf.detector.features import read
+from dpf.host import pci
 from dpf.host.network import BRIDGE, NetworkError
+from dpf.host.pci import Sysfs
 from dpf.runtime.testing import run_virtual
 from dpf.sandbox.fleet.machine import Hardware, Machine, View
 
@@ -263,6 +266,23 @@ def test_it_looks_at_once_after_changes_and_every_minute(host: Host) -> None:
         task.cancel()
 
     run_virtual(story)
+
+
+async def test_a_card_that_hangs_is_a_problem_of_its_own(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pci, "VPD", 0.05)
+    vpd = host.function(FOUR) / "vpd"
+    vpd.unlink()
+    # Nobody is at the other end, so who opens it waits.
+    os.mkfifo(vpd)
+    before = threading.active_count()
+    for _ in range(10):
+        scanner = Scanner(Sysfs(host.machine.root / "sys"))
+        found = await asyncio.wait_for(scanner.scan(), 10)
+        assert [card.slot for card in found.cards] == [FOUR.slot, FIVE.slot]
+        assert found.cards[1].found["serial-number"] == FIVE.serial
+        assert found.problems == {(FOUR.slot, "vpd"): "vital product data can't be read: no answer for 0.05 s"}
+    assert threading.active_count() <= before + 3
+    os.close(os.open(vpd, os.O_RDWR | os.O_NONBLOCK))
 
 
 def test_a_card_that_did_not_answer_is_asked_again_after_a_while(host: Host) -> None:

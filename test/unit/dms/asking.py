@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from dpf.dms.images import Images
 from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 from dpf.host import files
 from dpf.provisioning.dpu.dms import DmsClient
@@ -38,6 +42,22 @@ async def begun(client: DmsClient, size: int = 0) -> Any:
     await stream.write(os_pb2.InstallRequest(transfer_request=request))
     await stream.read()
     return stream
+
+
+class Hang:
+    """A piece of work on the volume, which falls silent the first time that it is asked."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.begun, self.free = threading.Event(), threading.Event()
+        work = getattr(Images, name)
+
+        def hang(images: Images, *arguments: Any) -> Any:
+            if not self.begun.is_set():
+                self.begun.set()
+                assert self.free.wait(20)
+            return work(images, *arguments)
+
+        monkeypatch.setattr(Images, name, hang)
 
 
 def failing(code: int, *, only: str = "") -> Callable[..., None]:

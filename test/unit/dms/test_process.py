@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import urllib.request
@@ -162,6 +163,34 @@ async def test_a_killed_process_goes_on_where_the_card_is(tmp_path: Path) -> Non
     assert fleet.mode == "DPU"
     assert [(boot["version"], boot["config"]) for boot in fleet.boots] == [("x.bfb", "# bf.cfg\n")]
     assert fleet.reboots == [{"kind": "power", "power": "reset", "id": "uid/boot-1"}]
+
+
+async def test_a_process_whose_card_hangs_reboots_the_host_and_ends_when_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever this machine has for its power is not found.
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings, device = config(tmp_path), tmp_path / "rshim0"
+    device.mkdir()
+    os.mkfifo(device / "misc")
+    arguments = [
+        *("--bind-address", settings.address, "--image-folder", settings.image_folder),
+        *("--ca", settings.ca, "--tls-cert-file", settings.cert, "--tls-key-file", settings.key),
+        *("--target-pci", "0000:04:00", "--rshim-device", device),
+    ]
+    async with process(*map(str, arguments)) as running:
+        await serving(running)
+        async with dial(settings.address, CLIENT) as client:
+            await client.install("x.bfb", b"image")
+            await client.install("d.cfg", b"# bf.cfg\n")
+            await client.activate("x.bfb;d.cfg")
+            # It takes what it is told, and then tells nothing.
+            assert "DISPLAY_LEVEL" in await asyncio.to_thread((device / "misc").read_text)
+            assert (await client.report()).active
+            await client.reboot(Policy("COLD", Power.RESET), "uid/boot-1")
+        running.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            assert await running.wait() == 0
 
 
 def test_the_command_line_of_nvidias_dmsd_is_understood() -> None:

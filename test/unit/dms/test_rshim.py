@@ -318,7 +318,7 @@ async def test_a_server_that_ends_while_the_card_takes_the_last_of_an_image_note
         return Activator(card, Images(folder, "card"), store, timeout=None, metrics=DmsMetrics())
 
     first = activator()
-    first.activate("x.bfb;d.cfg")
+    await first.activate("x.bfb;d.cfg")
     assert await asyncio.to_thread(boot.closing.wait, 20)
     ending = asyncio.create_task(first.close())
     await asyncio.sleep(0)
@@ -327,7 +327,7 @@ async def test_a_server_that_ends_while_the_card_takes_the_last_of_an_image_note
     second = activator()
     assert second.current is not None
     assert second.current.progress == "pushed"
-    second.resume()
+    await second.resume()
     device.log = [*INSTALLED, *UP]
     async with asyncio.timeout(20):
         while second.current.running:
@@ -345,6 +345,37 @@ async def test_an_image_for_a_driver_that_is_gone_is_not_written_to_a_plain_file
     with pytest.raises(CardError, match="boot: No such file"):
         await card.boot(image, "x.bfb", b"", "id")
     assert not (device.folder / "boot").exists()
+
+
+async def test_a_card_that_hangs_holds_one_thread_and_the_host_can_be_rebooted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices.in_thread, "__defaults__", (0.01,))
+    # Nobody is at the other end, so who opens it waits.
+    os.mkfifo(tmp_path / "misc")
+    card, before = RshimCard(Place("0000:04:00", tmp_path)), threading.active_count()
+    for _ in range(40):
+        with pytest.raises(CardError, match="misc does not answer for") as info:
+            await card.status()
+        assert info.value.passing
+    assert threading.active_count() <= before + 2
+    assert await card.boot_id()
+    os.close(os.open(tmp_path / "misc", os.O_RDWR | os.O_NONBLOCK))
+
+
+async def test_an_image_that_hangs_stops_nothing_but_its_push(
+    card: RshimCard, device: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices.in_thread, "__defaults__", (0.2,))
+    image = tmp_path / "x.bfb"
+    os.mkfifo(image)
+    # Somebody has it open and writes nothing, so who reads it waits.
+    end = os.open(image, os.O_RDWR | os.O_NONBLOCK)
+    async with asyncio.timeout(10):
+        with pytest.raises(CardError, match=r"x\.bfb does not answer for") as info:
+            await card.boot(image, "x.bfb", b"", "id")
+    assert info.value.passing
+    os.close(end)
 
 
 async def test_a_failure_names_the_line(card: RshimCard, device: Device) -> None:

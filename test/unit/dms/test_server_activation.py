@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import errno
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from dpf.dms import activation
 from dpf.dms.card import CardError, CardStatus, State
 from dpf.host import files
 from dpf.provisioning.dpu.install import Refused, Report, Unreachable
 from dpf.provisioning.dpu.rebootpolicy import Policy, Power
-from test.unit.dms.asking import CONFIG, failing, installed, settled
+from test.unit.dms.asking import CONFIG, Hang, failing, installed, settled
 from test.unit.dms.fakes import CountingCard, config, digest, served
 
 
@@ -227,3 +229,44 @@ async def test_an_activation_that_breaks_in_a_way_nobody_thought_of_ends(
         report = await settled(client)
         assert report.outcome == "retriable"
         assert says in report.text
+
+
+async def test_a_volume_that_is_silent_when_an_activation_begins_stops_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = CountingCard()
+    async with served(config(tmp_path), card) as client:
+        await installed(client)
+        monkeypatch.setattr(activation, "SILENT", 0.2)
+        hang = Hang(monkeypatch, "find")
+        asked = asyncio.create_task(client.activate("x.bfb;d.cfg"))
+        assert await asyncio.to_thread(hang.begun.wait, 20)
+        assert (await client.report()).outcome == "unknown"
+        with pytest.raises(Unreachable, match=r"x\.bfb;d\.cfg in .*images: no answer for 0\.2 s"):
+            await asked
+        hang.free.set()
+        card.go.set()
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(Unreachable):
+                    await client.activate("x.bfb;d.cfg")
+                    break
+        assert (await settled(client)).outcome == "success"
+        assert len(card.pushes) == 1
+
+
+async def test_a_volume_that_keeps_a_bf_cfg_keeps_no_activation_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, card = config(tmp_path), CountingCard()
+    card.go.set()
+    hang = Hang(monkeypatch, "forget")
+    async with served(settings, card) as client:
+        await installed(client)
+        await client.activate("x.bfb;d.cfg")
+        assert (await settled(client)).outcome == "success"
+        assert await asyncio.to_thread(hang.begun.wait, 20)
+        hang.free.set()
+        async with asyncio.timeout(20):
+            while (settings.image_folder / "d.cfg").exists():
+                await asyncio.sleep(0.01)

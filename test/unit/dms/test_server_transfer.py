@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +14,10 @@ import pytest
 from dpf.dms import services
 from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 from dpf.host import files
+from dpf.provisioning.dpu.dms import DmsClient
 from dpf.provisioning.dpu.install import NoRoom, Refused, Unreachable
-from test.unit.dms.asking import CONFIG, IMAGE, begun, failing
+from dpf.provisioning.dpu.rebootpolicy import Policy, Power
+from test.unit.dms.asking import CONFIG, IMAGE, Hang, begun, failing
 from test.unit.dms.fakes import CountingCard, config, served
 
 
@@ -115,6 +119,57 @@ async def test_servers_that_share_a_folder_may_be_given_one_image_at_once(tmp_pa
         await stream.write(os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
         assert (await stream.read()).WhichOneof("response") == "validated"
     assert (settings.image_folder / "x.bfb").read_bytes() == b"parts"
+
+
+async def test_a_volume_that_does_not_say_what_it_has_stops_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "SILENT", 0.2)
+    hang = Hang(monkeypatch, "complete")
+    card = CountingCard()
+    async with served(config(tmp_path), card) as client:
+        asked = asyncio.create_task(client.install("x.bfb", IMAGE))
+        assert await asyncio.to_thread(hang.begun.wait, 20)
+        await client.report()
+        await client.reboot(Policy("COLD", Power.RESET), "uid/boot-1")
+        with pytest.raises(Unreachable, match=r"x\.bfb: no answer for 0\.2 s"):
+            await asked
+        hang.free.set()
+        await _as_soon_as_it_can(client, "x.bfb", IMAGE)
+        async with asyncio.timeout(20):
+            while not card.resets:
+                await asyncio.sleep(0.01)
+
+
+async def _as_soon_as_it_can(client: DmsClient, version: str, content: bytes) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with suppress(Unreachable):
+                await client.install(version, content)
+                return
+
+
+@pytest.mark.parametrize(
+    ("work", "version"), [("write_config", "d.cfg"), ("begin", "x.bfb"), ("finish", "x.bfb"), ("room", "x.bfb")]
+)
+async def test_what_a_silent_volume_keeps_of_a_transfer_is_over_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: str, version: str
+) -> None:
+    settings, hang = config(tmp_path), Hang(monkeypatch, work)
+    async with served(settings, CountingCard()) as client:
+        gone = asyncio.create_task(client.install(version, b"the first"))
+        assert await asyncio.to_thread(hang.begun.wait, 20)
+        await client.report()
+        gone.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+        with pytest.raises(Unreachable, match="INSTALL_IN_PROGRESS"):
+            await client.install(version, b"the second one")
+        hang.free.set()
+        await _as_soon_as_it_can(client, version, b"the second one")
+        assert {path.name: path.read_bytes() for path in settings.image_folder.iterdir()} == {
+            version: b"the second one"
+        }
 
 
 async def test_two_transfers_of_one_image_at_once_are_refused(tmp_path: Path) -> None:
