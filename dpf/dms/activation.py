@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dpf.dms.card import Card, CardError, CardStatus, State
@@ -46,7 +46,7 @@ class Parts:
 
     version: str
     image: Path | None
-    config: bytes | None
+    config: bytes | None = field(repr=False)
 
     def both(self) -> tuple[Path, bytes]:
         """Both.
@@ -130,7 +130,11 @@ class Activator:
     def _read(self, version: str) -> Parts:
         image, _, config = version.partition(dms.SEPARATOR)
         path = self._images.find(config)
-        return Parts(version, self._images.find(image), path.read_bytes() if path is not None else None)
+        try:
+            content = path.read_bytes() if path is not None else None
+        except FileNotFoundError:
+            content = None  # The activation before has just removed it.
+        return Parts(version, self._images.find(image), content)
 
     def _start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="activation")
@@ -196,6 +200,11 @@ class Activator:
             self._forget(activation)
         self._metrics.ended(progress)
         log.info("activation_ended", outcome=progress, message=message)
+
+    async def forgotten(self) -> None:
+        """Returns when no bf.cfg is being removed: one that is handed over now may be the same as that."""
+        if self._forgetting:
+            await asyncio.wait(self._forgetting)
 
     def _forget(self, activation: Activation) -> asyncio.Task[None]:
         """Removes the bf.cfg: the card has it, or will not get it. Nothing of the activation waits for that."""

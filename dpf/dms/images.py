@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dpf.gnxi import dms
-from dpf.host import files
+from dpf.host import files, threads
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
@@ -55,14 +55,23 @@ class Images:
             raise BadName(f"{version!r} is not the name of a .bfb or .cfg file")
         return self._folder / version
 
-    def tidy(self) -> None:
-        """Removes what is left of transfers to a server that was killed: nobody goes on with them. At the start alone."""
+    async def tidy(self) -> None:
+        """Removes what is left of transfers to a server that was killed: nobody goes on with them. At the start alone, and given up
+        if the folder is silent."""
+        late = threading.Event()
         try:
-            # With the suffix, for another host's name may end with this one's.
-            for part in list(self._folder.glob(f".*.bfb.{glob.escape(self._owner)}.part")):
-                files.remove(part)
+            await threads.within(SILENT, f"parts in {self._folder}", self._tidy, late)
         except OSError as error:
             log.warning("part_not_removed", path=error.filename, error=error.strerror)
+        finally:
+            late.set()
+
+    def _tidy(self, late: threading.Event) -> None:
+        # With the suffix, for another host's name may end with this one's.
+        for part in list(self._folder.glob(f".*.bfb.{glob.escape(self._owner)}.part")):
+            if late.is_set():
+                return  # It may be that of a transfer which has begun since.
+            files.remove(part)
 
     def find(self, version: str) -> Path | None:
         """The file of a version, if it is there."""

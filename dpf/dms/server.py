@@ -90,17 +90,26 @@ class Server:
             self._server.add_secure_port(self._config.address, credentials)
         except RuntimeError as error:
             raise ConfigError(f"cannot listen on {self._config.address}: is another dms running there?") from error
-        self._images.tidy()
-        await self._activator.resume()
-        await self._reboots.resume()
-        await self._server.start()
+        try:
+            await self._images.tidy()
+            await self._activator.resume()
+            await self._reboots.resume()
+            await self._server.start()
+        except BaseException:
+            # One that has an address and was never started keeps it as long as the process lives.
+            await self._server.start()
+            await self._end(0.0)
+            raise
         log.info("serving", address=self._config.address)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._server.stop(GRACE)
+        await self._end(GRACE)
+
+    async def _end(self, grace: float) -> None:
+        await self._server.stop(grace)
         await self._activator.close()
         await self._reboots.close()
 

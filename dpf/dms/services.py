@@ -88,9 +88,9 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
             return
         if version in self._installing:
             raise InstallFailure(Error.INSTALL_IN_PROGRESS, f"{version} is being transferred already")
-        self._installing.add(version)
         # Who sends may be gone while the volume keeps a write: the next transfer of that version must not write beside it.
         volume = Line()
+        self._installing.add(version)
         volume.ended.add_done_callback(lambda _: self._installing.discard(version))
         try:
             yield gnoi_os_pb2.InstallResponse(transfer_ready=gnoi_os_pb2.TransferReady())
@@ -128,6 +128,7 @@ class Os(gnoi_os_pb2_grpc.OSServicer):
             if len(data) > dms.CONFIG_LIMIT:
                 raise InstallFailure(Error.TOO_LARGE, f"a bf.cfg may have {dms.CONFIG_LIMIT} bytes")
         _check_size(version, len(data), size)
+        await self._activator.forgotten()
         await volume.outcome(self._images.write_config, version, bytes(data))
         yield _progress(len(data))
 

@@ -48,14 +48,17 @@ class Hang:
     """A piece of work on the volume, which falls silent the first time that it is asked."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-        self.begun, self.free = threading.Event(), threading.Event()
+        self.begun, self.free, self.ended = threading.Event(), threading.Event(), threading.Event()
         work = getattr(Images, name)
 
         def hang(images: Images, *arguments: Any) -> Any:
             if not self.begun.is_set():
                 self.begun.set()
                 assert self.free.wait(20)
-            return work(images, *arguments)
+            try:
+                return work(images, *arguments)
+            finally:
+                self.ended.set()
 
         monkeypatch.setattr(Images, name, hang)
 

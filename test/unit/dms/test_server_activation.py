@@ -270,3 +270,23 @@ async def test_a_volume_that_keeps_a_bf_cfg_keeps_no_activation_from_its_end(
         async with asyncio.timeout(20):
             while (settings.image_folder / "d.cfg").exists():
                 await asyncio.sleep(0.01)
+
+
+async def test_a_bf_cfg_that_is_handed_over_while_the_same_is_being_removed_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, card = config(tmp_path), CountingCard()
+    card.failure = CardError("busy", passing=True)
+    card.go.set()
+    hang = Hang(monkeypatch, "forget")
+    async with served(settings, card) as client:
+        await installed(client)
+        await client.activate("x.bfb;d.cfg")
+        assert (await settled(client)).outcome == "retriable"
+        assert await asyncio.to_thread(hang.begun.wait, 20)
+        handed_over = asyncio.create_task(client.install("d.cfg", CONFIG))
+        await asyncio.wait([handed_over], timeout=1.0)
+        hang.free.set()
+        await handed_over
+        assert await asyncio.to_thread(hang.ended.wait, 20)
+        assert (settings.image_folder / "d.cfg").exists()

@@ -11,7 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
-from dpf.dms import services
+from dpf.dms import images, services
+from dpf.dms.server import Server
 from dpf.gnxi.gen import gnoi_os_pb2 as os_pb2
 from dpf.host import files
 from dpf.provisioning.dpu.dms import DmsClient
@@ -76,6 +77,39 @@ async def test_what_can_not_be_removed_of_an_image_keeps_no_server_from_starting
     (settings.image_folder / ".x.bfb.card.part").mkdir()
     async with served(settings, CountingCard()) as client:
         await client.install("y.bfb", IMAGE)
+
+
+async def test_a_silent_volume_keeps_no_server_from_starting_and_loses_no_transfer_when_it_wakes_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, old = config(tmp_path), ".x.bfb.card.part"
+    (settings.image_folder / old).write_bytes(b"of a server that was killed")
+    monkeypatch.setattr(images, "SILENT", 0.2)
+    hang = Hang(monkeypatch, "_tidy")
+    async with served(settings, CountingCard()) as client:
+        assert hang.begun.is_set()
+        stream = await begun(client)
+        await stream.write(os_pb2.InstallRequest(transfer_content=IMAGE))
+        hang.free.set()
+        assert await asyncio.to_thread(hang.ended.wait, 20)
+        await stream.write(os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
+        answer = await stream.read()
+        while answer.WhichOneof("response") == "transfer_progress":
+            answer = await stream.read()
+        assert answer.WhichOneof("response") == "validated"
+
+
+async def test_a_start_that_is_cancelled_gives_its_address_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, hang = config(tmp_path), Hang(monkeypatch, "_tidy")
+    starting = asyncio.create_task(Server(settings, CountingCard()).__aenter__())
+    assert await asyncio.to_thread(hang.begun.wait, 20)
+    starting.cancel()
+    await asyncio.wait([starting])
+    hang.free.set()
+    async with served(settings, CountingCard()) as client:
+        await client.install("x.bfb", IMAGE)
 
 
 async def test_a_sender_that_falls_silent_does_not_keep_others_out(
