@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
+from time import monotonic
 from typing import TypeVar
 
 from dpf.provisioning.bfcfg.discovery import MOST, Way
@@ -31,9 +32,13 @@ LONGEST_JOIN = command(Way(f"{'h' * 253}:65535", (f"sha256:{'0' * 64}",) * MOST)
 AT_ONCE = 2
 """Threads, and so shells, for all flavors together: flavors are few, and what takes long here takes a processor."""
 REMEMBERED = 256
+SILENT = 30.0
+"""Seconds for which a shell that gave no answer is not asked the same again: a thousand DPUs may have the flavor."""
 
 _threads = ThreadPoolExecutor(AT_ONCE, "bfcfg")
 _verdicts: OrderedDict[bytes, Verdict] = OrderedDict()
+_silent: dict[bytes, tuple[float, OSError]] = {}
+"""By flavor, until when the shell is not asked, and why."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,24 @@ def known(flavor: DPUFlavorSpec) -> Verdict | None:
 async def judge(flavor: DPUFlavorSpec) -> Verdict:
     """As :func:`unfit`, beside the event loop; what was found before is not looked for again.
 
-    :raises OSError: if the shell gave no answer, which is not remembered: the next one asks again.
+    :raises OSError: if the shell gave no answer; who asks the same within :data:`SILENT` seconds is told so at once.
     """
     name = _name(flavor)
 
     def work() -> Verdict:
         # Somebody may have asked the same while this waited for its turn.
-        return _verdicts.get(name) or _remembered(name, Verdict(unfit(flavor)))
+        if (found := _verdicts.get(name)) is not None:
+            return found
+        until, error = _silent.get(name, (0.0, None))
+        if error is not None and monotonic() < until:
+            raise error.with_traceback(None)
+        try:
+            return _remembered(name, Verdict(unfit(flavor)))
+        except OSError as error:
+            for old in [each for each, (until, _) in _silent.items() if until < monotonic()]:
+                _silent.pop(old, None)
+            _silent[name] = monotonic() + SILENT, error
+            raise
 
     found = _verdicts.get(name)
     return found if found is not None else await beside(work)

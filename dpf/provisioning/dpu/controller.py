@@ -60,6 +60,9 @@ class DPUReconciler(Finalizing[DPU]):
 
     async def finalize(self, dpu: DPU) -> Result | None:
         seen = self._observer.look(dpu)
+        if (failed := deleting.reset_failed(seen)) is not None:
+            await self._deleting(dpu, failed)
+            return Result(requeue_after=0.0)
         try:
             refused = await deleting.take_back(self._hands, seen)
         except (Conflict, NotFound):
@@ -93,7 +96,9 @@ class DPUReconciler(Finalizing[DPU]):
 
     async def _deleting(self, dpu: DPU, condition: Condition) -> None:
         turn = Pass(dpu, self._observer, self._hands)
-        turn.enter(Phase.DELETING)
+        asked = dpu.status.phase in (Phase.REBOOTING, Phase.DELETING) or turns.issued(dpu)
+        # A reset that is on record for another try is asked for no more, and nobody is to wait for it.
+        turn.enter(Phase.DELETING, {} if asked else {"reboot": None})
         turn.say(condition)
         await turn.write()
 

@@ -15,6 +15,7 @@ by this one that they know: see ``turns``. Its DMS stays as long, which may be a
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import timedelta
 
 from dpf.provisioning import leftnodes
 from dpf.provisioning.dpu import bfcfgfile, effects, jointoken, turns
@@ -25,7 +26,7 @@ from dpf.provisioning.dpu.steps import Hold, waits
 from dpf.provisioning.dpu.waiting import HOST_BACK, PODS_END
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, NotFound
 from dpf.runtime.k8s import Secret
-from dpf.runtime.meta import Key, ObjectMeta
+from dpf.runtime.meta import Condition, Key, ObjectMeta
 from dpf.runtime.options import written
 from dpf_api import names
 from dpf_api.certificate import Certificate
@@ -78,10 +79,17 @@ def unfinished(seen: Seen, refused: str = "", kept: str = "") -> Hold | None:
 
 def _host_goes_down(seen: Seen) -> float:
     """Seconds for which the host's reboot is waited for; 0 if it is not."""
-    job = seen.reboot_job
-    failed = job is not None and isinstance(job.error, RebootFailed)
     others = any(not other.deleting for other in seen.siblings)
-    return turns.resetting(seen, seen.dpu) if others and not failed else 0.0
+    return turns.resetting(seen, seen.dpu) if others else 0.0
+
+
+def reset_failed(seen: Seen) -> Condition | None:
+    """What is to be said before all else if DMS could not reset the host, and that is not said yet: nobody waits for it then."""
+    job = seen.reboot_job
+    if job is None or not isinstance(job.error, RebootFailed) or turns.resetting(seen, seen.dpu) <= 0:
+        return None
+    message = f"node {seen.dpu.spec.node_name} could not be rebooted: {job.error}"
+    return waits(ConditionType.REBOOTED, turns.REBOOT_FAILED, message)
 
 
 def _without_cluster(seen: Seen) -> bool:
@@ -187,9 +195,14 @@ def _left(seen: Seen) -> float:
 
 
 def _deleted(seen: Seen) -> float:
-    """Seconds since deletion was asked for."""
-    since = seen.dpu.metadata.deletion_timestamp
-    return (seen.now - since).total_seconds() if since is not None else 0.0
+    """Seconds since deletion could begin: since it was asked for, or the host is back from a reset that was waited for."""
+    since, issued, back = seen.dpu.metadata.deletion_timestamp, seen.reboot.issued_at, seen.host_since
+    if since is None:
+        return 0.0
+    longest = timedelta(seconds=HOST_BACK)
+    if issued is not None and back is not None and since - issued < longest:
+        since = max(since, min(back, since + longest))
+    return (seen.now - since).total_seconds()
 
 
 async def _remove_token(hands: Hands, dpu: DPU) -> None:

@@ -46,8 +46,8 @@ POLL = (0.1, 3.0)
 RECONNECT = (0.2, 10.0)
 FOLLOW = (5.0, 60.0)
 """Seconds between questions whether a reboot failed. The tools take seconds to minutes; a host that goes down answers no more."""
-RETRIES = 3
-"""How often a failure that the card itself calls passing is tried again."""
+AGAIN = (10.0, 60.0)
+"""Seconds until a failure that the card itself calls passing is tried again, each time. What hangs takes its time to pass."""
 MODE = "DPU"
 
 
@@ -198,9 +198,9 @@ class _Flash:
             self._tell(activated_at=None)
         await dms.set_mode(MODE)
         self._tell(text=f"handing over {order.version}")
+        # That it has the image says nothing of whether the volume takes a write: the silence before goes on counting.
         await dms.install(order.version, order.image)
-        self._lost_since = None
-        for _ in range(RETRIES):
+        for pause in (*AGAIN, None):
             # Each time: DMS keeps it no longer than the card needs it.
             await dms.install(order.config_name, order.config)
             log.info("card_activate", version=order.version, config_sha256=order.sha256)
@@ -211,8 +211,10 @@ class _Flash:
                 return
             if report.outcome != "retriable":
                 raise Refused(_failure(report))
-            self._tell(text=f"trying again: {report.text}")
-        raise Refused(f"the card failed {RETRIES} times: {report.text}")
+            if pause is not None:
+                self._tell(text=f"trying again: {report.text}")
+                await asyncio.sleep(pause)
+        raise Refused(f"the card failed {len(AGAIN) + 1} times: {report.text}")
 
     async def _settled(self, dms: Dms, report: Report) -> Report:
         """The first report in which the card is not at work."""

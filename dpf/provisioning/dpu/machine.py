@@ -12,7 +12,7 @@ from typing import Any
 from dpf.provisioning.dpu import story
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Observer, Seen
-from dpf.provisioning.dpu.steps import Act, Action, Advance, Hold, Remember, Step, waits
+from dpf.provisioning.dpu.steps import Act, Action, Advance, Changes, Hold, Remember, Step, waits
 from dpf.runtime.conditions import find, set_condition
 from dpf.runtime.controller import Result
 from dpf.runtime.errors import ApiError, ClusterUnavailable, Conflict, DpfError, Terminal, Waiting
@@ -78,9 +78,9 @@ class Pass:
                     return Result(requeue_after=after) if after is not None else None
         raise RuntimeError(f"phase {self.phase} comes to no end")
 
-    def enter(self, phase: Phase) -> None:
-        """Changes the phase."""
-        self._change({"phase": phase})
+    def enter(self, phase: Phase, changes: Changes) -> None:
+        """Changes the phase, and what goes with it."""
+        self._change({**changes, "phase": phase})
 
     def say(self, condition: Condition) -> None:
         """Sets a condition."""

@@ -11,6 +11,7 @@ from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.observe import Seen
 from dpf.provisioning.dpu.steps import Act, Hold, waits
 from dpf.provisioning.dpu.waiting import wait
+from dpf.runtime.places import elsewhere
 from dpf_api.bfb import Phase as BFBPhase
 from dpf_api.dpu import DPU, ConditionType
 
@@ -85,7 +86,8 @@ async def judge(_: Hands, seen: Seen) -> None:
     :raises OSError: if the shell that is asked gave no answer.
     """
     if seen.flavor is not None:
-        await check.judge(seen.flavor.spec)
+        async with elsewhere():
+            await check.judge(seen.flavor.spec)
 
 
 def flavor(seen: Seen, kind: ConditionType) -> Act | Hold | None:

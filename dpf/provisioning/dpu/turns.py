@@ -42,7 +42,7 @@ def before_flash(seen: Seen) -> DPU | None:
     for other in seen.siblings:
         if resetting(seen, other) > 0:
             return other
-        if not begun and _in_line(other) and announced(other) and not _issued(other) and rebootpolicy.authorised(other):
+        if not begun and _in_line(other) and announced(other) and not issued(other) and rebootpolicy.authorised(other):
             return other
     return None
 
@@ -121,7 +121,8 @@ def _in_line(dpu: DPU) -> bool:
     return dpu.status.phase is Phase.REBOOTING and not dpu.deleting
 
 
-def _issued(dpu: DPU) -> bool:
+def issued(dpu: DPU) -> bool:
+    """Whether a reset was asked for the DPU's card, as far as that is on record."""
     return dpu.status.reboot is not None and dpu.status.reboot.issued_at is not None
 
 

@@ -36,7 +36,8 @@ def kept_up(step: Hold, seen: Seen) -> Step:
     """What to do before resting as the phase decided; else the rest, ended in time for what comes next."""
     if seen.dpu.status.phase in PUT_BACK and other_mtu(seen) and not waiting_for_turn(seen):
         return Act(replace_network, ConditionType.HOST_NETWORK_READY)
-    for left, do in ((relabel_in(seen), relabel), (renewal_in(seen), renew)):
+    # In this order: who has refused the label puts both off.
+    for left, do in ((renewal_in(seen), renew), (relabel_in(seen), relabel)):
         if left is None:
             continue
         if left <= 0:

@@ -250,19 +250,22 @@ class DPUSetReconciler(Finalizing[DPUSet]):
         else:
             known = (self._dpus.get(name, dpuset.namespace) for name in sorted(moved))
             dpus = [dpu for dpu in known if dpu is not None and dpu.owned_by(dpuset)]
-        drifting = [
-            (dpu, patch)
-            for dpu in dpus
-            if not dpu.deleting and (patch := members.drift(dpuset, dpu, selection.wanted.get(dpu.name)))
-        ]
-        errors = await _at_once(lambda item: self._update(dpuset, *item), drifting)
+        drifting = [dpu.key for dpu in dpus if self._drift(dpuset, selection, dpu)]
+        errors = await _at_once(lambda key: self._update(dpuset, selection, key), drifting)
         if errors:
             selection.moved |= moved
         else:
             selection.synced = edit
         return errors
 
-    async def _update(self, dpuset: DPUSet, dpu: DPU, patch: dict[str, Any]) -> DpfError | None:
+    def _drift(self, dpuset: DPUSet, selection: Selection, dpu: DPU) -> dict[str, Any] | None:
+        return None if dpu.deleting else members.drift(dpuset, dpu, selection.wanted.get(dpu.name))
+
+    async def _update(self, dpuset: DPUSet, selection: Selection, key: Key) -> DpfError | None:
+        # As it is by now: of many DPUs that are on their way some have been written while others had their turn.
+        dpu = self._dpus.get(key.name, key.namespace)
+        if dpu is None or not (patch := self._drift(dpuset, selection, dpu)):
+            return None
         try:
             # Locked: an earlier edit's, sent by a leader that has ended since, must not come after this one.
             await self._client.merge_patch(dpu, patch, resource_version=dpu.metadata.resource_version)

@@ -104,10 +104,27 @@ async def test_a_shell_that_gave_no_answer_is_asked_again(
     with monkeypatch.context() as unlucky:
         unlucky.setattr(shell, "COMMAND", ("sh", "-c", script))
         unlucky.setattr(shell, "DEADLINE", 1.0)
+        unlucky.setattr(check, "SILENT", 0.0)
         with pytest.raises(shell.NoAnswer, match=said):
             await judge(spec)
     assert known(spec) is None
     assert await judge(spec) == check.Verdict(None)
+
+
+async def test_a_shell_that_gave_no_answer_is_not_asked_by_each_dpu_of_the_flavor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[DPUFlavorSpec] = []
+
+    def silent(spec: DPUFlavorSpec) -> None:
+        asked.append(spec)
+        raise shell.NoAnswer("has not read it")
+
+    monkeypatch.setattr(check, "unfit", silent)
+    spec = flavor("of a thousand")
+    told = await asyncio.gather(*(judge(spec) for _ in range(50)), return_exceptions=True)
+    assert {type(each) for each in told} == {shell.NoAnswer}
+    assert len(asked) <= check.AT_ONCE
 
 
 async def test_no_more_than_so_many_are_looked_at_at_once_and_each_once(monkeypatch: pytest.MonkeyPatch) -> None:

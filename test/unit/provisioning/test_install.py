@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
@@ -166,6 +167,28 @@ def test_a_passing_failure_is_tried_again_and_then_ends_it() -> None:
         flash(script)
     assert script.calls.count("activate image.bfb;d1.cfg") == 3
     assert script.calls.count("install d1.cfg") == 3, "DMS has forgotten it by then"
+
+
+def test_what_hangs_has_time_to_pass_between_the_tries() -> None:
+    times: list[float] = []
+
+    class Timed(Script):
+        async def activate(self, version: str) -> None:
+            times.append(asyncio.get_running_loop().time())
+
+    with pytest.raises(Refused):
+        flash(Timed(IDLE, Report(active=False, outcome="retriable", text="misc does not answer")))
+    assert [later - earlier for earlier, later in itertools.pairwise(times)] == [10.0, 60.0]
+
+
+def test_a_volume_that_has_the_image_and_takes_no_bf_cfg_ends_the_turn_and_not_the_installation() -> None:
+    class Unwritten(Script):
+        async def install(self, version: str, content: VolumeFile | bytes) -> None:
+            if version.endswith(".cfg"):
+                raise Unreachable("INSTALL_IN_PROGRESS")
+
+    with pytest.raises(Unreachable, match="INSTALL_IN_PROGRESS"):
+        flash(Unwritten(IDLE))
 
 
 def test_the_firmware_is_asked_for_when_the_card_is_done() -> None:

@@ -43,6 +43,7 @@ PASSES = {
 
 PASSED_ON = {
     "bfb/controller.py: reason",
+    "dpu/deleting.py: turns.REBOOT_FAILED",
     "dpu/dmsserver.py: reason(pod)",
     "dpu/machine.py: error.reason",
     "dpu/machine.py: reason",

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from dpf.provisioning.dpu import deleting
+from dpf.provisioning.dpu.controller import DPUReconciler
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import Order, RebootFailed
 from dpf.provisioning.dpu.machine import Pass
@@ -20,12 +22,13 @@ from dpf.provisioning.dpu.phases import PHASES
 from dpf.provisioning.dpu.steps import Act, Advance, Hold, Step, waits
 from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.metrics import Counts
+from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import ClusterUnavailable, Conflict
-from dpf.runtime.k8s import Pod
-from dpf.runtime.meta import Key
+from dpf.runtime.k8s import Node
+from dpf.runtime.meta import Key, Object, to_wire
 from dpf_api.dpu import DPU, ConditionType, DPUStatus, Install, Phase, Retry
 from test.unit.provisioning.decided import DMS, held, rebooted
-from test.unit.provisioning.worlds import BOOT, IMAGE, NOW, assigned, condition, host, see
+from test.unit.provisioning.worlds import BOOT, IMAGE, NOW, assigned, card_node, condition, host, pod, see
 
 GOES_FIRST = "WaitingForOtherDPU"
 STAMPED = {"deletion_timestamp": NOW}
@@ -132,42 +135,107 @@ def test_a_reset_that_failed_while_no_manager_was_there_is_heard_of_after_its_ti
     assert step.phase is Phase.ERROR
 
 
-class Taken:
-    """What is taken back from a host that is about to go down."""
+class Leaving:
+    """A DPU that is deleted beside one that waits for a flash, looked at by its reconciler as it stands after each pass."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, leaving: DPU, **around: Any) -> None:
+        self.dpu = stamped(leaving)
+        self.waiting = flashed(begun=False)
+        self.around: dict[str, Any] = {"dms_pod": DMS, "cluster": None, **around}
         self.did: list[str] = []
-        self.seen = see(
-            stamped(reset(ago=60)),
-            siblings=(flashed(begun=False),),
-            dms_pod=DMS,
-            reboot_job=Outcome(error=error) if error is not None else None,
-        )
+        part, unused = cast("Any", self), cast("Any", None)
+        jobs = cast("Any", SimpleNamespace(cancel=lambda _: None))
+        volume = cast("Any", SimpleNamespace(folder=Path("/bfb"), ask=self.ask))
+        events = cast("Any", SimpleNamespace(normal=lambda *_, **__: None, warning=lambda *_, **__: None))
+        hands = Hands(part, part, unused, unused, part, jobs, part, Settings(), volume, events, Counts())
+        self.reconciler = DPUReconciler(part, hands)
 
-    async def delete(self, obj: Pod) -> None:
+    def look(self, dpu: DPU) -> Seen:
+        return see(dpu, siblings=(self.waiting,), **self.around)
+
+    def current(self, _: Key) -> DPU:
+        return self.dpu
+
+    def status(self, dpu: DPU) -> Any:
+        async def write(status: DPUStatus) -> DPU:
+            self.dpu = dpu.model_copy(update={"status": status})
+            return self.dpu
+
+        return SimpleNamespace(set=write)
+
+    async def ask(self, *_: Any) -> None:
+        """Of the volume."""
+
+    def get(self, key: Key) -> Any:
+        raise ClusterUnavailable(str(key), "it is gone")
+
+    async def delete(self, obj: Object) -> None:
         self.did.append(obj.name)
+        if obj.name == "d1-dms":
+            self.around["dms_pod"] = None
 
     def follow_reboot(self, *_: Any) -> None:
         self.did.append("eye")
+        self.around["reboot_job"] = Outcome()
 
     def cancel(self, _: Key) -> None:
         self.did.append("cancel")
+        self.around["reboot_job"] = None
 
-    async def taken_back(self) -> list[str]:
-        part, unused = cast("Any", self), cast("Any", None)
-        jobs = cast("Any", SimpleNamespace(cancel=lambda _: None))
-        hands = Hands(part, unused, unused, unused, part, jobs, part, unused, unused, unused, Counts())
-        await deleting.take_back(hands, self.seen)
-        return self.did
+    async def passes(self, count: int = 3) -> None:
+        for _ in range(count):
+            await self.reconciler.finalize(self.dpu)
+
+    def holds_the_other(self) -> bool:
+        return isinstance(decided(self.waiting, self.dpu), Hold)
 
 
-async def test_a_dms_that_may_be_at_the_hosts_reset_is_left_until_that_is_over_or_has_failed() -> None:
-    assert await Taken().taken_back() == ["eye"]
-    failed = Taken(RebootFailed("ipmitool: no such device"))
-    assert await failed.taken_back() == ["cancel", "d1-dms"]
-    hold = deleting.unfinished(failed.seen)
-    assert hold is not None
-    assert hold.condition.reason == "PodsEnding"
+async def test_a_dms_that_may_be_at_the_hosts_reset_is_left_until_that_is_over() -> None:
+    world = Leaving(reset(ago=60))
+    await world.passes()
+    assert world.did == ["eye"]
+    assert (world.dpu.status.reason, world.holds_the_other()) == ("Rebooting", True)
+    world.around["node"] = host("boot-2")
+    await world.passes(1)
+    assert world.did == ["eye", "cancel", "d1-dms", "d1-server-secret"]
+
+
+async def test_a_reset_that_fails_while_its_dpu_is_deleted_holds_nobody_any_more() -> None:
+    world = Leaving(reset(ago=60), reboot_job=Outcome(done=True, error=RebootFailed("ipmitool: no such device")))
+    await world.passes(1)
+    assert "ipmitool: no such device" in world.dpu.status.message
+    await world.passes(2)
+    assert "d1-dms" in world.did
+    assert "d1-server-secret" in world.did, "there is nothing to wait for"
+    assert not world.holds_the_other()
+
+
+async def test_a_dpu_that_was_not_at_its_hosts_reset_when_it_was_deleted_holds_nobody() -> None:
+    """Its request is on record for another try, which there will not be."""
+    world = Leaving(changed(reset(), {"phase": Phase.ERROR}), hostnetwork_pod=pod("d1-hostnetwork"))
+    assert not world.holds_the_other()
+    await world.passes()
+    assert (world.dpu.status.phase, world.dpu.status.reason) == (Phase.DELETING, "PodsEnding")
+    assert not world.holds_the_other()
+
+
+def test_the_time_of_a_deletion_begins_when_the_host_is_back_from_the_reset_that_was_waited_for() -> None:
+    def hold(back: float) -> Hold | None:
+        ready = {"type": "Ready", "status": "True", "lastTransitionTime": (NOW - timedelta(seconds=back)).isoformat()}
+        node = Node.model_validate(
+            {**to_wire(host("boot-2")), "status": {**to_wire(host("boot-2"))["status"], "conditions": [ready]}}
+        )
+        asked = {"deletion_timestamp": NOW - timedelta(seconds=700)}
+        leaving = changed(reset(ago=760), {"phase": Phase.DELETING})
+        leaving = leaving.model_copy(update={"metadata": leaving.metadata.model_copy(update=asked)})
+        return deleting.unfinished(see(leaving, node=node, dpu_node=card_node(), dms_pod=DMS))
+
+    just_back = hold(10)
+    assert just_back is not None
+    assert (held(just_back), just_back.after) == (("Ready", "DPUNodeEnding"), 590)
+    long_back = hold(1e6)
+    assert long_back is not None
+    assert held(long_back) == ("Ready", "PodsDoNotEnd")
 
 
 def test_a_reset_that_has_failed_holds_nothing_when_its_dpu_is_deleted() -> None:

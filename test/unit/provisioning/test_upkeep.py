@@ -218,8 +218,8 @@ async def test_a_renewal_that_fails_harms_nothing_and_is_tried_again_later() -> 
 # The label
 
 
-def labelled(labels: dict[str, str]) -> DPU:
-    subject = ready(certificate=shown())
+def labelled(labels: dict[str, str], certificate: dict[str, Any] | None = None) -> DPU:
+    subject = ready(certificate=certificate or shown())
     return subject.model_copy(update={"metadata": subject.metadata.model_copy(update={"labels": labels})})
 
 
@@ -264,6 +264,12 @@ async def test_a_label_that_is_refused_harms_nothing_and_is_tried_again_later() 
     again = resting(subject.model_copy(update={"status": status}))
     assert isinstance(again, Act)
     assert again.do is relabel
+
+
+def test_a_certificate_goes_before_a_label_that_may_be_refused() -> None:
+    step = resting(labelled({LABEL_DPU_HOST_IP: "10.9.9.9"}, certificate=shown(days=0)))
+    assert isinstance(step, Act)
+    assert step.do is renew
 
 
 # The MTU
