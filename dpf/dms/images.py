@@ -9,6 +9,7 @@ import glob
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import threading
 from contextlib import suppress
@@ -43,6 +44,7 @@ class Images:
         """What it is called in messages."""
         self._folder = folder
         self._owner = owner
+        self._start = secrets.token_hex(4)
         # A bf.cfg is looked at and removed in one thread while another may put the next in its place.
         self._configs = threading.Lock()
 
@@ -56,22 +58,19 @@ class Images:
         return self._folder / version
 
     async def tidy(self) -> None:
-        """Removes what is left of transfers to a server that was killed: nobody goes on with them. At the start alone, and given up
-        if the folder is silent."""
-        late = threading.Event()
+        """Removes what is left of transfers to a server that was killed: nobody goes on with them. At the start alone, and a silent
+        folder is not waited for."""
         try:
-            await threads.within(SILENT, f"parts in {self._folder}", self._tidy, late)
+            await threads.within(SILENT, f"parts in {self._folder}", self._tidy)
         except OSError as error:
             log.warning("part_not_removed", path=error.filename, error=error.strerror)
-        finally:
-            late.set()
 
-    def _tidy(self, late: threading.Event) -> None:
+    def _tidy(self) -> None:
         # With the suffix, for another host's name may end with this one's.
-        for part in list(self._folder.glob(f".*.bfb.{glob.escape(self._owner)}.part")):
-            if late.is_set():
-                return  # It may be that of a transfer which has begun since.
-            files.remove(part)
+        mine = f".*.bfb.{glob.escape(self._owner)}"
+        for part in [*self._folder.glob(f"{mine}.part"), *self._folder.glob(f"{mine}.{'[0-9a-f]' * 8}.part")]:
+            if self._start not in part.name:
+                files.remove(part)
 
     def find(self, version: str) -> Path | None:
         """The file of a version, if it is there."""
@@ -105,8 +104,9 @@ class Images:
 
     def begin(self, version: str) -> tuple[BinaryIO, Path]:
         """A file to write an image to; :meth:`finish` puts it in its place."""
-        # By owner: two servers may be given the same image at the same time. One that was killed removes its own.
-        part = self.path(version).with_name(f".{version}.{self._owner}.part")
+        # By owner: two servers may be given the same image at the same time. And by start: what one that was killed has left is
+        # removed, however late, and never what was begun since.
+        part = self.path(version).with_name(f".{version}.{self._owner}.{self._start}.part")
         return part.open("wb"), part
 
     def drop(self, file: BinaryIO, part: Path) -> None:

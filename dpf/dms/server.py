@@ -10,6 +10,7 @@ What it guarantees:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,8 +98,11 @@ class Server:
             await self._server.start()
         except BaseException:
             # One that has an address and was never started keeps it as long as the process lives.
-            await self._server.start()
-            await self._end(0.0)
+            with suppress(Exception):
+                await self._server.start()
+            with suppress(Exception):
+                await self._server.stop(0.0)
+            await self._close()
             raise
         log.info("serving", address=self._config.address)
         return self
@@ -106,10 +110,10 @@ class Server:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._end(GRACE)
+        await self._server.stop(GRACE)
+        await self._close()
 
-    async def _end(self, grace: float) -> None:
-        await self._server.stop(grace)
+    async def _close(self) -> None:
         await self._activator.close()
         await self._reboots.close()
 

@@ -26,7 +26,7 @@ class DPUFlavorAdmission:
                 self._users.refuse_deletion(old)
         elif old is None or old.spec != new.spec:
             try:
-                found = (await judge(new.spec)).unfit
+                found = (await judge(new.spec, anew=True)).unfit
             except OSError as error:
                 raise Denied(f"the flavor could not be looked at: {error}; try again", code=503) from error
             if found is not None:

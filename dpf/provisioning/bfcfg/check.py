@@ -68,9 +68,10 @@ def known(flavor: DPUFlavorSpec) -> Verdict | None:
     return _verdicts.get(_name(flavor))
 
 
-async def judge(flavor: DPUFlavorSpec) -> Verdict:
+async def judge(flavor: DPUFlavorSpec, *, anew: bool = False) -> Verdict:
     """As :func:`unfit`, beside the event loop; what was found before is not looked for again.
 
+    :param anew: ask a shell again that gave no answer a moment ago: a person wants to know.
     :raises OSError: if the shell gave no answer; who asks the same within :data:`SILENT` seconds is told so at once.
     """
     name = _name(flavor)
@@ -80,12 +81,12 @@ async def judge(flavor: DPUFlavorSpec) -> Verdict:
         if (found := _verdicts.get(name)) is not None:
             return found
         until, error = _silent.get(name, (0.0, None))
-        if error is not None and monotonic() < until:
+        if error is not None and monotonic() < until and not anew:
             raise error.with_traceback(None)
         try:
             return _remembered(name, Verdict(unfit(flavor)))
         except OSError as error:
-            for old in [each for each, (until, _) in _silent.items() if until < monotonic()]:
+            for old in [each for each, (until, _) in list(_silent.items()) if until < monotonic()]:
                 _silent.pop(old, None)
             _silent[name] = monotonic() + SILENT, error
             raise

@@ -15,7 +15,7 @@ from dpf.provisioning.dpu.deciding import deciding
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.machine import Pass
 from dpf.provisioning.dpu.observe import Observer
-from dpf.provisioning.dpu.steps import waits
+from dpf.provisioning.dpu.steps import Changes, waits
 from dpf.runtime import podtrouble
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.controller import Controller, Finalizing, For, Owns, Result, Watch, WatchRemote
@@ -61,7 +61,8 @@ class DPUReconciler(Finalizing[DPU]):
     async def finalize(self, dpu: DPU) -> Result | None:
         seen = self._observer.look(dpu)
         if (failed := deleting.reset_failed(seen)) is not None:
-            await self._deleting(dpu, failed)
+            await self._deleting(dpu, failed, {"reboot": None})
+            self._hands.events.warning(dpu, failed.reason, failed.message, action="Delete")
             return Result(requeue_after=0.0)
         try:
             refused = await deleting.take_back(self._hands, seen)
@@ -94,11 +95,12 @@ class DPUReconciler(Finalizing[DPU]):
         self._hands.reboots.cancel(key)
         self._config_gone.pop(key, None)
 
-    async def _deleting(self, dpu: DPU, condition: Condition) -> None:
+    async def _deleting(self, dpu: DPU, condition: Condition, changes: Changes | None = None) -> None:
         turn = Pass(dpu, self._observer, self._hands)
-        asked = dpu.status.phase in (Phase.REBOOTING, Phase.DELETING) or turns.issued(dpu)
-        # A reset that is on record for another try is asked for no more, and nobody is to wait for it.
-        turn.enter(Phase.DELETING, {} if asked else {"reboot": None})
+        if dpu.status.phase not in (Phase.REBOOTING, Phase.DELETING) and not turns.issued(dpu):
+            # A reset that is on record for another try is asked for no more, and nobody is to wait for it.
+            changes = {"reboot": None}
+        turn.enter(Phase.DELETING, changes or {})
         turn.say(condition)
         await turn.write()
 

@@ -15,7 +15,6 @@ by this one that they know: see ``turns``. Its DMS stays as long, which may be a
 from __future__ import annotations
 
 from contextlib import suppress
-from datetime import timedelta
 
 from dpf.provisioning import leftnodes
 from dpf.provisioning.dpu import bfcfgfile, effects, jointoken, turns
@@ -84,7 +83,7 @@ def _host_goes_down(seen: Seen) -> float:
 
 
 def reset_failed(seen: Seen) -> Condition | None:
-    """What is to be said before all else if DMS could not reset the host, and that is not said yet: nobody waits for it then."""
+    """What is to be said before all else if DMS could not reset the host: then its record goes, and nobody waits for it."""
     job = seen.reboot_job
     if job is None or not isinstance(job.error, RebootFailed) or turns.resetting(seen, seen.dpu) <= 0:
         return None
@@ -195,14 +194,12 @@ def _left(seen: Seen) -> float:
 
 
 def _deleted(seen: Seen) -> float:
-    """Seconds since deletion could begin: since it was asked for, or the host is back from a reset that was waited for."""
-    since, issued, back = seen.dpu.metadata.deletion_timestamp, seen.reboot.issued_at, seen.host_since
-    if since is None:
-        return 0.0
-    longest = timedelta(seconds=HOST_BACK)
-    if issued is not None and back is not None and since - issued < longest:
-        since = max(since, min(back, since + longest))
-    return (seen.now - since).total_seconds()
+    """Seconds since deletion was asked for, or since its pods were told to end if that had to wait for the host's reset."""
+    told = [
+        pod.metadata.deletion_timestamp or seen.now for pod in (seen.dms_pod, seen.hostnetwork_pod) if pod is not None
+    ]
+    since = seen.dpu.metadata.deletion_timestamp
+    return max(0.0, (seen.now - max([since, *told])).total_seconds()) if since is not None else 0.0
 
 
 async def _remove_token(hands: Hands, dpu: DPU) -> None:

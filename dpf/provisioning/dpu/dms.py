@@ -76,9 +76,10 @@ class DmsClient:
         update = gnmi_pb2.Update(path=path, val=gnmi_pb2.TypedValue(string_val=mode))
         await self._call(self._gnmi.Set, gnmi_pb2.SetRequest(update=[update]), timeout=TOOL_TIMEOUT)
 
-    async def install(self, version: str, content: VolumeFile | bytes) -> None:
+    async def install(self, version: str, content: VolumeFile | bytes) -> bool:
         """Hands over an image or a bf.cfg; nothing is sent of what is there already.
 
+        :returns: whether anything was sent.
         :raises OSError: if the image cannot be read.
         """
         import grpc
@@ -94,8 +95,9 @@ class DmsClient:
                 with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     # A stream that has ended takes nothing, and why is what is heard.
                     await stream.write(os_pb2.InstallRequest(transfer_request=request))
-                if await self._answer(stream, version) == "transfer_ready":
+                if sent := await self._answer(stream, version) == "transfer_ready":
                     await self._transfer(stream, version, content, lambda: limit.reschedule(loop.time() + SILENCE))
+                return sent
         except grpc.aio.AioRpcError as error:
             raise self._error(error) from error
         except TimeoutError:

@@ -102,7 +102,7 @@ class Dms(Protocol):
     """A connection to one card's DMS. Every call raises :class:`Unreachable`, :class:`NoRoom` or :class:`Refused`."""
 
     async def set_mode(self, mode: str) -> None: ...
-    async def install(self, version: str, content: VolumeFile | bytes) -> None: ...
+    async def install(self, version: str, content: VolumeFile | bytes) -> bool: ...
     async def activate(self, version: str) -> None: ...
     async def report(self) -> Report: ...
     async def firmware(self) -> Firmware | None: ...
@@ -198,8 +198,9 @@ class _Flash:
             self._tell(activated_at=None)
         await dms.set_mode(MODE)
         self._tell(text=f"handing over {order.version}")
-        # That it has the image says nothing of whether the volume takes a write: the silence before goes on counting.
-        await dms.install(order.version, order.image)
+        if await dms.install(order.version, order.image):
+            # That it had the image says nothing of whether the volume takes a write: then the silence before goes on counting.
+            self._lost_since = None
         for pause in (*AGAIN, None):
             # Each time: DMS keeps it no longer than the card needs it.
             await dms.install(order.config_name, order.config)

@@ -264,7 +264,7 @@ class DPUSetReconciler(Finalizing[DPUSet]):
     async def _update(self, dpuset: DPUSet, selection: Selection, key: Key) -> DpfError | None:
         # As it is by now: of many DPUs that are on their way some have been written while others had their turn.
         dpu = self._dpus.get(key.name, key.namespace)
-        if dpu is None or not (patch := self._drift(dpuset, selection, dpu)):
+        if dpu is None or not dpu.owned_by(dpuset) or not (patch := self._drift(dpuset, selection, dpu)):
             return None
         try:
             # Locked: an earlier edit's, sent by a leader that has ended since, must not come after this one.

@@ -60,8 +60,9 @@ class FakeDms:
         if self.error is not None:
             raise self.error
 
-    async def install(self, version: str, content: VolumeFile | bytes) -> None:
+    async def install(self, version: str, content: VolumeFile | bytes) -> bool:
         self.calls.append(("install", version))
+        return True
 
     async def activate(self, version: str) -> None:
         self.calls.append(("activate", version))

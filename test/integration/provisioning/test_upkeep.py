@@ -127,10 +127,10 @@ class LeavingDms(FakeDms):
 
     volume: Path | None = None
 
-    async def install(self, version: str, content: VolumeFile | bytes) -> None:
-        await super().install(version, content)
+    async def install(self, version: str, content: VolumeFile | bytes) -> bool:
         if isinstance(content, bytes) and self.volume is not None:
             (self.volume / version).write_bytes(content)
+        return await super().install(version, content)
 
     async def activate(self, version: str) -> None:
         assert self.volume is not None

@@ -65,8 +65,8 @@ async def test_a_transfer_that_breaks_off_leaves_nothing(tmp_path: Path) -> None
 
 async def test_what_a_killed_server_left_of_images_is_removed_by_the_next_and_no_others(tmp_path: Path) -> None:
     settings = config(tmp_path)
-    others = {".x.bfb.other.part", ".x.bfb.big.card.part", "x.bfb", ".a-bfb-uid.part"}
-    for name in (".x.bfb.card.part", ".y.bfb.card.part", *others):
+    others = {".x.bfb.other.part", ".x.bfb.big.card.0123abcd.part", "x.bfb", ".a-bfb-uid.part"}
+    for name in (".x.bfb.card.part", ".y.bfb.card.0123abcd.part", *others):
         (settings.image_folder / name).write_bytes(IMAGE)
     async with served(settings, CountingCard()):
         assert {path.name for path in settings.image_folder.iterdir()} == others
@@ -92,6 +92,7 @@ async def test_a_silent_volume_keeps_no_server_from_starting_and_loses_no_transf
         await stream.write(os_pb2.InstallRequest(transfer_content=IMAGE))
         hang.free.set()
         assert await asyncio.to_thread(hang.ended.wait, 20)
+        assert not (settings.image_folder / old).exists()
         await stream.write(os_pb2.InstallRequest(transfer_end=os_pb2.TransferEnd()))
         answer = await stream.read()
         while answer.WhichOneof("response") == "transfer_progress":

@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from dpf.provisioning.admission.register import webhooks
-from dpf.provisioning.bfcfg import check, shell
+from dpf.provisioning.bfcfg import shell
 from dpf.runtime.client import Client
 from dpf.runtime.cluster import Cluster
 from dpf.runtime.kubeconfig import Kubeconfig
@@ -394,7 +394,6 @@ def test_a_flavor_that_the_shell_gave_no_answer_about_may_be_sent_again(
     asked = flavor(bfcfgParameters=["SENT_TWICE='yes'"])
     with monkeypatch.context() as unlucky:
         unlucky.setattr(shell, "COMMAND", ("sh", "-c", "kill -9 $$"))
-        unlucky.setattr(check, "SILENT", 0.0)
         answer = admission.ask("vdpuflavor.kb.io", None, asked)
     assert (answer["allowed"], answer["status"]["code"]) == (False, 503)
     assert "ended by signal 9" in answer["status"]["message"]

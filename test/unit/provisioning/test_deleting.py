@@ -28,6 +28,12 @@ from test.unit.provisioning.worlds import NOW, assigned, card_node, dpu, pod, se
 AWAY: dict[str, Any] = {"away": "connection refused"}
 
 
+def ending(name: str, ago: float) -> Pod:
+    """A pod that was told to end some seconds ago."""
+    made, told = pod(name), {"deletion_timestamp": NOW - timedelta(seconds=ago)}
+    return made.model_copy(update={"metadata": made.metadata.model_copy(update=told)})
+
+
 def leaving(ago: float, *, timeout: Any = 600.0, **around: Any) -> Seen:
     subject = assigned(status={"phase": "Deleting"})
     meta = subject.metadata.model_copy(update={"deletion_timestamp": NOW - timedelta(seconds=ago)})
@@ -48,8 +54,8 @@ def test_what_is_all_gone_is_waited_for_no_more() -> None:
         (0, {"dpu_node": card_node()}, "forbidden", "DPUClusterUnreachable", 60),
         (0, {"dpu_node": card_node()}, "", "DPUNodeEnding", 600),
         (0, {"dms_pod": pod("d1-dms")}, "", "PodsEnding", 300),
-        (301, {"dms_pod": pod("d1-dms")}, "", "PodsDoNotEnd", None),
-        (601, AWAY | {"hostnetwork_pod": pod("d1-hostnetwork")}, "", "PodsDoNotEnd", None),
+        (301, {"dms_pod": ending("d1-dms", 301)}, "", "PodsDoNotEnd", None),
+        (601, AWAY | {"hostnetwork_pod": ending("d1-hostnetwork", 601)}, "", "PodsDoNotEnd", None),
     ],
 )
 def test_a_deletion_says_what_it_waits_for(
@@ -194,7 +200,7 @@ async def test_a_configuration_that_was_removed_after_its_dms_is_not_said_to_be_
 
 async def test_a_deletion_that_waits_for_a_cluster_goes_on_when_that_answers_or_in_time() -> None:
     world = Leaving()
-    world.seen = leaving(590, hostnetwork_pod=pod("d1-hostnetwork"), **AWAY)
+    world.seen = leaving(590, hostnetwork_pod=ending("d1-hostnetwork", 590), **AWAY)
     with pytest.raises(ClusterUnavailable) as raised:
         await world.reconciler().finalize(world.seen.dpu)
     reference = world.seen.dpu.spec.cluster

@@ -15,6 +15,7 @@ from dpf.runtime.k8s import Node
 from dpf.runtime.kubeconfig import Kubeconfig
 from dpf.runtime.meta import Key, Object
 from dpf.runtime.metrics import Metrics
+from dpf_api.dpu import DPU
 from dpf_api.dpuset import DPUSet
 from dpf_api.names import FEATURE_PREFIX
 
@@ -85,3 +86,12 @@ async def test_nothing_is_kept_of_a_set_whose_finalizer_somebody_took_off(world:
     await world.reconciler.gone(KEY)
     assert world.reconciler._selections == {}
     assert world.reconciler.claims.waiting_for_name(Key("ns", card.name)) == set()
+
+
+async def test_a_dpu_that_is_another_ones_by_the_time_of_its_turn_is_left_as_it_is(world: World) -> None:
+    found = world.cluster.cache[DPUSet].get("set", "ns")
+    assert found is not None
+    [name] = world.selected()
+    world.put(DPU, {"name": name, "namespace": "ns"}, spec={"nodeName": "worker1", "bfb": "image"})
+    # What it sends would be refused: nobody listens there.
+    assert await world.reconciler._update(found, world.reconciler._selections[KEY], Key("ns", name)) is None

@@ -64,8 +64,9 @@ class Script:
     async def set_mode(self, mode: str) -> None:
         self.calls.append(f"mode {mode}")
 
-    async def install(self, version: str, content: VolumeFile | bytes) -> None:
+    async def install(self, version: str, content: VolumeFile | bytes) -> bool:
         self.calls.append(f"install {version}")
+        return True
 
     async def activate(self, version: str) -> None:
         self.calls.append(f"activate {version}")
@@ -183,12 +184,28 @@ def test_what_hangs_has_time_to_pass_between_the_tries() -> None:
 
 def test_a_volume_that_has_the_image_and_takes_no_bf_cfg_ends_the_turn_and_not_the_installation() -> None:
     class Unwritten(Script):
-        async def install(self, version: str, content: VolumeFile | bytes) -> None:
+        async def install(self, version: str, content: VolumeFile | bytes) -> bool:
             if version.endswith(".cfg"):
                 raise Unreachable("INSTALL_IN_PROGRESS")
+            return False
 
     with pytest.raises(Unreachable, match="INSTALL_IN_PROGRESS"):
         flash(Unwritten(IDLE))
+
+
+def test_a_silence_before_a_long_transfer_does_not_count_with_one_after_it() -> None:
+    class Slow(Script):
+        hiccup = True
+
+        async def install(self, version: str, content: VolumeFile | bytes) -> bool:
+            if version.endswith(".bfb"):
+                await asyncio.sleep(240)
+            elif self.hiccup:
+                self.hiccup = False
+                raise Unreachable("connection reset")
+            return await super().install(version, content)
+
+    flash(Slow(IDLE, DONE, failures=1))
 
 
 def test_the_firmware_is_asked_for_when_the_card_is_done() -> None:
@@ -298,7 +315,7 @@ def test_a_connection_that_breaks_now_and_then_ends_no_turn() -> None:
 
 def test_a_full_volume_ends_the_turn_at_once() -> None:
     class Full(Script):
-        async def install(self, version: str, content: VolumeFile | bytes) -> None:
+        async def install(self, version: str, content: VolumeFile | bytes) -> bool:
             raise NoRoom("no space left on device")
 
     with pytest.raises(NoRoom):

@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 
 from dpf.provisioning.dpu import deleting
-from dpf.provisioning.dpu.controller import DPUReconciler
+from dpf.provisioning.dpu.controller import DPUReconciler, dpu_stands
 from dpf.provisioning.dpu.hands import Hands
 from dpf.provisioning.dpu.install import Order, RebootFailed
 from dpf.provisioning.dpu.machine import Pass
@@ -24,11 +24,10 @@ from dpf.provisioning.dpu.story import ATTENTION
 from dpf.provisioning.metrics import Counts
 from dpf.provisioning.settings import Settings
 from dpf.runtime.errors import ClusterUnavailable, Conflict
-from dpf.runtime.k8s import Node
-from dpf.runtime.meta import Key, Object, to_wire
+from dpf.runtime.meta import Key, Object
 from dpf_api.dpu import DPU, ConditionType, DPUStatus, Install, Phase, Retry
 from test.unit.provisioning.decided import DMS, held, rebooted
-from test.unit.provisioning.worlds import BOOT, IMAGE, NOW, assigned, card_node, condition, host, pod, see
+from test.unit.provisioning.worlds import BOOT, IMAGE, NOW, assigned, condition, host, pod, see
 
 GOES_FIRST = "WaitingForOtherDPU"
 STAMPED = {"deletion_timestamp": NOW}
@@ -146,7 +145,8 @@ class Leaving:
         part, unused = cast("Any", self), cast("Any", None)
         jobs = cast("Any", SimpleNamespace(cancel=lambda _: None))
         volume = cast("Any", SimpleNamespace(folder=Path("/bfb"), ask=self.ask))
-        events = cast("Any", SimpleNamespace(normal=lambda *_, **__: None, warning=lambda *_, **__: None))
+        self.told: list[str] = []
+        events = cast("Any", SimpleNamespace(normal=lambda *_, **__: None, warning=self.warning))
         hands = Hands(part, part, unused, unused, part, jobs, part, Settings(), volume, events, Counts())
         self.reconciler = DPUReconciler(part, hands)
 
@@ -162,6 +162,9 @@ class Leaving:
             return self.dpu
 
         return SimpleNamespace(set=write)
+
+    def warning(self, _: Any, reason: str, *__: Any, **___: Any) -> None:
+        self.told.append(reason)
 
     async def ask(self, *_: Any) -> None:
         """Of the volume."""
@@ -202,8 +205,11 @@ async def test_a_dms_that_may_be_at_the_hosts_reset_is_left_until_that_is_over()
 
 async def test_a_reset_that_fails_while_its_dpu_is_deleted_holds_nobody_any_more() -> None:
     world = Leaving(reset(ago=60), reboot_job=Outcome(done=True, error=RebootFailed("ipmitool: no such device")))
+    before = dpu_stands(world.dpu)
     await world.passes(1)
     assert "ipmitool: no such device" in world.dpu.status.message
+    assert world.told == ["RebootFailed"]
+    assert dpu_stands(world.dpu) != before, "the others of the host are woken"
     await world.passes(2)
     assert "d1-dms" in world.did
     assert "d1-server-secret" in world.did, "there is nothing to wait for"
@@ -219,23 +225,19 @@ async def test_a_dpu_that_was_not_at_its_hosts_reset_when_it_was_deleted_holds_n
     assert not world.holds_the_other()
 
 
-def test_the_time_of_a_deletion_begins_when_the_host_is_back_from_the_reset_that_was_waited_for() -> None:
-    def hold(back: float) -> Hold | None:
-        ready = {"type": "Ready", "status": "True", "lastTransitionTime": (NOW - timedelta(seconds=back)).isoformat()}
-        node = Node.model_validate(
-            {**to_wire(host("boot-2")), "status": {**to_wire(host("boot-2"))["status"], "conditions": [ready]}}
-        )
-        asked = {"deletion_timestamp": NOW - timedelta(seconds=700)}
+def test_pods_that_had_to_wait_for_the_hosts_reset_have_their_time_to_end_from_then_on() -> None:
+    def hold(told: float | None) -> Hold | None:
+        stamp = {"deletion_timestamp": NOW - timedelta(seconds=told)} if told is not None else {}
+        dms = DMS.model_copy(update={"metadata": DMS.metadata.model_copy(update=stamp)})
         leaving = changed(reset(ago=760), {"phase": Phase.DELETING})
+        asked = {"deletion_timestamp": NOW - timedelta(seconds=700)}
         leaving = leaving.model_copy(update={"metadata": leaving.metadata.model_copy(update=asked)})
-        return deleting.unfinished(see(leaving, node=node, dpu_node=card_node(), dms_pod=DMS))
+        return deleting.unfinished(see(leaving, node=host("boot-2"), dms_pod=dms))
 
-    just_back = hold(10)
-    assert just_back is not None
-    assert (held(just_back), just_back.after) == (("Ready", "DPUNodeEnding"), 590)
-    long_back = hold(1e6)
-    assert long_back is not None
-    assert held(long_back) == ("Ready", "PodsDoNotEnd")
+    for told, reason, after in ((None, "PodsEnding", 300), (10, "PodsEnding", 290), (301, "PodsDoNotEnd", None)):
+        found = hold(told)
+        assert found is not None
+        assert (found.condition.reason, found.after) == (reason, after)
 
 
 def test_a_reset_that_has_failed_holds_nothing_when_its_dpu_is_deleted() -> None:
