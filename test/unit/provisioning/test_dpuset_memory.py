@@ -92,6 +92,10 @@ async def test_a_dpu_that_is_another_ones_by_the_time_of_its_turn_is_left_as_it_
     found = world.cluster.cache[DPUSet].get("set", "ns")
     assert found is not None
     [name] = world.selected()
-    world.put(DPU, {"name": name, "namespace": "ns"}, spec={"nodeName": "worker1", "bfb": "image"})
+    world.put(
+        DPU,
+        {"name": name, "namespace": "ns"},
+        spec={"nodeName": "worker1", "bfb": "image", "automaticNodeReboot": False},
+    )
     # What it sends would be refused: nobody listens there.
     assert await world.reconciler._update(found, world.reconciler._selections[KEY], Key("ns", name)) is None
