@@ -22,7 +22,7 @@ from dpf.dms.images import SILENT, BadName, Images
 from dpf.dms.metrics import DmsMetrics
 from dpf.dms.state import Activation, Store
 from dpf.gnxi import dms
-from dpf.host import threads
+from dpf.runtime import threads
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
@@ -202,7 +202,8 @@ class Activator:
         log.info("activation_ended", outcome=progress, message=message)
 
     async def forgotten(self) -> None:
-        """Returns when no bf.cfg is being removed: one that is handed over now may be the same as that."""
+        """Returns when no bf.cfg is being removed: one that is handed over now may be the same as that. A silent folder may take
+        for ever: who hands it over has a deadline of its own."""
         if self._forgetting:
             await asyncio.wait(self._forgetting)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from dpf.dms.card import CardError
-from dpf.host import threads
+from dpf.runtime import threads
 
 R = TypeVar("R")
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from dpf.gnxi import dms
-from dpf.host import files, threads
+from dpf.host import files
+from dpf.runtime import threads
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)
@@ -110,11 +111,15 @@ class Images:
         return part.open("wb"), part
 
     def drop(self, file: BinaryIO, part: Path) -> None:
-        """Ends what :meth:`begin` began; after :meth:`finish` there is nothing left of it."""
+        """Ends what :meth:`begin` began; after :meth:`finish` there is nothing left of it. What can't be removed now is at the next
+        start."""
         try:
-            file.close()
-        finally:
-            part.unlink(missing_ok=True)
+            try:
+                file.close()
+            finally:
+                part.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("part_not_removed", path=str(part), error=error.strerror)
 
     def finish(self, version: str, file: BinaryIO, part: Path) -> None:
         """Puts a written image in its place, on disk before under its name."""

@@ -26,7 +26,7 @@ from dpf.dms import devices, tools
 from dpf.dms.card import CardError, CardStatus, Power, State
 from dpf.dms.devices import LOG, Place, in_thread
 from dpf.gnxi.dms import NIC
-from dpf.host import threads
+from dpf.runtime import threads
 from dpf.runtime.log import get_logger
 
 log = get_logger(__name__)

@@ -28,9 +28,9 @@ from dpf.gnxi.gen import (
     gnoi_system_pb2,
     gnoi_system_pb2_grpc,
 )
-from dpf.host import threads
-from dpf.host.threads import Line
+from dpf.runtime import threads
 from dpf.runtime.log import get_logger
+from dpf.runtime.threads import Line
 
 log = get_logger(__name__)
 

@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 
 from dpf.dms.card import CardError, CardStatus, Power, State
-from dpf.host import threads
+from dpf.runtime import threads
 
 WAIT = 30.0
 """Seconds that one look at the card may wait for a change."""

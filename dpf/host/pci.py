@@ -11,8 +11,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dpf.host import threads
 from dpf.host.vpd import LARGEST
+from dpf.runtime import threads
 
 VENDOR = 0x15B3
 DPUS = {0xA2DC: "BlueField-3", 0xA2D6: "BlueField-2"}

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from contextlib import suppress
 from typing import Any
+
+from dpf.runtime import threads
 
 Addresses = list[tuple[Any, ...]]
 """As :func:`socket.getaddrinfo` gives them."""
 
 
 class Resolver:
-    """Of one server. There is one look-up at a time, which all who ask meanwhile share; its thread is a daemon, so one that is
-    never answered does not keep the process from ending."""
+    """Of one server. There is one look-up at a time, which all who ask meanwhile share, however long it takes."""
 
     def __init__(self, host: str, port: int) -> None:
         self._host = host
@@ -34,32 +34,10 @@ class Resolver:
             # An address needs no thread.
             return self._look(socket.AI_NUMERICHOST)
         if self._looking is None or self._looking.done():
-            self._looking = self._begin()
+            self._looking = asyncio.wrap_future(threads.start(self._look, 0))
+            # Whoever asked may be gone by then.
+            self._looking.add_done_callback(lambda done: done.cancelled() or done.exception())
         return await asyncio.shield(self._looking)
-
-    def _begin(self) -> asyncio.Future[Addresses]:
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[Addresses] = loop.create_future()
-        # Whoever asked may be gone by then.
-        found.add_done_callback(lambda done: done.cancelled() or done.exception())
-
-        def tell(addresses: Addresses | None, error: OSError | None) -> None:
-            if error is not None:
-                found.set_exception(error)
-            else:
-                found.set_result(addresses or [])
-
-        def work() -> None:
-            addresses, error = None, None
-            try:
-                addresses = self._look(0)
-            except OSError as raised:
-                error = raised
-            with suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(tell, addresses, error)
-
-        threading.Thread(target=work, name=f"resolve {self._host}", daemon=True).start()
-        return found
 
     def _look(self, flags: int) -> Addresses:
         return list(socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM, flags=flags))

@@ -13,6 +13,7 @@ import pytest
 from dpf.dms.card import CardError
 from dpf.dms.hostreboot import HostReboots
 from dpf.dms.metrics import DmsMetrics
+from dpf.dms.server import ServerConfig
 from dpf.dms.state import HostReboot, Store
 from dpf.gnxi.gen import gnoi_system_pb2 as system_pb2
 from dpf.gnxi.gen import gnoi_types_pb2 as types_pb2
@@ -96,8 +97,8 @@ async def test_a_reboot_that_two_ask_for_at_once_is_one(tmp_path: Path) -> None:
     assert card.resets == [("COLD", "reset")]
 
 
-async def test_a_reboot_that_ended_this_process_is_not_taken_up_again(tmp_path: Path) -> None:
-    card, settings = CountingCard(), config(tmp_path)
+async def cut_short(settings: ServerConfig, card: CountingCard, request: str) -> None:
+    """A server ends while it resets the host."""
     begun = asyncio.Event()
 
     async def hang(power: str, request: str) -> None:
@@ -106,9 +107,15 @@ async def test_a_reboot_that_ended_this_process_is_not_taken_up_again(tmp_path: 
 
     original, card.reset = card.reset, hang  # type: ignore[method-assign]
     async with served(settings, card) as client:
-        await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
+        await client.reboot(Policy("WARM", Power.RESET), request)
         await asyncio.wait_for(begun.wait(), 20)
-    card.reset, card.host_boot_id = original, "boot-2"  # type: ignore[method-assign]
+    card.reset = original  # type: ignore[method-assign]
+
+
+async def test_a_reboot_that_ended_this_process_is_not_taken_up_again(tmp_path: Path) -> None:
+    card, settings = CountingCard(), config(tmp_path)
+    await cut_short(settings, card, "uid/boot-1")
+    card.host_boot_id = "boot-2"
     async with served(settings, card) as client:
         await client.report()
     assert card.resets == []
@@ -116,17 +123,7 @@ async def test_a_reboot_that_ended_this_process_is_not_taken_up_again(tmp_path: 
 
 async def test_a_reboot_cut_short_is_taken_up_in_the_same_boot(tmp_path: Path) -> None:
     card, settings = CountingCard(), config(tmp_path)
-    begun = asyncio.Event()
-
-    async def hang(power: str, request: str) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    original, card.reset = card.reset, hang  # type: ignore[method-assign]
-    async with served(settings, card) as client:
-        await client.reboot(Policy("WARM", Power.RESET), "uid/boot-1")
-        await asyncio.wait_for(begun.wait(), 20)
-    card.reset = original  # type: ignore[method-assign]
+    await cut_short(settings, card, "uid/boot-1")
     async with served(settings, card):
         async with asyncio.timeout(20):
             while not card.resets:
@@ -136,17 +133,7 @@ async def test_a_reboot_cut_short_is_taken_up_in_the_same_boot(tmp_path: Path) -
 
 async def test_a_reboot_cut_short_is_not_taken_up_for_the_next_dpu_of_the_card(tmp_path: Path) -> None:
     card, settings = CountingCard(), config(tmp_path)
-    begun = asyncio.Event()
-
-    async def hang(power: str, request: str) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    original, card.reset = card.reset, hang  # type: ignore[method-assign]
-    async with served(replace(settings, owner="uid-1"), card) as client:
-        await client.reboot(Policy("WARM", Power.RESET), "uid-1/boot-1")
-        await asyncio.wait_for(begun.wait(), 20)
-    card.reset = original  # type: ignore[method-assign]
+    await cut_short(replace(settings, owner="uid-1"), card, "uid-1/boot-1")
     async with served(replace(settings, owner="uid-2"), card) as client:
         left = Store(settings.state_file).record.reboot
         assert left is not None

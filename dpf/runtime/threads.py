@@ -28,9 +28,7 @@ on is the machine's."""
 def start(work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
     """Calls it in a thread."""
     call = _running()
-    threading.Thread(
-        target=_run, args=(call, partial(work, *args, **kwargs)), name="dpf-host-call", daemon=True
-    ).start()
+    threading.Thread(target=_run, args=(call, partial(work, *args, **kwargs)), name="dpf-call", daemon=True).start()
     return call
 
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from dpf.host import threads
+from dpf.runtime import threads
 
 
 async def test_what_hangs_is_called_once_and_others_go_on() -> None:
